@@ -1,0 +1,124 @@
+"""What an archive holds, as plain frozen data: runs, checkpoints, tensors' headers, and what was wrong.
+
+Tensors travel between the archive and the store as numpy arrays; bfloat16 and float8 are ml_dtypes dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.archive.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """A source file is unchanged when its path (relative to the archive), size and mtime are."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """A tensor as its file's header tells: `dtype` is torch's name ("bfloat16", "float8_e4m3fn", "float32", ...)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that could not be read or measured: which file, which tensor, why, and the way out."""
+
+    path: str
+    reason: str
+    tensor: str | None = None
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.path}: {self.tensor}" if self.tensor else self.path
+        return f"{where}: {self.reason}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class MatrixSpec:
+    """One matrix of a checkpoint: canonical identity and how it is cut from tensors (`recipe`, by tensor name)."""
+
+    name: str
+    shape: tuple[int, int]
+    recipe: Recipe
+    layer: int | None = None
+    kind: str = "linear"
+    role: str = "weight"
+    dtype: str = "float32"
+    orientation: str = "out_in"
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A tensor that yields no matrix, and why: nothing is silent."""
+
+    tensor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a checkpoint's tensors become matrices. Checkpoints of one run share it, and the store keeps it once."""
+
+    tensors: tuple[TensorHeader, ...]
+    matrices: tuple[MatrixSpec, ...]
+    unmeasured: tuple[Unmeasured, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run saved at one step. Made from headers only; `pipeline.archive.open_tensors` reads values.
+
+    `kind` "adapter" has `adapter` (the parsed adapter_config.json). `step_source`: "metadata", "name", "catalog",
+    or "none" for a lone checkpoint (step 0). `config` is the model's config.json, empty when there is none.
+    """
+
+    run: str
+    step: int
+    step_source: Literal["metadata", "name", "catalog", "none"]
+    path: Path
+    format: str
+    files: tuple[FileStamp, ...]
+    tensors: tuple[TensorHeader, ...]
+    kind: Literal["full", "adapter"] = "full"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for t in self.tensors)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. `metrics` are rows of its log ({"step": 30, "loss": 0.4, ...}), from trainer_state.json."""
+
+    id: str
+    path: Path
+    checkpoints: tuple[Checkpoint, ...]
+    role: Literal["run", "base"] = "run"
+    metrics: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A folder tree of runs. `problems` lists every file that looked like a checkpoint and could not be read."""
+
+    name: str
+    root: Path
+    runs: tuple[Run, ...]
+    problems: tuple[Problem, ...] = ()
