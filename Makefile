@@ -1,0 +1,44 @@
+# make demo   fresh machine: environment, real runs trained, analysed, report written, its path printed
+# make test   the fast tests        make test-all   with the slow ones        make lint   ruff and mypy
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   ?= demo
+
+.PHONY: help demo test test-all lint format bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+# The stamp is newer than what it was made from: a changed pin or dependency makes the environment anew.
+$(VENV)/.stamp-core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("varve needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": call make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "varve: installing into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-core
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.stamp-core
+	@$(BIN)/varve catalog make demo --out $(DEMO)/archive
+	@$(BIN)/varve analyze $(DEMO)/archive --out $(DEMO)/out
+	@echo "open $(abspath $(DEMO))/out/report.html"
+
+test: $(VENV)/.stamp-dev
+	@$(BIN)/python -m pytest -m "not slow and not gpu" tests
+
+test-all: $(VENV)/.stamp-dev
+	@$(BIN)/python -m pytest -m "not gpu" tests
+
+lint: $(VENV)/.stamp-dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(VENV)/.stamp-dev
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:
+	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

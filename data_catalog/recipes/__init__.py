@@ -1,0 +1,1 @@
+"""Recipes that train small real archives: `recipe(out, say, **arguments)` writes runs of checkpoints below `out`."""
