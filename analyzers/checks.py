@@ -1,0 +1,34 @@
+"""Checks that statistics share: what makes a matrix unmeasurable, said in the same words everywhere."""
+
+from __future__ import annotations
+
+import torch
+
+from analyzers.errors import Unmeasurable
+
+
+def require_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raises `Unmeasurable` when an entry of `tensor` (any shape) is NaN or infinite: how many, and the first index.
+
+    One pass over the tensor, whose only temporary is a boolean mask where something was found; the common case
+    costs a sum. Integer and boolean tensors always pass.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
+        return
+    if tensor.dtype.itemsize == 1:  # float8 has no isfinite kernel; its values fit float16 and wider exactly
+        tensor = tensor.to(torch.float32)
+    bad = ~torch.isfinite(tensor)
+    count = int(bad.sum())
+    if count == 0:
+        return
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    value = tensor[first].item()
+    raise Unmeasurable(
+        f"{name}: {count} of {tensor.numel()} entries are NaN or infinite, the first is {value} at index {first}"
+    )
+
+
+def require_entries(shape: tuple[int, ...], name: str) -> None:
+    """Raises `Unmeasurable` when a shape has no entries."""
+    if 0 in shape:
+        raise Unmeasurable(f"{name}: has no entries, its shape is {shape}")
