@@ -184,7 +184,7 @@ def tune_with_lora(
 ) -> None:
     """Writes the run `lora-rRANK` below `out`, in PEFT's format, α = 2r."""
     name, alpha = f"lora-r{rank}", 2 * rank
-    config = {
+    config: dict[str, object] = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": "../../base",

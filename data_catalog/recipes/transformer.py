@@ -46,8 +46,10 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads, self.causal = shape.heads, shape.causal
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            setattr(self, name, nn.Linear(shape.width, shape.width, bias=False))
+        self.q_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.k_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.v_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (batch, length, width)."""
@@ -99,9 +101,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width) if shape.norm else nn.Identity()
         self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
-        for parameter in self.parameters():
-            if parameter.dim() == 2:
-                nn.init.normal_(parameter, std=shape.width**-0.5)
+        for embedding in (self.embed_tokens, self.embed_positions):
+            nn.init.normal_(embedding.weight, std=shape.width**-0.5)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens: int64 (batch, length)."""
