@@ -26,7 +26,8 @@ def identity(statistic: Statistic) -> str:
         return digest({"name": statistic.name, "version": statistic.version, "parameters": parameters})
     except (TypeError, ValueError) as error:
         raise ContractError(
-            f"parameters of statistic {statistic.name!r} must be JSON data to enter its key, got {parameters!r}: {error}"
+            f"parameters of statistic {statistic.name!r} must be JSON data to enter its key, "
+            f"got {parameters!r}: {error}"
         ) from error
 
 
@@ -37,29 +38,34 @@ def key(statistic: Statistic, inputs: Sequence[str], trial: Trial | None = None,
     trial: the proposal of an iterative statistic. input_keys: keys of the input statistics, in declared order.
     The extent (a top-k) stays out: it is compared with the stored one instead.
     """
-    return key_of(identity(statistic), inputs, trial, input_keys)
+    of_unit = unit_key(identity(statistic), inputs, input_keys)
+    return of_unit if trial is None else trial_key(of_unit, trial)
 
 
-def key_of(statistic_identity: str, inputs: Sequence[str], trial: Trial | None, input_keys: Sequence[str]) -> str:
-    """`key` for a caller that holds the statistic's identity: hundreds of thousands of units share one."""
-    if trial is None:  # the common case: all parts are short strings without separators, so JSON would add nothing
-        text = f"{statistic_identity}|{','.join(inputs)}|{','.join(input_keys)}"
-        return blake3.blake3(text.encode()).hexdigest(length=16)
+def unit_key(statistic_identity: str, inputs: Sequence[str], input_keys: Sequence[str] = ()) -> str:
+    """`key` for a caller that holds the statistic's identity, which hundreds of thousands of units share."""
+    # All parts are short strings without these separators, so JSON would add time and nothing else.
+    text = f"{statistic_identity}|{','.join(inputs)}|{','.join(input_keys)}"
+    return blake3.blake3(text.encode()).hexdigest(length=16)
+
+
+def trial_key(of_unit: str, trial: Trial) -> str:
+    """The key of one trial of an iterative statistic's unit. Raises `ContractError` when it is not JSON data."""
     try:
-        return digest([statistic_identity, list(inputs), list(input_keys), dict(trial)])
+        return digest([of_unit, dict(trial)])
     except (TypeError, ValueError) as error:
         raise ContractError(f"a trial must be JSON data to enter its key, got {dict(trial)!r}: {error}") from error
 
 
-def input_key(statistic: Statistic, of_input: Statistic, its_key: str) -> str:
-    """How an input's key enters the key of `statistic`.
+def input_key(statistic: Statistic, of_input: Statistic, wanted_extent: int, its_key: str) -> str:
+    """How an input's key enters the key of `statistic`, which wants the input with that extent.
 
-    A statistic without an extent of its own can depend on how much of its input there was, so the wanted extent of
-    the input is added; one with an extent is compared by that.
+    A statistic without an extent of its own can depend on how much of its input was asked for, so that enters; one
+    with an extent is compared by that.
     """
     if of_input.extent_field is None or statistic.extent_field is not None:
         return its_key
-    return f"{its_key}:{of_input.extent}"
+    return f"{its_key}:{wanted_extent}"
 
 
 def chain(previous: str, *parts: Any) -> str:

@@ -1,0 +1,121 @@
+"""What a unit is made of, by reference: plain data that travels to a worker instead of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from analyzers.contract import MatrixInfo, Statistic, Trial
+from pipeline.archive.recipes import Recipe
+from pipeline.store.keys import trial_key
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A matrix by reference: what is known of it, how it is cut from stored tensors, and its content key."""
+
+    info: MatrixInfo
+    recipe: Recipe
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Because:
+    """Why there is no unit, as a sentence for the report."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One observation by reference. `inputs` are (statistic name, key) of its matrix, `reference_inputs` of W0."""
+
+    run: str
+    step: int
+    matrix: Source | None
+    reference: Source | None = None
+    inputs: tuple[tuple[str, str], ...] = ()
+    reference_inputs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnitAddress:
+    """One unit: where it was first met (run, step, matrix; None where the scope has none), its key and its members.
+
+    `inputs` are the unit's own (scope checkpoint, run, runs). `prefixes` are keys over the first len(prefixes),
+    len − 1, … steps of a run's statistic that grows, longest first.
+    """
+
+    statistic: Statistic
+    run: str | None
+    step: int | None
+    matrix: str | None
+    key: str
+    members: tuple[Member, ...]
+    inputs: tuple[tuple[str, str], ...] = ()
+    trial: Trial | None = None
+    prefixes: tuple[str, ...] = ()
+
+    def with_trial(self, trial: Trial) -> UnitAddress:
+        """The unit of one trial of an iterative statistic."""
+        return replace(self, key=trial_key(self.key, trial), trial=dict(trial))
+
+    @property
+    def input_keys(self) -> tuple[tuple[str, str], ...]:
+        """Every (statistic name, key) that must be stored before this unit can run."""
+        of_members = (pair for m in self.members for pair in (*m.inputs, *m.reference_inputs))
+        return (*self.inputs, *of_members)
+
+    def __str__(self) -> str:
+        where = [part for part in (self.run, None if self.step is None else f"step {self.step}", self.matrix) if part]
+        trial = f" trial {dict(self.trial)}" if self.trial is not None else ""
+        return f"{self.statistic.name} of {', '.join(where) or 'all runs'}{trial}"
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Something that is not measured, and why. None for step, matrix or statistic means all of them."""
+
+    run: str
+    step: int | None
+    matrix: str | None
+    statistic: str | None
+    reason: str
+
+
+class Steps(Protocol):
+    """Chooses among a run's steps (`pipeline.selection.StepSelection`)."""
+
+    def of(self, steps: Sequence[int]) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of a store is asked for. None and empty mean everything.
+
+    `include` and `exclude` are globs on canonical matrix names or on the names of the tensors they are cut from.
+    `bases` overrides the recorded base of a run: run id → "run@step".
+    """
+
+    runs: tuple[str, ...] | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    steps: Steps | Collection[int] | None = None
+    bases: Mapping[str, str] = field(default_factory=dict)
+
+    def chosen_steps(self, steps: Sequence[int]) -> tuple[int, ...]:
+        """The chosen ones of a run's steps, ascending."""
+        if self.steps is None:
+            return tuple(sorted(steps))
+        if isinstance(self.steps, Collection):
+            return tuple(sorted(set(steps).intersection(self.steps)))
+        return self.steps.of(steps)
+
+    def excluded(self, names: Sequence[str]) -> str | None:
+        """Why a matrix known by these names is left out, or None."""
+        if self.include and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
+            return f"not among those included ({', '.join(self.include)})"
+        hit = next((glob for glob in self.exclude for name in names if fnmatchcase(name, glob)), None)
+        return f"excluded by {hit!r}" if hit else None

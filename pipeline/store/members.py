@@ -1,0 +1,208 @@
+"""What one unit of scope matrix, pair or checkpoint is made of: its members by reference, and its key.
+
+Where there can be no unit the answer is `Because`. Units found here, inputs of other statistics included, are kept
+by key in `found`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from analyzers.contract import MatrixInfo
+from pipeline.store.addresses import Because, Member, Skip, Source, UnitAddress
+from pipeline.store.keys import chain, input_key, unit_key
+from pipeline.store.prepared import Prepared
+from pipeline.store.sources import Reference, Sources
+
+NO_INPUT = "-"
+"""Stands in a key where a series has no value of an input: the first step has no pair with the previous one."""
+
+Place = tuple[str | None, int | None, str | None]
+"""(run, step, matrix) of a unit, None where its scope has none."""
+
+Inputs = tuple[tuple[str, str], ...]
+"""(statistic name, key) of input statistics."""
+
+
+@dataclass
+class Found:
+    """The units of one statistic: `places` for which it was asked, `units` by key (those that others need, too)."""
+
+    places: dict[Place, str] = field(default_factory=dict)
+    units: dict[str, UnitAddress] = field(default_factory=dict)
+    skips: list[Skip] = field(default_factory=list)
+    complete: bool = False
+
+
+class Members:
+    """Observes matrices, pairs and checkpoints of `sources` for prepared statistics."""
+
+    def __init__(self, sources: Sources, prepared: Iterable[Prepared]) -> None:
+        self.sources = sources
+        self.found = {p.identity: Found() for p in prepared}
+        self._refusals: dict[tuple[str, int, int], str | None] = {}
+
+    def matrix(self, p: Prepared, run: str, step: int, source: Source) -> str | Because:
+        """The key of a matrix statistic of one matrix."""
+        refused = self._refusal(p, source.info, None)
+        if refused is not None:
+            return Because(refused)
+        inputs: list[tuple[str, str]] = []
+        for one in p.inputs:
+            got = self.matrix(one, run, step, source)
+            if isinstance(got, Because):
+                return Because(f"needs {one.name}: {got.reason}")
+            inputs.append((one.name, got))
+        its_key = unit_key(p.identity, (source.key,), entering(p, inputs))
+        units = self.found[p.identity].units
+        if its_key not in units:
+            member = Member(run, step, source, None, tuple(inputs))
+            units[its_key] = UnitAddress(p.statistic, run, step, source.info.name, its_key, (member,))
+        return its_key
+
+    def pair(self, p: Prepared, run: str, step: int, name: str) -> str | Because:
+        """The key of a pair statistic of the matrix `name`, compared with what the statistic says."""
+        member = self._observe(p, run, step, name, p.statistic.against, strict=True)
+        if isinstance(member, Because):
+            return member
+        assert member.matrix is not None and member.reference is not None
+        of_inputs = (*entering(p, member.inputs), *entering(p, member.reference_inputs))
+        its_key = unit_key(p.identity, (member.matrix.key, member.reference.key), of_inputs)
+        units = self.found[p.identity].units
+        if its_key not in units:
+            units[its_key] = UnitAddress(p.statistic, run, step, name, its_key, (member,))
+        return its_key
+
+    def checkpoint(self, p: Prepared, run: str, step: int) -> str | Because:
+        """The key of a checkpoint statistic."""
+        found = self.found[p.identity]
+        members = self.of_step(p, run, step, None, found.skips)
+        own: list[tuple[str, str]] = []
+        for one in p.inputs:
+            if one.statistic.scope == "checkpoint":
+                got = self.checkpoint(one, run, step)
+                if isinstance(got, Because):
+                    return Because(f"needs {one.name}: {got.reason}")
+                own.append((one.name, got))
+        if isinstance(members, Because) and not own:
+            return members
+        members = () if isinstance(members, Because) else members
+        its_key = unit_key(p.identity, (chain("", parts(p, members, named=True)),), entering(p, own))
+        if its_key not in found.units:
+            found.units[its_key] = UnitAddress(p.statistic, run, step, None, its_key, members, tuple(own))
+        return its_key
+
+    def of_step(
+        self, p: Prepared, run: str, step: int, name: str | None, skips: list[Skip]
+    ) -> tuple[Member, ...] | Because:
+        """The members of one checkpoint in a series or a checkpoint unit; what is left out is added to `skips`."""
+        statistic = p.statistic
+        reference = self._reference(p, run, step)
+        if isinstance(reference, Because):
+            return reference
+        members: list[Member] = []
+        reason = Because("no matrix of the checkpoint can be used")
+        of_matrices = statistic.reads_matrices or any(i.statistic.scope in ("matrix", "pair") for i in p.inputs)
+        if of_matrices or name is not None:
+            kept = self.sources.kept(run, step)
+            for each in kept if name is None else (name,) if name in kept else ():
+                got = self._observe(p, run, step, each, statistic.against, strict=False)
+                if isinstance(got, Because):
+                    reason = got
+                    skips.append(Skip(run, step, each, p.name, got.reason))
+                else:
+                    members.append(got)
+        if not members and (of_matrices or name is not None):
+            return reason
+        inputs: list[tuple[str, str]] = []
+        if statistic.scope != "checkpoint":
+            for one in p.inputs:
+                if one.statistic.scope == "checkpoint":
+                    of_checkpoint = self.checkpoint(one, run, step)
+                    if not isinstance(of_checkpoint, Because):
+                        inputs.append((one.name, of_checkpoint))
+        if inputs:
+            members.append(Member(run, step, None, None, tuple(inputs)))
+        return tuple(members) if members else reason
+
+    def _observe(
+        self, p: Prepared, run: str, step: int, name: str, against: str | None, strict: bool
+    ) -> Member | Because:
+        """One observation. `strict` (matrix, pair): every input must be; in a series one can be absent."""
+        source = self.sources.stored(run, step)[name] if against is None else self.sources.tuned(run, step)[name]
+        if isinstance(source, Because):
+            return source
+        reference: Source | None = None
+        there: Reference | Because | None = None
+        if against is not None:
+            there = self.sources.reference(run, step, against)
+            if isinstance(there, Because):
+                return there
+            where = f"{there.run}@{there.step}"
+            other = there.matrices.get(name)
+            if other is None:
+                return Because(f"{where}, which it is compared with, has no matrix of this name")
+            if isinstance(other, Because):
+                return Because(f"in {where}, which it is compared with: {other.reason}")
+            if other.info.shape != source.info.shape:
+                return Because(f"its shape is {source.info.shape}, and {other.info.shape} in {where}, its reference")
+            reference = other
+        refused = self._refusal(p, source.info, reference.info if reference else None)
+        if refused is not None:
+            return Because(refused)
+        inputs: list[tuple[str, str]] = []
+        reference_inputs: list[tuple[str, str]] = []
+        for one in p.inputs:
+            if one.statistic.scope == "pair":
+                got = self.pair(one, run, step, name)
+            elif one.statistic.scope == "matrix":
+                got = self.matrix(one, run, step, source)
+                if reference is not None and isinstance(there, Reference):
+                    of_reference = self.matrix(one, there.run, there.step, reference)
+                    if not isinstance(of_reference, Because):
+                        reference_inputs.append((one.name, of_reference))
+                    elif strict:
+                        return Because(f"needs {one.name} of {there.run}@{there.step}: {of_reference.reason}")
+            else:
+                continue
+            if not isinstance(got, Because):
+                inputs.append((one.name, got))
+            elif strict:
+                return Because(f"needs {one.name}: {got.reason}")
+        return Member(run, step, source, reference, tuple(inputs), tuple(reference_inputs))
+
+    def _reference(self, p: Prepared, run: str, step: int) -> Reference | Because | None:
+        against = p.statistic.against
+        return None if against is None else self.sources.reference(run, step, against)
+
+    def _refusal(self, p: Prepared, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        at = (p.identity, id(info), id(reference))  # `sources` keeps the infos, so ids stay theirs
+        if at not in self._refusals:
+            self._refusals[at] = p.statistic.refuses(info, reference)
+        return self._refusals[at]
+
+
+def entering(p: Prepared, inputs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The inputs' keys as they enter the key of a unit of `p`, in declared order, or `NO_INPUT`."""
+    keys = dict(inputs)
+    return tuple(
+        input_key(p.statistic, one.statistic, extent, keys[one.name]) if one.name in keys else NO_INPUT
+        for one, extent in zip(p.inputs, p.extents, strict=True)
+    )
+
+
+def parts(p: Prepared, members: Iterable[Member], named: bool) -> list[str]:
+    """What the members of one checkpoint add to a key. Names belong to it where a unit sees several matrices."""
+    return [
+        ",".join(
+            (
+                m.matrix.info.name if named and m.matrix else "",
+                m.matrix.key if m.matrix else "",
+                m.reference.key if m.reference else "",
+                *entering(p, m.inputs),
+                *entering(p, m.reference_inputs),
+            )
+        )
+        for m in members
+    ]

@@ -1,0 +1,221 @@
+"""The chosen checkpoints of a store as matrices by reference: stored, merged with their base, and compared with what.
+
+Everything is found from the store's documents; no tensor is read. Answers are memoised, so one `Sources` serves one
+plan or one report.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from analyzers.contract import MatrixInfo
+from analyzers.errors import ParameterError
+from pipeline.archive.recipes import Dense, LowRankProduct, Merged, recipe_key, tensors_of
+from pipeline.archive.types import MatrixSpec
+from pipeline.store.addresses import Because, Selection, Skip, Source
+
+if TYPE_CHECKING:
+    from pipeline.store.records import CheckpointRecord, RunRecord
+    from pipeline.store.store import Store
+
+Sourced = Mapping[str, Source | Because]
+"""Canonical name → the matrix, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The checkpoint that another is compared with, and its matrices."""
+
+    run: str
+    step: int
+    matrices: Sourced
+
+
+class Sources:
+    """What the chosen runs hold. `runs` are the chosen ones in the store's order, `skips` what was left out of them."""
+
+    def __init__(self, store: Store, selection: Selection) -> None:
+        self.store = store
+        self.selection = selection
+        self._all = {run.id: run for run in store.runs()}
+        self.runs: tuple[RunRecord, ...] = tuple(self._all[id] for id in _chosen(tuple(self._all), selection))
+        self.skips: list[Skip] = []
+        self._checkpoints: dict[str, dict[int, CheckpointRecord]] = {}
+        self._steps: dict[str, tuple[int, ...]] = {}
+        self._stored: dict[tuple[str, int], dict[str, Source]] = {}
+        self._kept: dict[tuple[str, int], dict[str, Source]] = {}
+        self._tuned: dict[tuple[str, int], Sourced] = {}
+        self._references: dict[tuple[str, int, str], Reference | Because] = {}
+        self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
+        self._exclusions: dict[tuple[str, str], str | None] = {}
+
+    def run(self, id: str) -> RunRecord | None:
+        """A run of the store, chosen or not."""
+        return self._all.get(id)
+
+    def checkpoints(self, run: str) -> Mapping[int, CheckpointRecord]:
+        """Step → newest revision, all steps, ascending."""
+        if run not in self._checkpoints:
+            self._checkpoints[run] = {c.step: c for c in self.store.checkpoints(run)} if run in self._all else {}
+        return self._checkpoints[run]
+
+    def steps(self, run: str) -> tuple[int, ...]:
+        """The chosen steps of a run, ascending. A base is not a series, so a choice of steps does not apply to it."""
+        if run not in self._steps:
+            every = tuple(self.checkpoints(run))
+            record = self._all.get(run)
+            is_base = record is not None and record.role == "base"
+            self._steps[run] = every if is_base else self.selection.chosen_steps(every)
+        return self._steps[run]
+
+    def base_of(self, run: str) -> tuple[str, int] | Because:
+        """The run and step that a run is compared with: as given, or as recorded when it was ingested."""
+        record = self._all[run]
+        base = self.selection.bases.get(run, record.base)
+        if not base:
+            return Because("it has no base")
+        id, at, step = base.rpartition("@")
+        if not at:
+            id, step = base, ""
+        if id not in self._all:
+            return Because(f"its base {base!r} is not in the store")
+        there = self.checkpoints(id)
+        if not step and len(there) == 1:
+            return id, next(iter(there))
+        if not step.isdigit() or int(step) not in there:
+            return Because(f"its base {base!r} has no such step in the store (there are: {_few(tuple(there))})")
+        return id, int(step)
+
+    def base_targets(self) -> tuple[tuple[str, int], ...]:
+        """Checkpoints that chosen runs are compared with and that are not chosen themselves."""
+        chosen = {(run.id, step) for run in self.runs for step in self.steps(run.id)}
+        bases = dict.fromkeys(base for run in self.runs if isinstance(base := self.base_of(run.id), tuple))
+        return tuple(base for base in bases if base not in chosen)
+
+    def stored(self, run: str, step: int) -> dict[str, Source]:
+        """All matrices of a checkpoint as they are stored: an adapter's are its Δ."""
+        at = (run, step)
+        if at not in self._stored:
+            found: dict[str, Source] = {}
+            for matrix in self.store.matrices(self.checkpoints(run)[step]):
+                if matrix.spec.name in found:
+                    self.skips.append(
+                        Skip(run, step, matrix.spec.name, None, "another matrix of the checkpoint has this name")
+                    )
+                    continue
+                found[matrix.spec.name] = Source(self._info(matrix.spec), matrix.recipe, matrix.key)
+            self._stored[at] = found
+        return self._stored[at]
+
+    def kept(self, run: str, step: int) -> dict[str, Source]:
+        """The stored matrices that the selection keeps; those left out are listed once per run."""
+        at = (run, step)
+        if at not in self._kept:
+            kept: dict[str, Source] = {}
+            selects = bool(self.selection.include or self.selection.exclude)
+            tensors = self._tensor_names(run, step) if selects else {}
+            for name, source in self.stored(run, step).items():
+                if not selects or self._exclusion(run, name, tensors.get(name, ())) is None:
+                    kept[name] = source
+            self._kept[at] = kept
+        return self._kept[at]
+
+    def tuned(self, run: str, step: int) -> Sourced:
+        """All matrices of a checkpoint as the model had them: an adapter's Δ stands on its base's matrix."""
+        at = (run, step)
+        if at not in self._tuned:
+            stored = self.stored(run, step)
+            if not any(source.info.role == "delta" for source in stored.values()):
+                self._tuned[at] = stored
+            else:
+                self._tuned[at] = {name: self._merged(run, name, source) for name, source in stored.items()}
+        return self._tuned[at]
+
+    def reference(self, run: str, step: int, against: str) -> Reference | Because:
+        """What a checkpoint is compared with: `against` is "base", "previous" or "run:<id>"."""
+        at = (run, step, against)
+        if at not in self._references:
+            self._references[at] = self._find_reference(run, step, against)
+        return self._references[at]
+
+    def _find_reference(self, run: str, step: int, against: str) -> Reference | Because:
+        if against == "base":
+            base = self.base_of(run)
+            if isinstance(base, Because):
+                return base
+            there, at = base
+        elif against == "previous":
+            steps = self.steps(run)
+            index = bisect_left(steps, step)
+            if index == 0:
+                return Because("is the first step, there is no previous one")
+            there, at = run, steps[index - 1]
+        else:
+            there = against.removeprefix("run:")
+            if there not in self._all:
+                return Because(f"the run {there!r} that it is compared with is not in the store")
+            others = self.checkpoints(there)
+            if step not in others and len(others) != 1:
+                return Because(f"the run {there!r} that it is compared with has no step {step}")
+            at = step if step in others else next(iter(others))
+        if (there, at) == (run, step):
+            return Because("is the base itself" if against == "base" else "is what the others are compared with")
+        return Reference(there, at, self.tuned(there, at))
+
+    def _merged(self, run: str, name: str, source: Source) -> Source | Because:
+        if source.info.role != "delta" or not isinstance(source.recipe, LowRankProduct):
+            return source
+        base = self.base_of(run)
+        if isinstance(base, Because):
+            return Because(f"it is an adapter's Δ, and {base.reason}")
+        where = f"{base[0]}@{base[1]}"
+        under = self.stored(*base).get(name)
+        if under is None:
+            return Because(f"it is an adapter's Δ, and its base {where} has no matrix of this name")
+        if not isinstance(under.recipe, Dense):
+            return Because(f"it is an adapter's Δ, and in its base {where} this is no plain tensor")
+        if under.info.shape != source.info.shape:
+            return Because(
+                f"it is an adapter's Δ of shape {source.info.shape}, its base {where} has {under.info.shape}"
+            )
+        recipe = Merged(under.recipe, source.recipe)
+        return Source(under.info, recipe, recipe_key(recipe))
+
+    def _info(self, spec: MatrixSpec) -> MatrixInfo:
+        known = self._infos.get(id(spec))  # the checkpoints of a run share their layout, and so its specs
+        if known is None:
+            info = MatrixInfo(spec.name, spec.shape, spec.layer, spec.kind, spec.role, spec.dtype, spec.orientation)
+            known = self._infos[id(spec)] = (spec, info)  # holding the spec keeps its id from being used again
+        return known[1]
+
+    def _tensor_names(self, run: str, step: int) -> dict[str, tuple[str, ...]]:
+        return {m.spec.name: tensors_of(m.spec.recipe) for m in self.store.matrices(self.checkpoints(run)[step])}
+
+    def _exclusion(self, run: str, name: str, tensors: tuple[str, ...]) -> str | None:
+        if (run, name) not in self._exclusions:
+            reason = self.selection.excluded((name, *tensors))
+            self._exclusions[run, name] = reason
+            if reason:
+                self.skips.append(Skip(run, None, name, None, reason))
+        return self._exclusions[run, name]
+
+
+def _chosen(all_ids: tuple[str, ...], selection: Selection) -> tuple[str, ...]:
+    if selection.runs is None:
+        return all_ids
+    for id in selection.runs:
+        if id not in all_ids:
+            near = get_close_matches(id, all_ids, n=2)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(all_ids)}"
+            raise ParameterError(f"no run {id!r} in the store; {hint}")
+    wanted = set(selection.runs)
+    return tuple(id for id in all_ids if id in wanted)
+
+
+def _few(steps: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, steps[:5]))
+    return f"{shown}, … {steps[-1]}" if len(steps) > 5 else shown or "none"

@@ -1,0 +1,110 @@
+"""Which units a statistic has for the chosen runs: every one with its content key, and a reason for what has none.
+
+The plan computes those that are not stored yet and the view reads them; both go through here, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from analyzers.contract import Statistic
+from pipeline.store.addresses import Because, Skip
+from pipeline.store.keys import identity
+from pipeline.store.members import Found, Members, Place
+from pipeline.store.prepared import Prepared, prepare
+from pipeline.store.series import SeriesUnits
+from pipeline.store.sources import Sources
+
+
+class Units:
+    """The units of some statistics, and of their inputs, over `sources`. Found when asked for, then remembered."""
+
+    def __init__(self, sources: Sources, statistics: Iterable[Statistic]) -> None:
+        self.sources = sources
+        self.prepared = prepare(statistics)
+        self._by_identity = {p.identity: p for p in self.prepared}
+        self.members = Members(sources, self.prepared)
+        self.series = SeriesUnits(self.members)
+
+    def known(self, statistic: Statistic) -> Prepared | None:
+        """The prepared form of one of the statistics or of an input of one, else None."""
+        return self._by_identity.get(identity(statistic))
+
+    def of(self, p: Prepared) -> Found:
+        """All units of a statistic over the chosen runs."""
+        found = self.members.found[p.identity]
+        if not found.complete:
+            found.complete = True
+            {
+                "matrix": self._matrices,
+                "pair": self._pairs,
+                "checkpoint": self._checkpoints,
+                "run": self._runs,
+                "runs": self._all_runs,
+            }[p.statistic.scope](p, found)
+        return found
+
+    def needed(self, p: Prepared) -> Found:
+        """What was found of an input so far: only the units that other statistics need."""
+        return self.members.found[p.identity]
+
+    def _matrices(self, p: Prepared, found: Found) -> None:
+        for run, step in self._places(with_bases=True):
+            for name, source in self.sources.kept(run, step).items():
+                _note(found, p, (run, step, name), self.members.matrix(p, run, step, source))
+
+    def _pairs(self, p: Prepared, found: Found) -> None:
+        against = p.statistic.against
+        assert against is not None
+        for run, step in self._places():
+            if self._is_base(run):
+                continue
+            reference = self.sources.reference(run, step, against)
+            if isinstance(reference, Because):
+                found.skips.append(Skip(run, step, None, p.name, reference.reason))
+                continue
+            stored = self.sources.stored(run, step)
+            for name in self.sources.kept(run, step):
+                _note(found, p, (run, step, name), self.members.pair(p, run, step, name))
+            if any(source.info.role == "delta" for source in stored.values()):
+                continue  # an adapter leaves the rest of its base as it is
+            where = f"{reference.run}@{reference.step}"
+            missing = (name for name in reference.matrices if name not in stored)
+            found.skips.extend(
+                Skip(run, step, name, p.name, f"{where} has this matrix, this checkpoint has not") for name in missing
+            )
+
+    def _checkpoints(self, p: Prepared, found: Found) -> None:
+        for run, step in self._places():
+            _note(found, p, (run, step, None), self.members.checkpoint(p, run, step))
+
+    def _runs(self, p: Prepared, found: Found) -> None:
+        for run in self.series.runs():
+            for name in self.series.names(p, (run,)):
+                _note(found, p, (run, None, name), self.series.unit(p, run, name))
+
+    def _all_runs(self, p: Prepared, found: Found) -> None:
+        for name in self.series.names(p, self.series.runs()):
+            for runs, unit in self.series.groups(p, name):
+                for run in runs:
+                    found.places[run, None, name] = unit.key
+
+    def _places(self, with_bases: bool = False) -> Iterator[tuple[str, int]]:
+        for run in self.sources.runs:
+            for step in self.sources.steps(run.id):
+                yield run.id, step
+        if with_bases:
+            yield from self.sources.base_targets()
+
+    def _is_base(self, run: str) -> bool:
+        record = self.sources.run(run)
+        return record is not None and record.role == "base"
+
+
+def _note(found: Found, p: Prepared, place: Place, got: str | Because) -> None:
+    if isinstance(got, Because):
+        run, step, name = place
+        assert run is not None
+        found.skips.append(Skip(run, step, name, p.name, got.reason))
+    else:
+        found.places[place] = got
