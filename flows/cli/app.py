@@ -1,0 +1,112 @@
+"""The typer application: verbs, help, and how errors become one clear message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from flows.cli import analyze, catalog, doctor, export, ingest, inspect, report, schedule, verify
+from flows.cli.console import complain, say
+
+_SURROUNDINGS = {
+    errno.ENOSPC: "Free some space, or give another --out or --store; the same command then goes on.",
+    errno.EDQUOT: "The quota is used up: free some space, or give another --out or --store.",
+    errno.EROFS: "The file system is read-only: give another --out or --store.",
+    errno.EACCES: "Change its permissions, or give another --out or --store.",
+    errno.EPERM: "Change its permissions, or give another --out or --store.",
+}
+
+OK, FOUND, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+
+_ABOUT = """Reads training checkpoints layer by layer: a folder of checkpoints in, a report of their spectra out.
+
+\b
+  varve inspect RUNS/                 what is there (reads headers only)
+  varve analyze RUNS/ --out out/      everything: store, statistics, report.zarr, report.html
+  varve analyze RUNS/ --out out/      again, after new checkpoints came: computes only what is new
+  varve doctor                        what is wrong with this installation, and how to mend it
+
+\b
+Exit codes: 0 everything was done · 1 `doctor` found something wrong · 2 wrong usage, or nothing to do it on ·
+3 finished, but something could not be read or measured (it is listed) · 130 interrupted (the same command completes it)
+
+--debug, anywhere, shows the whole traceback of an error.
+"""
+
+app = typer.Typer(
+    help=_ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        _version()
+        raise typer.Exit()
+
+
+def _version() -> None:
+    """Print the version."""
+    from flows.cli.main import version
+
+    say(f"varve {version()}")
+
+
+app.command("analyze", short_help="Everything: store, statistics, report (alias: analyse).")(analyze.analyze)
+app.command("analyse", hidden=True)(analyze.analyze)
+app.command("inspect", short_help="What an archive holds; reads headers only.")(inspect.inspect)
+app.command("ingest", short_help="Copy checkpoints into a Zarr store, bit for bit.")(ingest.ingest)
+app.command("report", short_help="Re-derive the report from a store, without the weights.")(report.report)
+app.command("export", short_help="A report as netCDF, CSV, Parquet or JSON.")(export.export)
+app.command("verify", short_help="Re-hash what is stored against its digests.")(verify.verify)
+app.command("schedule", short_help="Analyse new checkpoints every night.")(schedule.schedule)
+app.command("doctor", short_help="What is wrong with this installation, and how to mend it.")(doctor.doctor)
+app.add_typer(catalog.app, name="catalog", short_help="Named archives: list, show, make.")
+app.command("version")(_version)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; `--debug` anywhere shows tracebacks."""
+    debug = "--debug" in arguments
+    given = [a for a in arguments if a != "--debug"]
+    from analyzers.errors import VarveError
+    from data_catalog.entry import CatalogError
+
+    try:
+        result = app(given, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
+        complain("\nInterrupted. Nothing is lost: the same command goes on where this one stopped.")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough, as in `varve inspect RUNS | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except (VarveError, CatalogError) as error:
+        if debug:
+            raise
+        complain(f"varve: {error}")
+        return USAGE
+    except OSError as error:
+        if debug or error.errno not in _SURROUNDINGS:
+            raise
+        complain(f"varve: {error.filename or 'the output'}: {error.strerror}. {_SURROUNDINGS[error.errno]}")
+        return USAGE
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None or not hasattr(error, "exit_code"):
+            raise
+        show(file=sys.stderr)
+        return USAGE
+    return result if isinstance(result, int) else OK

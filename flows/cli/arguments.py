@@ -1,0 +1,81 @@
+"""The options that several verbs share, each declared and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Runs = Annotated[Path, typer.Argument(metavar="RUNS", help="A folder of training runs, or of one run's checkpoints.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for report.zarr and report.html.")]
+Store = Annotated[Path | None, typer.Option("--store", help="The Zarr store.  [default: OUT/store.zarr]")]
+Base = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        help="What to compare with: PATH, RUN or RUN@STEP of this archive, or RUN_GLOB=PATH for some runs; repeatable. "
+        "By default, for an adapter: the catalog's map, a base/ beside it, the path in its config, the local Hugging "
+        "Face cache; for a full run its own first step, flagged.",
+    ),
+]
+Analyzers = Annotated[
+    str | None,
+    typer.Option("--analyzers", metavar="A,B", help="Which analyzers, comma-separated.  [default: all installed]"),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="ANALYZER.KEY=VALUE",
+        help="A setting of an analyzer, as in intruder_dimensions.k=20; repeatable. A wrong key names the right one.",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML or JSON with the same settings: analyzer, then key: value. --set wins."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", help="Worker processes.  [default: by size of the work]")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="GLOB", help="Only parameters whose name matches; repeatable."),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching parameters; repeatable.")
+]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        "--steps",
+        metavar="STEPS",
+        help="Step numbers and ranges (0,100,200-500), first, last, or slices over a run's checkpoints in order "
+        "(::5 every fifth, -3: the last three), separated by commas.  [default: all]",
+    ),
+]
+CacheBytes = Annotated[
+    str | None,
+    typer.Option("--cache-bytes", metavar="SIZE", help="Bound of the evictable cache beside the store, such as 20GB."),
+]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="Read every source file again, even with unchanged size and time.")
+]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Name of the archive in run ids.  [default: the folder's name]")
+]
+StepPattern = Annotated[
+    str | None,
+    typer.Option("--step-pattern", metavar="REGEX", help="Finds the step in a checkpoint's name, in its first group."),
+]
+StepScale = Annotated[
+    int | None, typer.Option("--step-scale", metavar="N", help="Multiplies steps that the pattern finds.", min=1)
+]
+NoFlow = Annotated[bool, typer.Option("--no-flow", help="Run as a plain library, without Prefect (starts sooner).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

@@ -1,0 +1,71 @@
+"""`varve catalog list|show|make`: named archives, and the small ones that can be trained here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.arguments import AsJson
+from flows.cli.console import say, table
+
+app = typer.Typer(
+    help="Named archives: list them, show one, or train a demo archive for real.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Name = Annotated[str, typer.Argument(help="Name of the entry, from `varve catalog list`.")]
+
+
+@app.command("list")
+def list_entries(as_json: AsJson = False) -> None:
+    """List the archives that the catalog knows.
+
+    Your own entries: put YAML files into a folder and name it in VARVE_CATALOG.
+    """
+    import json
+
+    import data_catalog
+
+    entries = data_catalog.entries()
+    if as_json:
+        say(json.dumps([e.model_dump(mode="json") for e in entries], indent=2, ensure_ascii=False))
+        return
+    rows = [(e.name, e.title, e.path, f"{e.recipe.minutes:g} min to make" if e.recipe else "") for e in entries]
+    say(table(("name", "title", "path", ""), rows))
+
+
+@app.command("show")
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Show one entry: where it lies, how it is read, how it can be made."""
+    import json
+
+    import yaml
+
+    import data_catalog
+
+    shown = data_catalog.entry(name).model_dump(mode="json", exclude_none=True)
+    if as_json:
+        say(json.dumps(shown, indent=2, ensure_ascii=False))
+    else:
+        say(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100).rstrip())
+
+
+@app.command("make")
+def make(
+    name: Name,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to.  [default: its path]")] = None,
+) -> None:
+    """Train a demo archive, for real, on this machine.
+
+    \b
+      varve catalog make demo --out demo/archive
+      varve analyze demo/archive --out demo/out
+
+    Runs that are complete are kept: an interrupted make goes on with the next run.
+    """
+    import data_catalog
+
+    folder = data_catalog.make(name, out, say)
+    say(f"Made {folder}")

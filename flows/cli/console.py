@@ -1,0 +1,123 @@
+"""What a user sees: tables and progress bars on a terminal, plain lines in a log.
+
+Results go to stdout, complaints to stderr. rich is imported only when a bar or a table is drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+LOG_EVERY_SECONDS = 10.0
+"""How often a plain-line progress speaks in a log."""
+
+
+def say(text: str = "") -> None:
+    """A line for the reader, at once (a pipe would otherwise hold it back)."""
+    print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches."""
+    return sys.stdout.isatty()
+
+
+def size(count: float) -> str:
+    """Bytes as people say them: 512 B, 1.5 MB, 2.0 GB (decimal)."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plural(count: int, noun: str, plural_form: str | None = None) -> str:
+    """1 run, 2 runs; 1 entry, 2 entries when the plural is given."""
+    return f"{count:,} {noun if count == 1 else plural_form or noun + 's'}".replace(",", "\u202f")
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> str:
+    """An aligned plain-text table, the same on a terminal, in a log and in a mail. `right`: columns of numbers."""
+    cells = [[str(h) for h in headers], *[["" if c is None else str(c) for c in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(parts).rstrip()
+
+    rule = "  ".join("-" * w for w in widths)
+    return "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])
+
+
+class Advance(Protocol):
+    """Moves a progress on; `done` is absolute."""
+
+    def __call__(self, done: float, note: str = "") -> None: ...
+
+
+@contextlib.contextmanager
+def progress(label: str, total: float) -> Iterator[Advance]:
+    """A bar on a terminal, a line every ten seconds and one at the end in a log. Nothing at all for `total` 0."""
+    if total <= 0:
+        yield lambda done, note="": None
+    elif is_terminal():
+        with _bar(label, total) as advance:
+            yield advance
+    else:
+        with _lines(label, total) as advance:
+            yield advance
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: float) -> Iterator[Advance]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, transient=False) as bar:
+        task = bar.add_task(label, total=total, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+@contextlib.contextmanager
+def _lines(label: str, total: float) -> Iterator[Advance]:
+    started = spoken = time.monotonic()
+    last = 0.0
+
+    def advance(done: float, note: str = "") -> None:
+        nonlocal spoken, last
+        last = done
+        now = time.monotonic()
+        if now - spoken >= LOG_EVERY_SECONDS and done < total:
+            spoken = now
+            remaining = (now - started) / done * (total - done) if done else 0.0
+            eta = f", about {duration(remaining)} to go" if done else ""
+            say(f"{label}: {done:.0f} of {total:.0f} ({100 * done / total:.0f} %){eta}{': ' + note if note else ''}")
+
+    yield advance
+    say(f"{label}: {last:.0f} of {total:.0f} in {duration(time.monotonic() - started)}")

@@ -1,0 +1,42 @@
+"""`varve doctor`: what is wrong with this installation, and how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.arguments import AsJson, Scheduler
+from flows.cli.console import plural, say, table
+
+
+def doctor(
+    scheduler: Scheduler = None,
+    store: Annotated[Path | None, typer.Option("--store", help="Also check that this store can be read.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check versions, devices, memory, disk, Prefect, plugins, and a Dask scheduler or store if given.
+
+    \b
+      varve doctor
+      varve doctor --scheduler tcp://10.0.0.1:8786 --store out/store.zarr
+
+    Each problem is listed with its mend. Exit code 1 if something is wrong. Starts and changes nothing.
+    """
+    from flows.doctor import examine
+
+    checks = examine(scheduler, store)
+    bad = [c for c in checks if c.state == "bad"]
+    if as_json:
+        import json
+
+        say(json.dumps({"ok": not bad, "checks": [asdict(c) for c in checks]}, indent=2, ensure_ascii=False))
+        return 1 if bad else 0
+    say(table(("", "what", "found"), [(c.state, c.name, c.found) for c in checks]))
+    unsound = [c for c in checks if c.state != "ok"]
+    for check in unsound:
+        say(f"\n{check.name}: {check.found}\n  mend: {check.mend}")
+    say(f"\n{plural(len(bad), 'problem')} found." if bad else "\nNothing is wrong.")
+    return 1 if bad else 0

@@ -1,0 +1,189 @@
+"""`varve inspect`: what an archive holds, from headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.arguments import AsJson, Name, Runs, StepPattern, StepScale
+from flows.cli.console import complain, plural, say, size, table
+
+if TYPE_CHECKING:
+    from pipeline.archive.types import Archive, Checkpoint, Layout, Run
+
+_STEPS_SHOWN = 6
+
+
+def inspect(
+    runs: Runs,
+    parameters: Annotated[
+        str | None,
+        typer.Option(
+            "--parameters",
+            metavar="RUN|all",
+            help="Show which matrices the parameters of this run become, and what is not measured and why.",
+        ),
+    ] = None,
+    name: Name = None,
+    step_pattern: StepPattern = None,
+    step_scale: StepScale = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show the runs, checkpoints, steps, formats, parameters and bytes of an archive; reads headers only.
+
+    \b
+      varve inspect RUNS/
+      varve inspect RUNS/ --parameters all
+      varve inspect RUNS/ --json | jq '.runs[].steps'
+
+    Exit code 3 when something in the archive cannot be read (it is listed), 2 when there is nothing to read.
+    """
+    from pipeline import api
+
+    archive = api.scan(runs, name=name, step_pattern=step_pattern, step_scale=step_scale)
+    chosen = _chosen(archive, parameters)
+    layouts = {run.id: api.layout_of(run.checkpoints[-1]) for run in chosen if run.checkpoints}
+    if as_json:
+        import json
+
+        say(json.dumps(_as_data(archive, layouts), indent=2, ensure_ascii=False))
+    else:
+        _show(archive)
+        for run_id, layout in layouts.items():
+            _show_layout(run_id, layout)
+    problems = problems_of(archive)
+    if not archive.runs:
+        if not as_json:
+            complain(f"varve: no checkpoint that can be read was found in {archive.root}")
+        return 2
+    return 3 if problems else 0
+
+
+def problems_of(archive: Archive) -> list[str]:
+    """All problems of the archive and of its checkpoints, as lines."""
+    of_checkpoints = [p for run in archive.runs for c in run.checkpoints for p in c.problems]
+    return list(dict.fromkeys(str(p) for p in (*archive.problems, *of_checkpoints)))
+
+
+def steps_text(steps: list[int]) -> str:
+    """All of a few steps, or the first ones and the last."""
+    if len(steps) <= _STEPS_SHOWN:
+        return ", ".join(map(str, steps))
+    return ", ".join(map(str, steps[: _STEPS_SHOWN - 2])) + f", … {steps[-1]}"
+
+
+def _chosen(archive: Archive, wanted: str | None) -> list[Run]:
+    if wanted is None:
+        return []
+    runs = [r for r in archive.runs if wanted == "all" or wanted in (r.id, r.id.removeprefix(f"{archive.name}/"))]
+    if not runs:
+        listed = ", ".join(r.id for r in archive.runs)
+        raise typer.BadParameter(f"no run is called {wanted!r}; there are: {listed}", param_hint="--parameters")
+    return runs
+
+
+def _weights(checkpoint: Checkpoint) -> int:
+    total = 0
+    for tensor in checkpoint.tensors:
+        count = 1
+        for length in tensor.shape:
+            count *= length
+        total += count
+    return total
+
+
+def _show(archive: Archive) -> None:
+    rows = []
+    for run in archive.runs:
+        last = run.checkpoints[-1] if run.checkpoints else None
+        formats = ", ".join(sorted({c.format for c in run.checkpoints}))
+        kinds = ", ".join(sorted({c.kind for c in run.checkpoints}))
+        steps = steps_text([c.step for c in run.checkpoints])
+        sources = ", ".join(sorted({c.step_source for c in run.checkpoints}))
+        nbytes = size(sum(c.nbytes for c in run.checkpoints))
+        parameters = f"{_weights(last):,}" if last else "0"
+        tensors = len(last.tensors) if last else 0
+        rows.append(
+            (run.id, run.role, kinds, len(run.checkpoints), steps, sources, formats, tensors, parameters, nbytes)
+        )
+    headers = ("run", "role", "kind", "checkpoints", "steps", "from", "format", "tensors", "parameters", "bytes")
+    if rows:
+        say(table(headers, rows, right=(3, 7, 8, 9)))
+    checkpoints = [c for run in archive.runs for c in run.checkpoints]
+    total = size(sum(c.nbytes for c in checkpoints))
+    say(f"\n{plural(len(archive.runs), 'run')}, {plural(len(checkpoints), 'checkpoint')}, {total} of tensors")
+    problems = problems_of(archive)
+    if problems:
+        say(f"\n{plural(len(problems), 'problem')}:")
+        for line in problems:
+            say(f"  {line}")
+
+
+def _show_layout(run: str, layout: Layout) -> None:
+    from pipeline.archive.recipes import tensors_of
+
+    say(f"\n{run}: {plural(len(layout.matrices), 'matrix', 'matrices')} of {plural(len(layout.tensors), 'tensor')}")
+    rows = [
+        (m.name, f"{m.shape[0]} × {m.shape[1]}", m.layer, m.kind, m.role, m.dtype, " · ".join(tensors_of(m.recipe)))
+        for m in layout.matrices
+    ]
+    if rows:
+        say(table(("matrix", "out × in", "layer", "kind", "role", "dtype", "tensors"), rows))
+    if layout.unmeasured:
+        say(f"\nNot measured, {plural(len(layout.unmeasured), 'tensor')}:")
+        for reason, count in Counter(u.reason for u in layout.unmeasured).most_common():
+            names = [u.tensor for u in layout.unmeasured if u.reason == reason]
+            say(f"  {reason} ({count}): {', '.join(names[:8])}{', …' if count > 8 else ''}")
+
+
+def _as_data(archive: Archive, layouts: dict[str, Layout]) -> dict[str, Any]:
+    from pipeline.archive.recipes import tensors_of
+
+    return {
+        "archive": archive.name,
+        "root": str(archive.root),
+        "runs": [
+            {
+                "id": run.id,
+                "role": run.role,
+                "steps": [c.step for c in run.checkpoints],
+                "bytes": sum(c.nbytes for c in run.checkpoints),
+                "checkpoints": [
+                    {
+                        "step": c.step,
+                        "step_source": c.step_source,
+                        "path": str(c.path),
+                        "format": c.format,
+                        "kind": c.kind,
+                        "tensors": len(c.tensors),
+                        "parameters": _weights(c),
+                        "bytes": c.nbytes,
+                    }
+                    for c in run.checkpoints
+                ],
+            }
+            for run in archive.runs
+        ],
+        "problems": problems_of(archive),
+        "parameters": {
+            run: {
+                "matrices": [
+                    {
+                        "name": m.name,
+                        "shape": list(m.shape),
+                        "layer": m.layer,
+                        "kind": m.kind,
+                        "role": m.role,
+                        "dtype": m.dtype,
+                        "orientation": m.orientation,
+                        "tensors": list(tensors_of(m.recipe)),
+                    }
+                    for m in layout.matrices
+                ],
+                "unmeasured": [{"tensor": u.tensor, "reason": u.reason} for u in layout.unmeasured],
+            }
+            for run, layout in layouts.items()
+        },
+    }

@@ -1,0 +1,48 @@
+"""Entry point of `varve`: the first line, then the verb.
+
+Nothing heavy is imported before the first line stands on the screen; each verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+VERBS = ("analyze", "analyse", "inspect", "ingest", "report", "export", "verify", "schedule", "doctor", "catalog")
+_SILENT = {"--help", "-h", "--json", "--version"}
+
+
+def first_line(arguments: Sequence[str]) -> str | None:
+    """What to print at once; None for help, version and JSON, whose output is the answer itself."""
+    if not arguments or arguments[0] not in VERBS or _SILENT.intersection(arguments):
+        return None
+    if arguments[0] == "catalog" and arguments[1:2] != ["make"]:
+        return None
+    verb = "analyze" if arguments[0] == "analyse" else arguments[0]
+    subject = next((a for a in arguments[1:] if not a.startswith("-")), "")
+    return f"varve {version()} · {verb} {subject}".rstrip()
+
+
+def version() -> str:
+    """Of the installed distribution."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("varve")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 all done, 1 doctor found something, 2 usage, 3 partly, 130 interrupted."""
+    arguments = sys.argv[1:]
+    line = first_line(arguments)
+    if line is not None:
+        print(line, flush=True)
+    from flows.cli.app import run
+
+    sys.exit(run(arguments))
+
+
+if __name__ == "__main__":  # spawned Dask workers import this module anew and must not start a second command
+    main()

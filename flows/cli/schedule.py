@@ -1,0 +1,99 @@
+"""`varve schedule`: analyse an archive every night, or whenever a cron expression says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyzers.errors import ParameterError
+from flows.cli import arguments as a
+from flows.cli.console import say
+
+
+def _stop_server(value: bool) -> None:
+    if not value:
+        return
+    from flows import server
+
+    stopped = server.stop()
+    say(f"Stopped the Prefect server at {stopped.url}." if stopped else "No Prefect server that varve started runs.")
+    raise typer.Exit()
+
+
+def schedule(
+    runs: a.Runs,
+    cron: Annotated[
+        str, typer.Option("--cron", help='When: minute hour day month weekday, as in "0 2 * * *" for two at night.')
+    ],
+    out: a.Out = Path("out"),
+    timezone: Annotated[
+        str | None, typer.Option("--timezone", metavar="ZONE", help="As Europe/Berlin.  [default: this machine's]")
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="Also run once right away.")] = False,
+    stop_server: Annotated[
+        bool,
+        typer.Option(
+            "--stop-server", is_eager=True, callback=_stop_server, help="Stop the server that varve started, and exit."
+        ),
+    ] = False,
+    base: a.Base = None,
+    analyzers: a.Analyzers = None,
+    set_: a.Set = None,
+    config: a.Config = None,
+    device: a.Device = "auto",
+    workers: a.Workers = None,
+    scheduler: a.Scheduler = None,
+    store: a.Store = None,
+    include: a.Include = None,
+    exclude: a.Exclude = None,
+    steps: a.Steps = None,
+    cache_bytes: a.CacheBytes = None,
+    rehash: a.Rehash = False,
+    name: a.Name = None,
+    step_pattern: a.StepPattern = None,
+    step_scale: a.StepScale = None,
+) -> int:
+    """Analyse new checkpoints on a schedule: a Prefect deployment, served until Ctrl-C.
+
+    \b
+      varve schedule RUNS/ --cron "0 2 * * *" --out out/
+      varve schedule RUNS/ --cron "*/30 * * * *" --out out/ --timezone UTC --now
+      varve schedule --stop-server
+
+    Takes the options of `varve analyze`. Uses the Prefect server that PREFECT_API_URL names; otherwise starts one on
+    this machine in the background, prints its address, and a later `varve schedule` finds it again. Each run does
+    what is new and writes the report anew; one store never has two runs at once.
+
+    Keep this command running (in tmux, or as a service): it is what carries the runs out. Ctrl-C pauses the schedule
+    and leaves the server; the same command resumes it.
+    """
+    from flows import schedule as schedules
+    from flows.cli.request import options_from
+
+    if not runs.is_dir():
+        raise ParameterError(f"{runs} is not a folder: there is nothing to schedule")
+    when = schedules.checked(cron, timezone)
+    options = options_from(
+        runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,
+        workers=workers, scheduler=scheduler, include=include, exclude=exclude, steps=steps, cache_bytes=cache_bytes,
+        rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale,
+    )  # fmt: skip
+    times = ", ".join(t.strftime("%a %Y-%m-%d %H:%M") for t in schedules.upcoming(when))
+    say(f"{when.cron} in {when.timezone}: next {times}")
+    url = schedules.ensure_server(say)
+    say(f"Prefect server: {url.removesuffix('/api')}")
+    schedules.serve(options, when, now, say)
+    _farewell(url)
+    return 0
+
+
+def _farewell(url: str) -> None:
+    from flows import server
+
+    say("\nStopped serving; the schedule is paused until the same command is given again.")
+    ours = server.recorded()
+    if ours is not None and ours.url == url:
+        say(f"The Prefect server at {url.removesuffix('/api')} still runs (process {ours.pid}, log {ours.log}).")
+        say("`varve schedule --stop-server` stops it.")

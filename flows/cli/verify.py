@@ -1,0 +1,38 @@
+"""`varve verify`: re-hash what is stored against its digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.arguments import AsJson
+from flows.cli.console import plural, progress, say
+
+
+def verify(store: Annotated[Path, typer.Argument(metavar="S.zarr", help="The store.")], as_json: AsJson = False) -> int:
+    """Read every stored tensor and compare it with the digest that it was stored under.
+
+    \b
+      varve verify out/store.zarr
+
+    Exit code 3 when something is damaged (it is listed, with what to do), 0 when all is as it was written.
+    """
+    from pipeline.store import Store
+    from pipeline.store import verify as verify_store
+
+    opened = Store.open(store, mode="r")
+    if as_json:
+        import json
+
+        problems = verify_store(opened)
+        listed = [{"path": p.path, "tensor": p.tensor, "reason": p.reason, "hint": p.hint} for p in problems]
+        say(json.dumps({"ok": not problems, "problems": listed}, indent=2, ensure_ascii=False))
+        return 3 if problems else 0
+    with progress("verifying", 1) as advance:
+        problems = verify_store(opened, progress=advance)
+    for problem in problems:
+        say(str(problem))
+    say(f"{plural(len(problems), 'problem')} found." if problems else "Everything is as it was written.")
+    return 3 if problems else 0

@@ -1,0 +1,236 @@
+"""What `varve doctor` looks at: each check states what it found and, where something is wrong, how to mend it.
+
+Nothing here starts Prefect or changes anything.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from flows import prefect_env, server
+
+OUR_PACKAGES = ("analyzers", "pipeline", "flows", "data_catalog")
+_TRAPS = {
+    "fastapi": "with a newer fastapi, Prefect 3.8 fails every flow",
+    "sqlalchemy": "with a newer SQLAlchemy, Prefect 3.8 schedules silently never fire",
+    "zarr": "the store is written for Zarr 3.1",
+    "prefect": "the flows are written for Prefect 3.8",
+}
+_LITTLE_MEMORY, _LITTLE_DISK = 2 * 10**9, 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `state` "bad" makes doctor's exit code 1; "note" is worth knowing."""
+
+    name: str
+    state: Literal["ok", "note", "bad"]
+    found: str
+    mend: str = ""
+
+
+def versions() -> Iterator[Check]:
+    """The installed stack against what this version of varve asks for."""
+    from packaging.requirements import Requirement
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    yield Check("python", "ok" if good else "bad", python, "" if good else "install Python 3.11 or newer")
+    try:
+        wanted = [Requirement(line) for line in metadata.requires("varve") or ()]
+    except metadata.PackageNotFoundError:
+        yield Check("varve", "bad", "no installed distribution", "pip install . in the folder of varve")
+        return
+    for requirement in wanted:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _version(requirement.name, str(requirement.specifier), requirement.specifier.contains)
+
+
+def _version(name: str, wanted: str, accepts: Callable[..., bool]) -> Check:
+    """One distribution; the specifier decides, the trap explains."""
+    mend = f'pip install "{name}{wanted}"'
+    try:
+        installed = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Check(name, "bad", "not installed", mend)
+    if accepts(installed, prereleases=True):
+        return Check(name, "ok", installed)
+    why = _TRAPS.get(name.lower())
+    return Check(name, "bad", f"{installed}, but {wanted} is wanted" + (f": {why}" if why else ""), mend)
+
+
+def shadows() -> Iterator[Check]:
+    """Whether another distribution stands before one of our top-level names."""
+    root = Path(__file__).resolve().parents[1]
+    owners = metadata.packages_distributions()
+    for name in OUR_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = [Path(p).resolve() for p in (spec.submodule_search_locations or ())] if spec else []
+        others = sorted(set(owners.get(name, ())) - {"varve"})
+        if not places:
+            yield Check(f"package {name}", "bad", "cannot be imported", "pip install --force-reinstall --no-deps varve")
+        elif places[0] != root / name:
+            mend = f"uninstall {' or '.join(others)}" if others else f"rename or move {places[0]}"
+            yield Check(f"package {name}", "bad", f"{places[0]} stands before ours, {root / name}", mend)
+        elif others:
+            found = f"also installed by {', '.join(others)}: one of the two overwrites the other"
+            yield Check(f"package {name}", "bad", found, f"uninstall {' or '.join(others)}, then reinstall varve")
+    yield Check("package folder", "ok", str(root))
+
+
+def devices() -> Iterator[Check]:
+    """torch, CUDA devices, threads."""
+    try:
+        import torch
+    except ImportError as error:
+        yield Check("torch", "bad", f"cannot be imported: {error}", 'pip install "torch>=2.6"')
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Check("threads", "ok", f"{cores} cores usable, torch uses {torch.get_num_threads()} threads")
+    if not torch.backends.mkl.is_available() and not torch._C.has_lapack:
+        yield Check(
+            "LAPACK", "bad", "this torch has none: no spectra can be computed", "install a standard torch wheel"
+        )
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory = f"{properties.total_memory / 1e9:.1f} GB"
+            yield Check(f"cuda:{index}", "ok", f"{properties.name}, {memory}, CUDA {torch.version.cuda}")
+    elif shutil.which("nvidia-smi"):
+        built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
+        mend = "install a CUDA build of torch (pytorch.org), or update the driver"
+        yield Check("cuda", "note", f"nvidia-smi is here, but torch (built {built}) sees no device", mend)
+    else:
+        yield Check("cuda", "ok", "no GPU; everything runs on the CPU")
+
+
+def room(where: Path) -> Iterator[Check]:
+    """Memory, and disk at `where` or its nearest existing parent."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit = _memory_limit()
+    available = min(memory.available, limit) if limit else memory.available
+    found = f"{available / 1e9:.1f} GB available of {(limit or memory.total) / 1e9:.1f} GB"
+    little = available < _LITTLE_MEMORY
+    mend = "close other programs, or give fewer --workers" if little else ""
+    yield Check("memory", "note" if little else "ok", found, mend)
+    folder = next(p for p in (where.absolute(), *where.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    short = free < _LITTLE_DISK
+    mend = "free some space: a store takes about 3/4 of the checkpoints' bytes" if short else ""
+    yield Check("disk", "note" if short else "ok", f"{free / 1e9:.1f} GB free at {folder}", mend)
+
+
+def _memory_limit() -> int | None:
+    """The container's memory limit in bytes, where there is one below the machine's."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def prefect() -> Iterator[Check]:
+    """Which Prefect API a flow would use, and whether it answers; starts nothing."""
+    try:
+        url = prefect_env.configured_url()
+    except Exception as error:  # a broken installation fails on import in ways of its own; that is the finding
+        mend = "pip install with constraints.txt, or use --no-flow"
+        yield Check("Prefect", "bad", f"cannot be imported: {type(error).__name__}: {error}", mend)
+        return
+    local = server.running()
+    if url is not None:
+        trouble = prefect_env.answers(url)
+        mend = "start that server, or unset PREFECT_API_URL; --no-flow needs none" if trouble else ""
+        found = f"{url} does not answer: {trouble}" if trouble else f"{url} answers{_server_version(url)}"
+        yield Check("Prefect API", "bad" if trouble else "ok", found, mend)
+    elif local is not None:
+        yield Check("Prefect API", "ok", f"none configured; the local one at {local.url} answers and is used")
+    else:
+        yield Check("Prefect API", "ok", "none configured; each command starts a temporary one (10 to 20 s)")
+    if (stale := server.recorded()) is not None and local is None:
+        mend = "`varve schedule` starts a new one; schedules do not fire until then"
+        yield Check("Prefect server", "note", f"the one varve started at {stale.url} no longer answers", mend)
+    if not os.access(next(p for p in (server.home(), *server.home().parents) if p.exists()), os.W_OK):
+        mend = "set PREFECT_HOME to a folder that can be written, or use --no-flow"
+        yield Check("PREFECT_HOME", "bad", f"{server.home()} cannot be written", mend)
+
+
+def _server_version(url: str) -> str:
+    import httpx
+
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/admin/version", timeout=5)
+    except httpx.HTTPError:
+        return ""
+    theirs, ours = answer.text.strip().strip('"'), metadata.version("prefect")
+    if answer.status_code != 200:
+        return ""
+    return f", version {theirs}" + ("" if theirs == ours else f" (here: {ours})")
+
+
+def dask(scheduler: str) -> Iterator[Check]:
+    """Whether a given Dask scheduler answers, with how many workers, of the same versions."""
+    from distributed import Client
+
+    try:
+        with Client(scheduler, timeout=5, set_as_default=False) as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+            threads = sum(w["nthreads"] for w in workers.values())
+            state: Literal["ok", "bad"] = "ok" if workers else "bad"
+            mend = "" if workers else f"start workers: dask worker {scheduler}"
+            yield Check("Dask scheduler", state, f"{scheduler}: {len(workers)} workers, {threads} threads", mend)
+            try:
+                client.get_versions(check=True)
+            except ValueError as error:
+                mend = "install the same versions on all machines"
+                yield Check("Dask versions", "note", " ".join(str(error).split()), mend)
+    except (OSError, TimeoutError, ValueError) as error:
+        mend = "check the address (tcp://HOST:8786), the network and the scheduler's log"
+        yield Check("Dask scheduler", "bad", f"{scheduler} does not answer: {error}", mend)
+
+
+def plugins() -> Iterator[Check]:
+    """Whether every registered analyzer can be loaded, and whether two want one name."""
+    from analyzers import registry
+
+    for info in registry.available().values():
+        if info.problem:
+            mend = "reinstall varve" if info.origin == "built-in" else f"update or uninstall {info.origin}"
+            yield Check(f"analyzer {info.name}", "bad", info.problem, mend)
+        else:
+            yield Check(f"analyzer {info.name}", "ok", f"{info.origin}, version {info.version}")
+    for clash in registry.clashes():
+        yield Check("analyzer names", "note", clash, "uninstall the one that is not wanted")
+
+
+def store(path: Path) -> Iterator[Check]:
+    """Whether this version can read a store."""
+    from analyzers.errors import StoreError
+    from pipeline.store import Store
+
+    try:
+        runs = Store.open(path, mode="r").runs()
+    except StoreError as error:
+        yield Check("store", "bad", str(error), "see the message")
+    else:
+        yield Check("store", "ok", f"{path}: {len(runs)} runs")
+
+
+def examine(scheduler: str | None = None, store_path: Path | None = None) -> list[Check]:
+    """All checks in the order of the report."""
+    checks = [*versions(), *shadows(), *devices(), *room(store_path or Path.cwd()), *prefect(), *plugins()]
+    if scheduler:
+        checks += dask(scheduler)
+    if store_path is not None:
+        checks += store(store_path)
+    return checks

@@ -1,0 +1,87 @@
+"""What the user asked `varve analyze` or `varve schedule` for, as one validated, JSON-able value.
+
+The command line makes it, Prefect deployments carry it as their parameter, and the result is stored with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from analyzers.errors import ParameterError
+
+Settings = dict[str, dict[str, Any]]
+"""Analyzer name → key → value, as --set and --config give them."""
+
+
+class AnalyzeOptions(BaseModel):
+    """All options of an analysis; paths are absolute, so that a schedule means the same from any folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runs: str
+    out: str
+    store: str | None = None
+    base: tuple[str, ...] = ()
+    analyzers: tuple[str, ...] = ()
+    settings: Settings = {}
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = None
+    scheduler: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    steps: str | None = None
+    cache_bytes: int | None = None
+    rehash: bool = False
+    name: str | None = None
+    step_pattern: str | None = None
+    step_scale: int | None = None
+
+    @field_validator("runs", "out", "store")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser().absolute()) if value is not None else None
+
+    @property
+    def store_path(self) -> Path:
+        """Where the store is: given, or beside the report."""
+        return Path(self.store) if self.store else Path(self.out) / "store.zarr"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of '2GB', '500 MB', '1.5GiB', '4096'. Raises `ParameterError`."""
+    units = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    units |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+    stripped = text.strip().replace("_", "")
+    number = stripped.rstrip("bBkKmMgGtTiI ").strip()
+    suffix = stripped[len(number) :].strip().lower()
+    unit = units.get(suffix, units.get(suffix.removesuffix("b")))
+    try:
+        value = float(number)
+    except ValueError:
+        unit, value = None, 0.0
+    if unit is None or value < 0 or value != value or value == float("inf"):
+        raise ParameterError(f"{text!r} is not a size; write for example 2GB, 500MB or 1.5GiB")
+    return int(value * unit)
+
+
+def read_config(path: Path) -> Settings:
+    """A YAML or JSON file that maps analyzer → key → value. Raises `ParameterError` naming what is wrong in it."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"--config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"--config {path}: not valid YAML or JSON: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping) or not all(isinstance(v, Mapping) for v in data.values()):
+        raise ParameterError(
+            f"--config {path}: expected a mapping of analyzer to its settings, for example\n"
+            "    intruder_dimensions:\n      epsilon: [0.3, 0.5, 0.7]"
+        )
+    return {str(analyzer): {str(k): v for k, v in keys.items()} for analyzer, keys in data.items()}
