@@ -1,0 +1,268 @@
+"""The base that a run is compared with: found by a fixed order of places, or `BaseNotFoundError` with all of them.
+
+An adapter: what the user gave, the catalog's map, a sibling ``base/``, the path in its config, the local Hugging Face
+cache. A full run: given, catalog, sibling, else its own first step (flagged). Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from analyzers.errors import ArchiveError, BaseNotFoundError
+from pipeline.archive.types import Archive, Checkpoint, Layout, MatrixSpec, Run
+
+Opener = Callable[[Path], Archive]
+"""Reads the headers of a folder: `pipeline.archive.open_archive`."""
+
+
+@dataclass(frozen=True)
+class BaseOption:
+    """One ``--base`` value: `target` (a path, or RUN[@STEP]) for the runs whose id fits `runs`, a glob."""
+
+    runs: str
+    target: str
+
+
+@dataclass(frozen=True)
+class ResolvedBase:
+    """The checkpoint that a run is compared with, and how it was chosen.
+
+    `kind`: "given", "catalog", "sibling", "adapter_config", "hf_cache" or "first_step". `run` holds `checkpoint`; it
+    has the role "base" when it lies outside the archive.
+    """
+
+    run: Run
+    checkpoint: Checkpoint
+    kind: str
+
+    @property
+    def reference(self) -> str:
+        """ "run@step", as stored with the run that is compared."""
+        return f"{self.run.id}@{self.checkpoint.step}"
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A matrix of a run without its counterpart in the base, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BaseMatch:
+    """Pairs (the run's matrix, the base's) of one name and shape, and the run's matrices that have none."""
+
+    pairs: tuple[tuple[MatrixSpec, MatrixSpec], ...]
+    unmatched: tuple[Unmatched, ...] = ()
+
+
+def parse_base_options(values: Sequence[str]) -> tuple[BaseOption, ...]:
+    """``--base`` values in order: PATH or RUN[@STEP] for every run, RUN_GLOB=PATH (or RUN_GLOB=RUN[@STEP]) for some.
+
+    A value that is an existing path is one, even with "=" inside.
+    """
+    options = []
+    for value in values:
+        glob, equals, target = value.partition("=")
+        if not equals or Path(value).expanduser().exists():
+            glob, target = "*", value
+        if not glob or not target:
+            raise ArchiveError(f"--base {value!r}: expected PATH, RUN, RUN@STEP or RUN_GLOB=PATH")
+        options.append(BaseOption(glob, target))
+    return tuple(options)
+
+
+def resolve_base(
+    run: Run,
+    archive: Archive,
+    given: Sequence[BaseOption] | str | None = None,
+    catalog_map: Mapping[str, str] | None = None,
+    open_path: Opener | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> ResolvedBase:
+    """The base of one run.
+
+    `given`: parsed ``--base`` options (the first whose glob fits; globs before the general ones), or one value.
+    `catalog_map`: run glob → path or RUN[@STEP], relative to the archive. `open_path` reads a folder that is outside
+    the archive. What is given and cannot be found is an error; the other places are tried in turn.
+    """
+    search = _Search(run, archive, open_path or _open_archive, [])
+    options = parse_base_options([given]) if isinstance(given, str) else tuple(given or ())
+    chosen = _option(options, run.id)
+    if chosen is not None:
+        return search.required(chosen.target, "given", (Path.cwd(), archive.root))
+    for glob, target in (catalog_map or {}).items():
+        if fnmatchcase(run.id, glob):
+            return search.required(target, "catalog", (archive.root,))
+    if found := search.sibling():
+        return found
+    adapter = next((c.adapter for c in run.checkpoints if c.adapter is not None), None)
+    if adapter is None and run.checkpoints and all(c.kind == "full" for c in run.checkpoints):
+        return ResolvedBase(run, run.checkpoints[0], "first_step")
+    name = str((adapter or {}).get("base_model_name_or_path") or "")
+    if name:
+        first = run.checkpoints[0].path
+        for start in dict.fromkeys((first if first.is_dir() else first.parent, run.path, archive.root)):
+            if found := search.path(start / Path(name).expanduser(), "adapter_config"):
+                return found
+        revision = str((adapter or {}).get("revision") or "main")
+        for snapshot in hf_snapshots(name, revision, os.environ if environ is None else environ):
+            if found := search.path(snapshot, "hf_cache"):
+                return found
+    raise search.failure(f"its adapter_config.json names {name!r}" if name else "it names no base of its own")
+
+
+def hf_snapshots(name: str, revision: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the local Hugging Face cache would hold a model "org/name": the revision's snapshot, in each cache folder.
+
+    refs/<revision> holds the commit; a revision that is a commit itself is a snapshot's name.
+    """
+    if name.count("/") > 1 or not name.strip("/") or name.startswith(("/", ".", "~")):
+        return ()
+    places = []
+    for cache in hf_caches(environ):
+        model = cache / f"models--{name.replace('/', '--')}"
+        ref = model / "refs" / revision
+        commit = ref.read_text().strip() if ref.is_file() else revision
+        places.append(model / "snapshots" / commit)
+    return tuple(places)
+
+
+def hf_caches(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The Hugging Face cache folders by the library's rules: HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(variable):
+            return (Path(environ[variable]).expanduser(),)
+    if environ.get("HF_HOME"):
+        return (Path(environ["HF_HOME"]).expanduser() / "hub",)
+    home = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(home).expanduser() / "huggingface" / "hub",)
+
+
+def match_base(run: Layout, base: Layout) -> BaseMatch:
+    """Which matrix of the base each matrix of a run (weight or Δ) is compared with: same name, same shape.
+
+    Circuits are matched like any other matrix when both layouts hold them.
+    """
+    by_name = {spec.name: spec for spec in base.matrices}
+    pairs: list[tuple[MatrixSpec, MatrixSpec]] = []
+    unmatched: list[Unmatched] = []
+    for spec in run.matrices:
+        other = by_name.get(spec.name)
+        if other is None:
+            near = difflib.get_close_matches(spec.name, by_name, n=3, cutoff=0.8)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            unmatched.append(Unmatched(spec.name, f"base has no matrix of this name{hint}"))
+        elif other.shape != spec.shape:
+            unmatched.append(Unmatched(spec.name, f"shapes differ: {spec.shape} here, {other.shape} in the base"))
+        else:
+            pairs.append((spec, other))
+    return BaseMatch(tuple(pairs), tuple(unmatched))
+
+
+def _option(options: Sequence[BaseOption], run_id: str) -> BaseOption | None:
+    """The option for a run: the first glob that fits, those for every run last."""
+    fitting = [o for o in options if fnmatchcase(run_id, o.runs)]
+    return next((o for o in fitting if o.runs != "*"), fitting[0] if fitting else None)
+
+
+def _open_archive(path: Path) -> Archive:
+    import pipeline.archive  # here: the package's front imports this module
+
+    opened: Archive = pipeline.archive.open_archive(path)
+    return opened
+
+
+@dataclass
+class _Search:
+    """One run's search, with every place it looked at."""
+
+    run: Run
+    archive: Archive
+    open_path: Opener
+    looked: list[str]
+
+    def required(self, target: str, kind: str, starts: Sequence[Path]) -> ResolvedBase:
+        """What the user named: a run of the archive, or a path."""
+        if not target.startswith(("/", "./", "../", "~")) and (found := self.named(target, kind)):
+            return found
+        for start in dict.fromkeys(starts):
+            if found := self.path(start / Path(target).expanduser(), kind):
+                return found
+        raise self.failure(f"{kind} as {target!r}")
+
+    def named(self, target: str, kind: str) -> ResolvedBase | None:
+        """RUN or RUN@STEP inside the archive; STEP may be "first" or "last" (the default)."""
+        name, at, step = target.rpartition("@")
+        if not at:
+            name, step = target, "last"
+        ids = (name, f"{self.archive.name}/{name}")
+        for run in self.archive.runs:
+            if run.id not in ids:
+                continue
+            checkpoint = _at_step(run, step)
+            if checkpoint is not None:
+                return ResolvedBase(run, checkpoint, kind)
+            steps = ", ".join(str(c.step) for c in run.checkpoints) or "none"
+            self.looked.append(f"run {run.id!r} has no step {step} (its steps: {steps})")
+            return None
+        self.looked.append(f"no run {name!r} in the archive {self.archive.name!r}")
+        return None
+
+    def sibling(self) -> ResolvedBase | None:
+        """A run in a folder ``base`` beside the run or beside one of its parents, nearest first."""
+        root, folder = self.archive.root, self.run.path
+        while True:
+            place = folder.parent / "base"
+            if folder == root or not (folder.parent == root or root in folder.parent.parents):
+                return None
+            if self.run.path != place and place not in self.run.path.parents:
+                inside = [r for r in self.archive.runs if r.path == place or place in r.path.parents]
+                if inside and inside[0].checkpoints and inside[0].id != self.run.id:
+                    return ResolvedBase(inside[0], inside[0].checkpoints[-1], "sibling")
+                self.looked.append(f"{place} (no run there)")
+            folder = folder.parent
+
+    def path(self, path: Path, kind: str) -> ResolvedBase | None:
+        """A run of the archive that lies at this path, or a folder or file outside, opened now."""
+        path = Path(os.path.normpath(path.absolute()))
+        for run in self.archive.runs:
+            for checkpoint in run.checkpoints:
+                here = checkpoint.path.absolute() == path
+                last_of = run.path.absolute() == path and checkpoint is run.checkpoints[-1]
+                if (here or last_of) and (run.id != self.run.id or checkpoint.kind == "full"):
+                    return ResolvedBase(run, checkpoint, kind)
+        if not path.exists():
+            self.looked.append(f"{path} (does not exist)")
+            return None
+        opened = self.open_path(path)
+        runs = [r for r in opened.runs if any(c.kind == "full" for c in r.checkpoints)]
+        if len(runs) != 1:
+            found = ", ".join(r.id for r in runs) or "none"
+            problems = "".join(f"; {p}" for p in opened.problems[:3])
+            self.looked.append(f"{path} (wanted one run of full weights, found: {found}{problems})")
+            return None
+        base = replace(runs[0], role="base")
+        last = [c for c in base.checkpoints if c.kind == "full"][-1]
+        return ResolvedBase(base, last, kind)
+
+    def failure(self, why: str) -> BaseNotFoundError:
+        places = "; ".join(self.looked) or "nowhere"
+        return BaseNotFoundError(
+            f"run {self.run.id!r}: its base was not found ({why}). Looked at: {places}. "
+            f"Give it with --base PATH, --base RUN@STEP or --base {self.run.id}=PATH"
+        )
+
+
+def _at_step(run: Run, step: str) -> Checkpoint | None:
+    if not run.checkpoints or step == "last":
+        return run.checkpoints[-1] if run.checkpoints else None
+    if step == "first":
+        return run.checkpoints[0]
+    return next((c for c in run.checkpoints if str(c.step) == step), None)

@@ -1,0 +1,178 @@
+"""Full weights → matrices: which matrices a tensor holds, in the orientation (out, in), and the recipe of each.
+
+A tensor is one matrix (linear, convolution, embedding), several (fused q/k/v, gate/up, experts), or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from pipeline.archive.experts import dbrx_cuts, expert_cuts, is_stack
+from pipeline.archive.fused import config_for, integer, row_cuts
+from pipeline.archive.kinds import kind_of
+from pipeline.archive.names import Dialect, layer_of, module_path, one_form, strip_prefixes, unique_names, words
+from pipeline.archive.recipes import Dense, Op, Recipe
+from pipeline.archive.types import Layout, MatrixSpec, TensorHeader, Unmeasured
+from pipeline.archive.unmeasured import why_not
+
+_CONV1D_TYPES = frozenset(("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"))
+_CONV1D = frozenset(("c_attn", "q_attn", "c_proj", "c_fc"))
+_TURN: tuple[Op, ...] = (("permute", 1, 0),)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A matrix before it has its final name: `names` are candidates, the canonical one first."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, int]
+    recipe: Recipe
+    kind: str | None
+    dtype: str
+    orientation: str = "out_in"
+    role: str = "weight"
+
+
+def drafts_of(tensors: Sequence[TensorHeader], config: Mapping[str, Any]) -> tuple[list[Draft], list[Unmeasured]]:
+    """The matrices and the unmeasured tensors of full weights."""
+    names = frozenset(t.name for t in tensors)
+    dialect = Dialect.of(names, str(config.get("model_type", "")))
+    shapes = {one_form(strip_prefixes(module_path(t.name)), dialect): t.shape for t in tensors}
+    conv1d = _uses_conv1d(shapes, config)
+    drafts: list[Draft] = []
+    unmeasured: list[Unmeasured] = []
+    for header in tensors:
+        reason = why_not(header, names) or _factor(header.name)
+        found = [] if reason else _matrices(header, shapes, config, dialect, conv1d)
+        if not found:
+            reason = reason or f"{len(header.shape)}-D {header.shape}: how it is laid out is not known"
+            unmeasured.append(Unmeasured(header.name, reason))
+        drafts.extend(found)
+    return drafts, unmeasured
+
+
+def layout_of(tensors: Sequence[TensorHeader], drafts: Sequence[Draft], unmeasured: Sequence[Unmeasured]) -> Layout:
+    """The layout with unique names, layers and kinds."""
+    names = unique_names([draft.names for draft in drafts])
+    matrices = tuple(
+        MatrixSpec(
+            name, d.shape, d.recipe, layer_of(name), d.kind or kind_of(d.names[0]), d.role, d.dtype, d.orientation
+        )
+        for name, d in zip(names, drafts, strict=True)
+    )
+    return Layout(tuple(tensors), matrices, tuple(unmeasured))
+
+
+def _matrices(
+    header: TensorHeader,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    dialect: Dialect,
+    conv1d: bool,
+) -> list[Draft]:
+    """The matrices of one tensor of two or more axes; [] when its layout is not known."""
+    long = one_form(module_path(header.name), dialect)
+    path = one_form(strip_prefixes(module_path(header.name)), dialect)
+    shape = header.shape
+    leaf = path.rsplit(".", 1)[-1]
+    last = header.name.replace("/", ".").rsplit(".", 1)[-1]
+
+    def draft(tail: str, ops: tuple[Op, ...], size: tuple[int, int], orientation: str, kind: str | None) -> Draft:
+        suffix = f".{tail}" if tail else ""
+        names = (path + suffix, long + suffix, header.name + suffix)
+        return Draft(names, size, Dense(header.name, ops), kind, header.dtype, orientation)
+
+    cuts = expert_cuts(path, shape, shapes, config) if is_stack(path, shape) else []
+    if config.get("model_type") == "dbrx" and ".experts.mlp." in path and len(shape) == 2:
+        cuts = dbrx_cuts(path, shape, config)
+    if cuts:
+        head = path.removesuffix(f".{leaf}").removesuffix(".experts.mlp").removesuffix(".experts")
+        return [
+            Draft(
+                (f"{head}.experts.{tail}", f"{long}.{tail}", f"{header.name}.{tail}"),
+                size,
+                Dense(header.name, ops),
+                None,
+                header.dtype,
+                orientation,
+            )
+            for tail, ops, size, orientation in cuts
+        ]
+    kind = kind_of(path)
+    if kind in ("embedding", "unembedding", "linear") and _is_table(path, shape, kind, config):
+        kind = "embedding"
+    if kind == "embedding":
+        rows, cols = (prod(shape[:-1]), shape[-1])
+        flat: tuple[Op, ...] = () if len(shape) == 2 else (("reshape", rows, cols),)
+        return [draft("", (*flat, *_TURN), (cols, rows), "in_out", "embedding")]
+    if len(shape) > 2:
+        return _spatial(path, last, shape, draft)
+    turned = last == "kernel" or (conv1d and leaf in _CONV1D)
+    rows, cols = (shape[1], shape[0]) if turned else (shape[0], shape[1])
+    turn = _TURN if turned else ()
+    orientation = "in_out" if turned else "out_in"
+    parts = row_cuts(path, rows, cols, config)
+    if not parts:
+        vocabulary = integer(config_for(path, config), "vocab_size")
+        if kind == "linear" and rows == vocabulary and rows != cols:
+            kind = "unembedding"
+        return [draft("", turn, (rows, cols), orientation, kind)]
+    return [draft(p.suffix, (*turn, *p.ops(cols)), (p.rows, cols), orientation, p.kind) for p in parts]
+
+
+def _spatial(path: str, last: str, shape: tuple[int, ...], draft: Any) -> list[Draft]:
+    """Kernels of three and more axes: convolutions, and attention projections kept by head."""
+    flat = prod(shape[1:])
+    leaf = path.rsplit(".", 1)[-1]
+    kind = kind_of(path)
+    by_head = len(shape) == 3 and kind.startswith("attention.")
+    if by_head and (last == "kernel" or ".rel_attn." in f".{path}") and leaf in _BY_HEAD_IN:  # (in, heads, head_dim)
+        ops: tuple[Op, ...] = (("reshape", shape[0], flat), *_TURN)
+        return [draft("", ops, (flat, shape[0]), "in_out", kind)]
+    if by_head and last == "kernel":  # Flax DenseGeneral's output: (heads, head_dim, out)
+        size = (shape[2], shape[0] * shape[1])
+        return [draft("", (("reshape", size[1], size[0]), *_TURN), size, "in_out", kind)]
+    if ".rel_attn." in f".{path}" and len(shape) == 3:  # XLNet's o: (out, heads, head_dim)
+        return [draft("", (("reshape", shape[0], flat),), (shape[0], flat), "out_in", "attention.output")]
+    if last == "kernel":  # Flax and Keras: (*k, in, out)
+        axes = (len(shape) - 1, len(shape) - 2, *range(len(shape) - 2))
+        size = (shape[-1], prod(shape[:-1]))
+        return [draft("", (("permute", *axes), ("reshape", *size)), size, "in_out", "conv")]
+    if last == "weight":
+        return [draft("", (("reshape", shape[0], flat),), (shape[0], flat), "out_in", "conv")]
+    return []
+
+
+_BY_HEAD_IN = words("q k v r query key value q_proj k_proj v_proj")
+
+
+def _is_table(path: str, shape: tuple[int, ...], kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is a table of vectors by other signs than its name's words."""
+    if kind == "embedding":
+        return True
+    leaf = path.rsplit(".", 1)[-1]
+    vocabulary = integer(config_for(path, config), "vocab_size")
+    return (
+        kind == "linear" and "embed" in leaf and len(shape) == 2 and shape[0] == vocabulary and shape[1] != vocabulary
+    )
+
+
+def _uses_conv1d(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> bool:
+    """Whether c_attn, c_proj, c_fc are transformers' Conv1D (in, out): by the model type, else by c_attn's shape."""
+    if model_type := config.get("model_type"):
+        return model_type in _CONV1D_TYPES
+    return any(
+        len(shape) == 2 and shape[1] == 3 * shape[0] and shape[0] > 0
+        for path, shape in shapes.items()
+        if path.endswith("c_attn")
+    )
+
+
+def _factor(name: str) -> str | None:
+    """LoRA factors inside full weights (a PEFT model saved by torch.save): their scale is nowhere in the file."""
+    if ".lora_A." in name or ".lora_B." in name or ".lora_embedding_" in name:
+        return "a LoRA factor without adapter_config.json: its scale is not known; save with PEFT's save_pretrained"
+    return None
