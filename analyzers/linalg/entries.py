@@ -1,0 +1,133 @@
+"""One streamed pass over a matrix's entries: moments, and a histogram of magnitudes fine enough to fit laws on.
+
+The histogram's bins are the leading bits of |w| as a float32: exact for bfloat16, float16 and float8, and 2⁻¹⁰ of a
+binade wide otherwise, so that sums of |w|^β over bins are good to 1e-7.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from analyzers.contract import Content
+from analyzers.errors import Unmeasurable
+from analyzers.linalg.blocks import blocks64, shape_of
+
+_DROPPED_BITS = 13
+"""Of a float32's 23 mantissa bits, ten remain: as many as float16 has."""
+
+
+@dataclass(frozen=True)
+class EntryFacts:
+    """What one pass tells of the entries w. Moments are central; `kurtosis` is m4/m2² (3 for a Gaussian).
+
+    `magnitudes` ascending and `counts` describe the non-zero |w|: exact values where `exact`, else bin centres.
+    `mantissa_bits` counts the fraction bits in use (53 bits of significand = 52). `largest` is max |w|.
+    """
+
+    count: int
+    zeros: int
+    mean: float
+    std: float
+    skewness: float
+    kurtosis: float
+    largest: float
+    magnitudes: np.ndarray
+    counts: np.ndarray
+    exact: bool
+    mantissa_bits: int
+
+
+def entry_facts(content: Content) -> EntryFacts:
+    """The facts, from the storage dtype in float64 blocks; factors expand block by block.
+
+    Raises `Unmeasurable` when there is no entry, or when entries are not finite or complex.
+    """
+    m, n = shape_of(content)
+    count = m * n
+    if not count:
+        raise Unmeasurable(f"a {m} × {n} matrix has no entries")
+    # Float64 entries are brought into float32's range by a power of two before their leading bits are taken.
+    exponent = 0
+    if not isinstance(content, torch.Tensor) or content.dtype == torch.float64:
+        largest = max((float(b.abs().max()) for b in blocks64(content)), default=0.0)
+        exponent = math.frexp(largest)[1] if math.isfinite(largest) and largest else 0
+    moments = _Moments()
+    histogram = np.zeros(0, dtype=np.int64)
+    bits = 0
+    for block in blocks64(content):
+        values = block.reshape(-1).cpu().numpy()
+        moments.add(values, exponent)
+        bits |= _fraction_bits(values)
+        scaled = values if not exponent else np.ldexp(values, -exponent)
+        keys = (scaled.astype(np.float32).view(np.int32) & 0x7FFFFFFF) >> _DROPPED_BITS
+        found = np.bincount(keys)
+        if len(found) > len(histogram):
+            histogram, found = found, histogram
+        histogram[: len(found)] += found
+    exact = not bits & ((1 << (52 - 10)) - 1)
+    zeros = int(histogram[0]) if len(histogram) else 0
+    used = np.flatnonzero(histogram)
+    used = used[used > 0]
+    half = 0 if exact else 1 << (_DROPPED_BITS - 1)
+    centres = ((used.astype(np.int32) << _DROPPED_BITS) + half).view(np.float32).astype(np.float64)
+    mean, std, skewness, kurtosis = moments.results()
+    return EntryFacts(
+        count=count,
+        zeros=zeros,
+        mean=math.ldexp(mean, exponent),
+        std=math.ldexp(std, exponent),
+        skewness=skewness,
+        kurtosis=kurtosis,
+        largest=math.ldexp(moments.largest, exponent),
+        magnitudes=np.ldexp(centres, exponent),
+        counts=histogram[used],
+        exact=exact,
+        mantissa_bits=52 - _trailing_zeros(bits),
+    )
+
+
+class _Moments:
+    """Sums of powers about the first block's mean: one pass, no cancellation against a common offset."""
+
+    def __init__(self) -> None:
+        self.count, self.sums, self.offset, self.largest = 0, np.zeros(4), 0.0, 0.0
+
+    def add(self, values: np.ndarray, exponent: int) -> None:
+        scaled = values if not exponent else np.ldexp(values, -exponent)
+        largest = float(max(scaled.max(), -scaled.min()))
+        if not math.isfinite(largest):
+            nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+            raise Unmeasurable(
+                f"entries are not finite: {nan} NaN and {infinite} infinite among the {len(values)} of one block"
+            )
+        if not self.count:
+            self.offset = float(scaled.mean())
+        self.largest = max(self.largest, largest)
+        self.count += len(scaled)
+        centred = scaled - self.offset
+        squares = centred * centred
+        self.sums += (centred.sum(), squares.sum(), squares @ centred, squares @ squares)
+
+    def results(self) -> tuple[float, float, float, float]:
+        """mean, std, skewness, kurtosis (NaN for the last two where all entries are equal)."""
+        a, b, c, d = self.sums / self.count
+        variance = max(b - a * a, 0.0)
+        mean = self.offset + a
+        if variance <= 1e-30 * self.largest**2:
+            return mean, 0.0, math.nan, math.nan
+        third = c - 3 * a * b + 2 * a**3
+        fourth = d - 4 * a * c + 6 * a * a * b - 3 * a**4
+        return mean, math.sqrt(variance), third / variance**1.5, fourth / variance**2
+
+
+def _fraction_bits(values: np.ndarray) -> int:
+    """The fraction bits (52) that any of the float64 values uses, or-ed together."""
+    return int(np.bitwise_or.reduce(values.view(np.int64)) & ((1 << 52) - 1))
+
+
+def _trailing_zeros(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1 if bits else 52

@@ -1,0 +1,19 @@
+"""Weight spectra: all singular values of every matrix, and what they say (definitions in docs/weight-spectra.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analyzers.weight_spectra.analyzer import WeightSpectra as WeightSpectra
+
+__all__ = ["WeightSpectra"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the analyzer, and torch with it, when it is first asked for."""
+    if name == "WeightSpectra":
+        from analyzers.weight_spectra.analyzer import WeightSpectra
+
+        return WeightSpectra
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

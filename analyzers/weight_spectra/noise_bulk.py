@@ -1,0 +1,151 @@
+"""How much of a spectrum independent noise would explain: Marchenko–Pastur fits, judged against their own null.
+
+`s`, the standard deviation of the noise, is a named choice: "total", "median" or "shuffle".
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from analyzers.contract import Cache, Content, Context, Cost, MatrixInfo, Result, Statistic, Unit
+from analyzers.errors import ParameterError
+from analyzers.linalg.blocks import dense64
+from analyzers.linalg.gaussian_null import gaussian_eigenvalues, tail_p_value
+from analyzers.linalg.marchenko_pastur import fit_bulk, median_scale
+from analyzers.linalg.spectra import singular_values
+from analyzers.weight_spectra.statistics import Entries, Sigma, input_of, matrix_of, no_entries, shape_of
+
+BULK_SCALES = ("total", "median", "shuffle")
+_NULL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShuffledSigma(Statistic):
+    """All σ after a seeded permutation of the entries: the spectrum that the entries' own law has without structure.
+
+    Field: `sigma` float64 descending (p,). The seed derives from the unit's key.
+    """
+
+    name = "shuffled_sigma"
+    version = 1
+    scope = "matrix"
+
+    def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        """Only dense weights are shuffled: the entries of a product are not exchangeable."""
+        return no_entries(info) or not_a_weight(info, "a shuffle of its entries")
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """The permutation is drawn on the CPU, so that devices agree."""
+        content = matrix_of(unit.only).content()
+        shuffled = shuffle_entries(content, context.generator())
+        return {"sigma": singular_values(shuffled).sigma.cpu().numpy().copy()}
+
+
+@dataclass(frozen=True)
+class MarchenkoPasturFit(Statistic):
+    """The bulk under each choice of s, with the p-value of its distance to the law.
+
+    Fields, each float64 (len(scales),): `s`, `edge`, `upper` (λ+), `n_spikes`, `ks`, `ks_p`. The null of `ks` is
+    `draws` Gaussian matrices of this shape, for each of which s is fitted anew; it depends on the shape only.
+    """
+
+    scales: tuple[str, ...] = ("total", "median")
+    draws: int = 100
+
+    name = "mp_fit"
+    version = 1
+    scope = "matrix"
+    reads_matrices = False
+
+    def __post_init__(self) -> None:
+        for scale in self.scales:
+            if scale not in BULK_SCALES:
+                raise ParameterError(f"bulk scale {scale!r} is unknown; there are {', '.join(BULK_SCALES)}")
+
+    def inputs(self) -> tuple[Statistic, ...]:
+        """σ, the entries' std, and the shuffled σ where s is to come from them."""
+        shuffled = (ShuffledSigma(),) if "shuffle" in self.scales else ()
+        return (Sigma(), Entries(), *shuffled)
+
+    def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        """The law is one of matrices of independent entries, not of products."""
+        if min(info.shape) < 2:
+            return f"a {info.shape[0]} × {info.shape[1]} matrix has no bulk of singular values"
+        return not_a_weight(info, "the Marchenko–Pastur law")
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """The null, once per shape: 1.5e-8 s per M² and draw."""
+        sides = {tuple(sorted(info.shape)) for info in infos}
+        return Cost(sum(1.5e-8 * m * m * self.draws for m, _ in sides) + 1e-3 * len(infos), 1 << 26, "cpu")
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """See `analyzers.linalg.marchenko_pastur.fit_bulk`."""
+        observation = unit.only
+        M, N = sorted(shape_of(observation))
+        eigenvalues = input_of(observation, "sigma")["sigma"] ** 2
+        fits = []
+        for scale in self.scales:
+            if scale == "total":
+                s = float(input_of(observation, "entries")["std"])
+            elif scale == "median":
+                s = median_scale(eigenvalues, N)
+            else:
+                s = median_scale(input_of(observation, "shuffled_sigma")["sigma"] ** 2, N)
+            fits.append(fit_bulk(eigenvalues, N, s))
+        null = bulk_null(M, N, self.draws, context.cache)
+        return {
+            "s": np.array([fit.s for fit in fits]),
+            "edge": np.array([fit.edge for fit in fits]),
+            "upper": np.array([fit.upper for fit in fits]),
+            "n_spikes": np.array([float(fit.n_spikes) if fit.n_spikes >= 0 else math.nan for fit in fits]),
+            "ks": np.array([fit.ks for fit in fits]),
+            "ks_p": np.array([tail_p_value(null[scale], fit.ks) for scale, fit in zip(self.scales, fits, strict=True)]),
+        }
+
+
+def bulk_null(M: int, N: int, draws: int, cache: Cache) -> dict[str, np.ndarray]:
+    """For each bulk scale the KS distances of `draws` Gaussian matrices of this shape, ascending; seeded by the shape."""
+    make = functools.partial(_bulk_null, M, N, draws)
+    kept = cache("mp_null", f"{M}x{N}:{draws}:v{_NULL_VERSION}", make)
+    return {name: values.numpy() for name, values in kept.items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _bulk_null(M: int, N: int, draws: int) -> dict[str, torch.Tensor]:
+    generator = np.random.default_rng([M, N, draws, _NULL_VERSION])
+    spectra = gaussian_eigenvalues(M, N, draws, generator)
+    medians = np.array([median_scale(values, N) for values in spectra])
+    scales = {
+        "total": np.sqrt(spectra.sum(axis=1) / (M * N)),
+        "median": medians,
+        # The s of a shuffled Gaussian matrix is that of another Gaussian matrix.
+        "shuffle": np.roll(medians, 1),
+    }
+    null = {}
+    for name, chosen in scales.items():
+        distances = [fit_bulk(values, N, float(s)).ks for values, s in zip(spectra, chosen, strict=True)]
+        null[name] = torch.from_numpy(np.sort(np.array(distances)))
+    return null
+
+
+def shuffle_entries(content: Content, generator: torch.Generator) -> torch.Tensor:
+    """The entries in random order, same shape and storage dtype."""
+    tensor = content if isinstance(content, torch.Tensor) else dense64(content)
+    order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+    # Indexing is not offered for every storage dtype (float8): bytes of the same width are moved instead.
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    flat = tensor.contiguous().view(width).reshape(-1)[order]
+    return flat.reshape(tensor.shape).view(tensor.dtype)
+
+
+def not_a_weight(info: MatrixInfo, what: str) -> str | None:
+    """The reason to refuse Δ of an adapter and attention circuits, which are products of thin factors."""
+    if info.role == "weight":
+        return None
+    return f"{what} applies to matrices of independent entries, and this is a product of factors (role {info.role!r})"

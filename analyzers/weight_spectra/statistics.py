@@ -1,0 +1,229 @@
+"""The stored facts of a matrix that every default variable derives from: σ, entry-wise facts, the power-law fit.
+
+Definitions: docs/weight-spectra.md. `Sigma` is shared with every other spectral analyzer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from analyzers.contract import Context, Cost, MatrixInfo, Observation, Result, Statistic, Unit
+from analyzers.errors import ContractError, Unmeasurable
+from analyzers.linalg.entries import entry_facts
+from analyzers.linalg.ggd import fit_ggd
+from analyzers.linalg.noise import storage_noise_floor, ulp_squared
+from analyzers.linalg.powerlaw import MINIMUM_VALUES, fit_power_law
+from analyzers.linalg.spectra import EPSILON, Spectrum, singular_values, singular_values_batch
+
+METHODS = ("gram", "svd", "qr")
+"""What `sigma`'s field `method` counts through."""
+
+_BATCH_ENTRIES = 1 << 16
+"""A matrix of at most so many entries is factorized together with others of its shape."""
+_BATCH_COUNT = 256
+
+
+@dataclass(frozen=True)
+class Sigma(Statistic):
+    """All singular values.
+
+    Fields: `sigma` float64 descending (k,): k = min(m, n), or the inner dimension of a low-rank product where that is
+    smaller (the other values are exact zeros); `method` int8, an index into `METHODS`.
+    """
+
+    name = "sigma"
+    version = 1
+    scope = "matrix"
+
+    def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        """A matrix without entries has no singular values."""
+        return no_entries(info)
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """Gram and eigenvalues: 2e-11 s per m·n·p and 6e-11 s per p³, measured."""
+        seconds, memory = 0.0, 0
+        for m, n in (info.shape for info in infos):
+            p = min(m, n)
+            seconds += 2e-11 * m * n * p + 6e-11 * p**3 + 2e-4
+            memory = max(memory, 8 * (2 * m * n + p * p))
+        return Cost(seconds, memory)
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """One spectrum; see `analyzers.linalg.spectra.singular_values`."""
+        return _spectrum_result(singular_values(matrix_of(unit.only).content()))
+
+    def compute_batch(self, units: Sequence[Unit], contexts: Sequence[Context]) -> list[Result | Exception]:
+        """Small dense matrices of one shape and dtype go through one batched factorization."""
+        outcomes: list[Result | Exception | None] = [None] * len(units)
+        waiting: dict[Any, list[tuple[int, torch.Tensor]]] = {}
+        for position, unit in enumerate(units):
+            try:
+                content = matrix_of(unit.only).content()
+                if not isinstance(content, torch.Tensor) or not 0 < content.numel() <= _BATCH_ENTRIES:
+                    outcomes[position] = _spectrum_result(singular_values(content))
+                    continue
+            except Exception as error:  # each unit answers for itself: the caller records it with its traceback
+                outcomes[position] = error
+                continue
+            group = waiting.setdefault((content.shape, content.dtype, content.device), [])
+            group.append((position, content))
+            if len(group) == _BATCH_COUNT:
+                _factorize(group, outcomes)
+                group.clear()
+        for group in waiting.values():
+            _factorize(group, outcomes)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+
+@dataclass(frozen=True)
+class Entries(Statistic):
+    """What the entries say, in one streamed pass.
+
+    Fields (all 0-d): `mean`, `std`, `skewness`, `kurtosis`, `largest` (max |w|), `zero_fraction`, `ulp_squared`
+    (mean ulp(w)²), `mantissa_bits` (int64, the fraction bits in use), `noise_floor`, `ggd_shape`, `ggd_scale`.
+    Of an attention circuit, a product that is never expanded, only `noise_floor` is measured; the rest is NaN (−1).
+    """
+
+    name = "entries"
+    version = 1
+    scope = "matrix"
+
+    def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        """A matrix without entries has nothing to say."""
+        return no_entries(info)
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """15 ns per entry, measured; blocks, and the matrix in its storage dtype."""
+        sizes = [info.shape[0] * info.shape[1] for info in infos]
+        return Cost(15e-9 * sum(sizes) + 5e-4 * len(sizes), 8 * max(sizes, default=0) + (160 << 20), "cpu")
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """See `analyzers.linalg.entries`, `ggd` and `noise`."""
+        observation = unit.only
+        content = matrix_of(observation).content()
+        if observation.info is not None and is_circuit(observation.info):
+            blank = dict.fromkeys(("mean", "std", "skewness", "kurtosis", "largest", "zero_fraction"), np.nan)
+            blank |= dict.fromkeys(("ulp_squared", "ggd_shape", "ggd_scale"), np.nan)
+            return _scalars(blank | {"noise_floor": storage_noise_floor(content)}, mantissa_bits=-1)
+        facts = entry_facts(content)
+        dense = isinstance(content, torch.Tensor)
+        shape, scale = fit_ggd(facts.magnitudes, facts.counts, facts.zeros)
+        values = {
+            "mean": facts.mean,
+            "std": facts.std,
+            "skewness": facts.skewness,
+            "kurtosis": facts.kurtosis,
+            "largest": facts.largest,
+            "zero_fraction": facts.zeros / facts.count,
+            "ulp_squared": ulp_squared(facts, content.dtype) if isinstance(content, torch.Tensor) else np.nan,
+            "noise_floor": storage_noise_floor(content, facts if dense else None),
+            "ggd_shape": shape,
+            "ggd_scale": scale,
+        }
+        return _scalars(values, mantissa_bits=facts.mantissa_bits)
+
+
+@dataclass(frozen=True)
+class PowerLawFit(Statistic):
+    """The power-law fit to the eigenvalues above the floor max(noise_floor, N ε64 σ1).
+
+    Fields (0-d): `alpha`, `xmin` (of λ), `ks_distance`, `n_tail`, `n_values` (above the floor). NaN and `n_tail` 0
+    where fewer than `minimum_values` are above it.
+    """
+
+    minimum_values: int = MINIMUM_VALUES
+
+    name = "power_law"
+    version = 1
+    scope = "matrix"
+    reads_matrices = False
+
+    def inputs(self) -> tuple[Statistic, ...]:
+        """σ, and the noise floor of the entries."""
+        return (Sigma(), Entries())
+
+    def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        """A handful of singular values carries no power law."""
+        p = min(info.shape)
+        if p < self.minimum_values:
+            return f"{p} singular values: no power law is fitted to fewer than {self.minimum_values}"
+        return None
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """The pruned scan: about 1 µs per value and candidate round."""
+        return Cost(sum(2e-4 + 1e-6 * min(i.shape) for i in infos), 1 << 20, "cpu")
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """See `analyzers.linalg.powerlaw.fit_power_law`."""
+        observation = unit.only
+        sigma = input_of(observation, "sigma")["sigma"]
+        if not len(sigma):
+            raise Unmeasurable("there are no singular values")
+        noise = float(input_of(observation, "entries")["noise_floor"])
+        fit = fit_power_law(sigma, power_law_floor(sigma, shape_of(observation), noise), self.minimum_values)
+        values = {"alpha": fit.alpha, "xmin": fit.xmin, "ks_distance": fit.ks_distance}
+        return _scalars(values, n_tail=fit.n_tail, n_values=fit.n_values)
+
+
+def power_law_floor(sigma: np.ndarray, shape: tuple[int, int], noise_floor: float) -> float:
+    """max(noise_floor, N ε64 σ1): at or below it a σ is rounding of the storage or of the arithmetic."""
+    return max(noise_floor, max(shape) * EPSILON * float(sigma[0]))
+
+
+def is_circuit(info: MatrixInfo) -> bool:
+    """Whether this is an attention circuit (QK or OV): a product of thin factors."""
+    return info.role.startswith("circuit")
+
+
+def no_entries(info: MatrixInfo) -> str | None:
+    """The reason to refuse a 0 × n matrix."""
+    return f"a {info.shape[0]} × {info.shape[1]} matrix has no entries" if 0 in info.shape else None
+
+
+def matrix_of(observation: Observation) -> Any:
+    """The observation's matrix; a unit of scope matrix always has one."""
+    if observation.matrix is None:
+        raise ContractError(f"the unit of {observation.run}@{observation.step} carries no matrix")
+    return observation.matrix
+
+
+def shape_of(observation: Observation) -> tuple[int, int]:
+    """(m, n), from the matrix's description."""
+    if observation.info is None:
+        raise ContractError(f"the unit of {observation.run}@{observation.step} carries no matrix")
+    return observation.info.shape
+
+
+def input_of(observation: Observation, name: str) -> Result:
+    """A declared input statistic's result."""
+    if name not in observation.statistics:
+        raise ContractError(f"input {name!r} is missing; the unit has {sorted(observation.statistics)}")
+    return observation.statistics[name]
+
+
+def _factorize(group: list[tuple[int, torch.Tensor]], outcomes: list[Result | Exception | None]) -> None:
+    if not group:
+        return
+    spectra = singular_values_batch(torch.stack([content for _, content in group]))
+    for (position, content), spectrum in zip(group, spectra, strict=True):
+        try:
+            outcomes[position] = _spectrum_result(spectrum or singular_values(content))
+        except Exception as error:  # each unit answers for itself: the caller records it with its traceback
+            outcomes[position] = error
+
+
+def _spectrum_result(spectrum: Spectrum) -> Result:
+    method = np.array(METHODS.index(spectrum.method), dtype=np.int8)
+    # A product of inner dimension 0 is a zero matrix: one zero stands for all.
+    sigma = spectrum.sigma.cpu().numpy().copy() if len(spectrum.sigma) else np.zeros(1)
+    return {"sigma": sigma, "method": method}
+
+
+def _scalars(floats: dict[str, float], **integers: int) -> Result:
+    result: dict[str, np.ndarray] = {name: np.array(value, dtype=np.float64) for name, value in floats.items()}
+    return result | {name: np.array(value, dtype=np.int64) for name, value in integers.items()}
