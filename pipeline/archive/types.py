@@ -81,6 +81,8 @@ class Layout:
 class Checkpoint:
     """What a run saved at one step. Made from headers only; `pipeline.archive.open_tensors` reads values.
 
+    `path` is the file that is opened: the weights, or the index of their shards. `files` are all that it is made of,
+    its configs included. `notes` says what was left on purpose (optimizer states, a scheduler): nothing went wrong.
     `kind` "adapter" has `adapter` (the parsed adapter_config.json). `step_source`: "metadata", "name", "catalog",
     or "none" for a lone checkpoint (step 0). `config` is the model's config.json, empty when there is none.
     """
@@ -96,6 +98,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -116,9 +119,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Archive:
-    """A folder tree of runs. `problems` lists every file that looked like a checkpoint and could not be read."""
+    """A folder tree of runs. `problems` lists every file that looked like a checkpoint and could not be read;
+    `notes` what was left on purpose (optimizer files, a second copy of the same weights)."""
 
     name: str
     root: Path
     runs: tuple[Run, ...]
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()

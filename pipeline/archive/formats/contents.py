@@ -1,0 +1,67 @@
+"""What a format hands to the rest: where each tensor's bytes lie, and what else the file's header tells.
+
+A format is one module with `scan(path) -> Contents`, which reads headers only; `pipeline.archive.reader` reads the
+values of any `Place`, so that a new format needs no reader of its own as long as its bytes lie in a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.archive.types import Problem, TensorHeader
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor lies: element (i, j, …) is at byte `offset` + itemsize · Σ index·stride of file `path`.
+
+    `strides` count elements. With `member` the file is a zip and `offset` counts inside that compressed member.
+    `big_endian`, `conjugated`, `negated` say how stored bytes differ from values. `crc32` is that of the tensor's
+    bytes, known only where the tensor is all that its storage holds.
+    """
+
+    header: TensorHeader
+    path: Path
+    offset: int
+    strides: tuple[int, ...]
+    member: str | None = None
+    big_endian: bool = False
+    conjugated: bool = False
+    negated: bool = False
+    crc32: int | None = None
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the values lie in row-major order without gaps."""
+        expected = 1
+        for size, stride in zip(reversed(self.header.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A weights file by its header: tensors by name in file order, and what it says of its step and its model.
+
+    `steps` holds what might be the training step, by the key it stood under ("global_step", "epoch", ...). `tied`
+    groups the names that share storage, offset, shape and strides. `files` are all files it consists of.
+    """
+
+    places: Mapping[str, Place]
+    files: tuple[Path, ...]
+    steps: Mapping[str, int] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tied: tuple[tuple[str, ...], ...] = ()
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a contiguous tensor."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -1,0 +1,148 @@
+"""safetensors: 8 bytes of header length, a JSON header, then the tensors' bytes, row-major and little-endian.
+
+Every header is checked (dtype × shape against its span, inside the file, no overlap, no hole) before it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from analyzers.errors import ArchiveError
+from pipeline.archive.dtypes import NUMPY
+from pipeline.archive.formats.contents import Contents, Place, row_major
+from pipeline.archive.types import Problem, TensorHeader
+
+NAME = "safetensors"
+
+# The reference implementation's own limit.
+MAX_HEADER_BYTES = 100_000_000
+
+DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+# Known to the format, and packed below one byte per value: listed, not read.
+PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+
+
+def scan(path: Path) -> Contents:
+    """The tensors of one safetensors file, from its header. ArchiveError says what is wrong with a damaged one."""
+    header, data_start, data_bytes = _read_header(path)
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise ArchiveError(f"{path}: __metadata__ is a {type(metadata).__name__}, not an object")
+    places: dict[str, Place] = {}
+    problems: list[Problem] = []
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        dtype, shape, begin, end = _entry(path, name, entry)
+        bits = PACKED_BITS.get(dtype) or 8 * NUMPY[DTYPES[dtype]].itemsize
+        if (end - begin) * 8 != math.prod(shape) * bits:
+            raise ArchiveError(f"{path}: {name}: {dtype} {list(shape)} does not fit into the {end - begin} bytes given")
+        if end > data_bytes:
+            raise ArchiveError(
+                f"{path}: {name}: ends at byte {data_start + end}, the file has {data_start + data_bytes}: truncated, "
+                "or still being written"
+            )
+        spans.append((begin, end, name))
+        if dtype in PACKED_BITS:
+            problems.append(Problem(str(path), f"dtype {dtype} is packed below a byte and not read yet", name))
+            continue
+        described = TensorHeader(name, DTYPES[dtype], shape, end - begin)
+        places[name] = Place(described, path, data_start + begin, row_major(shape))
+    _check_cover(path, spans, data_bytes)
+    # A header is sorted by dtype and name; the tensors' own order in the file is that of the bytes.
+    places = dict(sorted(places.items(), key=lambda item: item[1].offset))
+    return Contents(places, (path,), _steps(metadata), notes=_removed_ties(metadata, places), problems=tuple(problems))
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The parsed header, where the data starts, and how many bytes of data there are."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ArchiveError(
+                f"{path}: the header claims {length} bytes, the file has {size}: truncated, still being written, "
+                "or not safetensors"
+            )
+        if length > MAX_HEADER_BYTES:
+            raise ArchiveError(f"{path}: the header claims {length} bytes; more than {MAX_HEADER_BYTES} is refused")
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{path}: the header is not valid JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise ArchiveError(f"{path}: the header is a JSON {type(header).__name__}, not an object")
+    return header, 8 + length, size - 8 - length
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """dtype, shape, begin, end of one header entry, each of the right type and sign."""
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ArchiveError(f"{path}: {name}: no dtype, shape and two data_offsets in its header entry") from error
+    if dtype not in DTYPES and dtype not in PACKED_BITS:
+        raise ArchiveError(f"{path}: {name}: unknown dtype {dtype!r}")
+    numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or begin > end or len(shape) > 32:
+        raise ArchiveError(f"{path}: {name}: implausible shape {shape!r} or data_offsets [{begin!r}, {end!r}]")
+    return dtype, tuple(shape), begin, end
+
+
+def _check_cover(path: Path, spans: list[tuple[int, int, str]], data_bytes: int) -> None:
+    """Every byte of data belongs to exactly one tensor, as the format demands."""
+    position, before = 0, "the header"
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            what = "overlaps" if begin < position else f"leaves {begin - position} bytes unused after"
+            raise ArchiveError(f"{path}: {name}: {what} {before}")
+        position, before = end, name
+    if position != data_bytes:
+        raise ArchiveError(f"{path}: {data_bytes - position} bytes after the last tensor belong to none")
+
+
+def _steps(metadata: dict[str, Any]) -> dict[str, int]:
+    return {key: int(value) for key, value in metadata.items() if isinstance(value, str) and _is_count(value)}
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _removed_ties(metadata: dict[str, Any], places: dict[str, Place]) -> tuple[str, ...]:
+    """safetensors' `save_model` drops tied copies and says under the dropped name which one it kept."""
+    return tuple(
+        f"tied: {name} is {kept}"
+        for name, kept in sorted(metadata.items())
+        if isinstance(kept, str) and kept in places and name not in places
+    )

@@ -1,0 +1,50 @@
+"""Whether two checkpoints hold the same weights, from headers and a few kilobytes in the middle of every tensor.
+
+A Trainer's output folder repeats its last (or best) checkpoint; an optimizer's step changes every trained tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.reader import read_place
+
+SAMPLE_ELEMENTS = 1024
+
+
+def same_weights(one: Contents, other: Contents) -> bool:
+    """Equal names, dtypes, shapes, and equal values in the middle of every tensor."""
+    if {name: place.header for name, place in one.places.items()} != {
+        name: place.header for name, place in other.places.items()
+    }:
+        return False
+    return all(
+        np.array_equal(_sample(place).view(np.uint8), _sample(other.places[name]).view(np.uint8))
+        for name, place in one.places.items()
+    )
+
+
+def _sample(place: Place) -> np.ndarray:
+    """Up to `SAMPLE_ELEMENTS` values from the middle, flattened."""
+    for axis, size in enumerate(place.header.shape):
+        place = _narrow(place, axis, size // 2, max(1, min(size - size // 2, _wanted(place, axis))))
+    return read_place(place).reshape(-1)
+
+
+def _wanted(place: Place, axis: int) -> int:
+    """How many indices of an axis to keep, when all later axes are kept whole."""
+    later = int(np.prod(place.header.shape[axis + 1 :], dtype=np.int64))
+    return SAMPLE_ELEMENTS // max(1, later)
+
+
+def _narrow(place: Place, axis: int, start: int, count: int) -> Place:
+    shape = place.header.shape
+    count = min(count, shape[axis] - start)
+    header = replace(place.header, shape=(*shape[:axis], count, *shape[axis + 1 :]))
+    itemsize = place.header.nbytes // max(1, int(np.prod(shape, dtype=np.int64)))
+    nbytes = int(np.prod(header.shape, dtype=np.int64)) * itemsize
+    offset = place.offset + start * place.strides[axis] * itemsize
+    return replace(place, header=replace(header, nbytes=nbytes), offset=offset, crc32=None)
