@@ -1,0 +1,124 @@
+"""The analyzer: which statistics it needs, and how the report's variables follow from what is stored."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+from pydantic import Field, field_validator
+
+from analyzers.contract import Analyzer, AnalyzerParameters, Derived, Statistic, Variable, View
+from analyzers.intruder_dimensions import derivation
+from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
+from analyzers.intruder_dimensions.change import Change
+from analyzers.intruder_dimensions.intruders import Intruders
+from analyzers.intruder_dimensions.matched import IntruderMatched
+from analyzers.intruder_dimensions.null import IntruderNull
+from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
+from analyzers.intruder_dimensions.variables import BY_NAME, DELTA_SIGMA, VARIABLES
+
+
+class IntruderParameters(AnalyzerParameters):
+    """Settings. A new ε, or a k within `k_max`, is derivation only; a larger k recomputes the scores."""
+
+    k_max: int = Field(10, ge=1, description="how many leading singular vectors are scored and stored")
+    ks: tuple[int, ...] = Field((1, 2, 5, 10), min_length=1, description="counts are given for these k")
+    epsilons: tuple[float, ...] = Field((0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1)
+    null: bool = Field(True, description="control: Δ's singular values with Haar-random vectors")
+    draws: int = Field(20, ge=2, description="draws of the null")
+    matched: bool = Field(True, description="control: the runs' updates at one norm")
+    across_runs: bool = Field(True, description="cosines, masks and LoRA subspaces between runs")
+    subspace_ranks: tuple[int, ...] = (1, 5, 10, 50)
+    top_fraction: float = Field(0.01, gt=0, le=1)
+    phi_ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+
+    @field_validator("ks", "subspace_ranks", "phi_ranks")
+    @classmethod
+    def _positive(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if any(value < 1 for value in values):
+            raise ValueError(f"every entry must be at least 1, got {values}")
+        return tuple(sorted(set(values)))
+
+    @field_validator("epsilons")
+    @classmethod
+    def _cosines(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < value <= 1 for value in values):
+            raise ValueError(f"ε is compared with a cosine: every entry must lie in (0, 1], got {values}")
+        return tuple(sorted(set(values)))
+
+    @property
+    def scored(self) -> int:
+        """How many leading vectors are needed: `k_max`, or the largest k where that is more."""
+        return max(self.k_max, *self.ks)
+
+
+class IntruderDimensions(Analyzer):
+    """Intruder dimensions with their controls, and what fine-tuning changed, against each run's base."""
+
+    name: ClassVar[str] = "intruder_dimensions"
+    version: ClassVar[int] = 1
+    variables: ClassVar[tuple[Variable, ...]] = VARIABLES
+    Parameters: ClassVar[type[AnalyzerParameters]] = IntruderParameters
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Scores, change and σ(Δ) always; the controls unless they are switched off."""
+        parts = self._parts()
+        return tuple(part for part in parts.values() if part is not None)
+
+    def derive(self, view: View) -> Derived:
+        """All variables, from stored scores and spectra; nothing is factorized."""
+        settings: IntruderParameters = self.parameters
+        parts = self._parts()
+        arrays = derivation.of_scores(view, parts["intruders"], settings)
+        arrays |= derivation.of_change(view, parts["change"], parts["spectrum"], settings)
+        norms = arrays["delta_spectral_norm"]
+        arrays["spectral_ratio"] = derivation.spectral_ratio(view, parts["intruders"], norms, settings)
+        arrays["base_kind"] = derivation.base_kinds(view)
+        notes = derivation.notes_on_bases(view)
+        if parts["null"] is not None:
+            arrays |= derivation.of_null(view, parts["null"], arrays["n_intruders"], settings)
+        else:
+            notes += ("The null is switched off: a count of intruders alone does not show that training made them.",)
+        compared: tuple[str, ...] = ()
+        if parts["matched"] is not None:
+            matched, compared, said = derivation.of_matched(view, parts["matched"], settings)
+            arrays, notes = arrays | matched, notes + said
+        if parts["across"] is not None:
+            arrays |= derivation.of_runs(view, parts["across"], settings)
+        coordinates = self._coordinates(view, compared)
+        return Derived(
+            _dataset(view, arrays, coordinates),
+            derivation.delta_spectra(view, parts["spectrum"], DELTA_SIGMA),
+            notes,
+        )
+
+    def _parts(self) -> dict[str, Any]:
+        s: IntruderParameters = self.parameters
+        return {
+            "intruders": Intruders(k_max=s.scored),
+            "spectrum": UpdateSpectrum(),
+            "change": Change(s.subspace_ranks, s.top_fraction),
+            "null": IntruderNull(draws=s.draws, k=s.scored) if s.null else None,
+            "matched": IntruderMatched(k_max=s.scored) if s.matched else None,
+            "across": ChangeAcrossRuns(s.top_fraction, s.phi_ranks) if s.across_runs else None,
+        }
+
+    def _coordinates(self, view: View, compared: tuple[str, ...]) -> dict[str, Any]:
+        s: IntruderParameters = self.parameters
+        return {
+            "side": ["left", "right"],
+            "rank": np.arange(1, s.scored + 1),
+            "k": np.array(s.ks),
+            "epsilon": np.array(s.epsilons),
+            "subspace_rank": np.array(s.subspace_ranks),
+            "phi_i": np.array(s.phi_ranks),
+            "phi_j": np.array(s.phi_ranks),
+            "matched_to": ["geometric_mean", *compared],
+            "other_run": [run.id for run in view.runs],
+        }
+
+
+def _dataset(view: View, arrays: dict[str, np.ndarray], coordinates: dict[str, Any]) -> xr.Dataset:
+    dataset = view.dataset(arrays, [BY_NAME[name] for name in arrays])
+    return dataset.assign_coords({name: (name, values) for name, values in coordinates.items() if name in dataset.dims})

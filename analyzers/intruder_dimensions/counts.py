@@ -1,0 +1,53 @@
+"""From stored scores to counts over a sweep of k and ε: arrays in, arrays out, nothing is read or factorized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+_CHUNK = 4096
+
+
+def count_below(scores: np.ndarray, ks: Sequence[int], epsilons: Sequence[float]) -> np.ndarray:
+    """How many of the first k scores lie below ε: (..., K) → (..., ks, epsilons), float32. NaN never counts."""
+    below = scores[..., :, None] < np.asarray(epsilons)  # (..., K, E)
+    running = below.cumsum(axis=-2, dtype=np.int32)
+    if not scores.shape[-1]:
+        return np.zeros((*scores.shape[:-1], len(ks), len(epsilons)), dtype=np.float32)
+    positions = np.minimum(np.asarray(ks), scores.shape[-1]) - 1
+    return running[..., positions, :].astype(np.float32)
+
+
+def null_summary(
+    scores: np.ndarray, ks: Sequence[int], epsilons: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, 2.5 % and 97.5 % quantile over draws of the counts: (N, draws, 2, K) → three of (N, 2, ks, epsilons)."""
+    shape = (scores.shape[0], 2, len(ks), len(epsilons))
+    mean, low, high = (np.full(shape, np.nan, dtype=np.float32) for _ in range(3))
+    if scores.shape[1]:
+        for part in _parts(scores.shape[0]):
+            counts = count_below(scores[part], ks, epsilons)
+            mean[part] = counts.mean(axis=1)
+            low[part], high[part] = np.quantile(counts, (0.025, 0.975), axis=1)
+    return mean, low, high
+
+
+def spectral_ranks(sigma: np.ndarray, floor: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Effective rank exp(H(σ/Σσ)), stable rank Σσ²/σ1², and the number of σ, of those above `floor`.
+
+    sigma: (N, r) descending; floor: (N, 1) or a number. Three arrays (N,); ranks are 0 where nothing is above.
+    """
+    kept = np.where(sigma > floor, sigma, 0.0)
+    number = (kept > 0).sum(axis=1)
+    total = kept.sum(axis=1, keepdims=True)
+    share = kept / np.where(total > 0, total, 1.0)
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=1)
+    largest = kept.max(axis=1, initial=0.0)
+    relative = kept / np.where(largest > 0, largest, 1.0)[:, None]
+    return np.where(number > 0, np.exp(entropy), 0.0), (relative**2).sum(axis=1), number
+
+
+def _parts(length: int) -> Iterator[slice]:
+    for start in range(0, length, _CHUNK):
+        yield slice(start, start + _CHUNK)

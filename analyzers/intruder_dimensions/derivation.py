@@ -1,0 +1,285 @@
+"""Stored results → arrays of the report, one function per statistic; vectorised over equal-shaped stacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from analyzers.contract import MatrixInfo, Stack, Statistic, Variable, View
+from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
+from analyzers.intruder_dimensions.change import Change
+from analyzers.intruder_dimensions.counts import count_below, null_summary, spectral_ranks
+from analyzers.intruder_dimensions.intruders import Intruders
+from analyzers.intruder_dimensions.matched import IntruderMatched
+from analyzers.intruder_dimensions.null import IntruderNull
+from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
+from analyzers.linalg.scores import chance_similarity
+
+if TYPE_CHECKING:
+    from analyzers.intruder_dimensions.analyzer import IntruderParameters
+
+Arrays = dict[str, np.ndarray]
+ONE_RUN = (
+    "Only one run has an update of this archive's matrices: there is no other norm to match it to, so "
+    "n_intruders_matched is empty. Analyse it together with the run that it is to be compared with."
+)
+
+
+def of_scores(view: View, statistic: Intruders, settings: IntruderParameters) -> Arrays:
+    """Scores, their uncertainties and windows, the counts, and what a random vector scores."""
+    k = settings.scored
+    cut = {
+        name: _gather(view, statistic, field, (2, k), lambda v: v[:, :, :k].astype(float))
+        for name, field in (
+            ("similarity", "similarity"),
+            ("score_error", "error"),
+            ("storage_uncertainty", "storage"),
+            ("best_match", "index"),
+            ("sigma_match", "sigma_match"),
+            ("similarity_window", "window"),
+            ("window_size", "window_size"),
+        )
+    }
+    absent = np.isnan(cut["similarity"])
+    for name in ("best_match", "window_size"):
+        cut[name][absent] = np.nan
+    sigma = _gather(view, statistic, "sigma", (k,), lambda v: v[:, :k])
+    sigma_base = _gather(view, statistic, "sigma_base", (k,), lambda v: v[:, :k])
+    arrays: Arrays = cut | {"sigma": np.broadcast_to(sigma[..., None, :], absent.shape).copy()}
+    measured = ~np.isnan(sigma_base).all(axis=-1)
+    slack = cut["score_error"] + cut["storage_uncertainty"]
+    for name, scores in (
+        ("n_intruders", cut["similarity"]),
+        ("n_intruders_low", cut["similarity"] + slack),
+        ("n_intruders_high", cut["similarity"] - slack),
+    ):
+        arrays[name] = count_below(scores, settings.ks, settings.epsilons)
+        arrays[name][~measured] = np.nan
+    dimensions = _matrix_table(view, lambda info: np.array(info.shape, dtype=float), (2,))  # (matrix, side): m, n
+    arrays["window_chance"] = np.sqrt(cut["window_size"] / dimensions[None, None, :, :, None])
+    arrays["chance_similarity"] = _matrix_table(view, _chance, (2,))
+    arrays["principal_angle"] = _angles(view, statistic, settings)
+    return arrays
+
+
+def of_null(view: View, statistic: IntruderNull, counts: np.ndarray, settings: IntruderParameters) -> Arrays:
+    """The null's mean and interval, and the excess over it."""
+    names = ("n_intruders_null", "n_intruders_null_low", "n_intruders_null_high")
+    arrays = {name: np.full(counts.shape, np.nan, dtype=np.float32) for name in names}
+    for stack in view.stacks(statistic, "similarity"):
+        summary = null_summary(stack.values[:, : settings.draws], settings.ks, settings.epsilons)
+        for name, values in zip(names, summary, strict=True):
+            arrays[name][_where(stack)] = values
+    return arrays | {"excess_intruders": counts - arrays["n_intruders_null"]}
+
+
+def of_change(view: View, change: Change, spectrum: UpdateSpectrum, settings: IntruderParameters) -> Arrays:
+    """Sizes, ranks, subspaces and entries of Δ."""
+    fields = {
+        "delta_norm": "norm_update",
+        "delta_noise_floor": "noise_floor",
+        "unchanged_fraction": "unchanged",
+        "changed_fraction_above_noise": "changed_above_noise",
+        "sign_flip_fraction": "sign_flips",
+        "top_entry_share": "top_share",
+        "top_entry_share_above_noise": "top_share_above_noise",
+    }
+    arrays = {name: _gather(view, change, field) for name, field in fields.items()}
+    base, tuned, inner = (_gather(view, change, field) for field in ("norm_base", "norm_tuned", "inner"))
+    arrays["relative_change"] = _ratio(arrays["delta_norm"], base)
+    arrays["cosine_to_base"] = np.clip(_ratio(inner, base * tuned), -1.0, 1.0)
+    width = len(settings.subspace_ranks)
+    arrays["delta_in_base_subspace"] = _gather(view, change, "subspace_share", (2, width))
+    arrays["delta_in_base_subspace_chance"] = _matrix_table(
+        view, lambda info: _subspace_chance(info, settings.subspace_ranks), (2, width)
+    )
+    return arrays | _ranks(view, spectrum, arrays["delta_noise_floor"])
+
+
+def spectral_ratio(view: View, statistic: Intruders, norms: np.ndarray, settings: IntruderParameters) -> np.ndarray:
+    """‖Δ‖₂ / σ_k(W0), (run, step, matrix, k); NaN beyond p and where σ_k is 0. norms: ‖Δ‖₂ (run, step, matrix)."""
+    columns = np.array(settings.ks) - 1
+    return _ratio(norms[..., None], _gather(view, statistic, "sigma_base", columns.shape, lambda v: v[:, columns]))
+
+
+def of_matched(
+    view: View, statistic: IntruderMatched, settings: IntruderParameters
+) -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
+    """Scores and counts at matched norms, the compared runs in the order of `matched_to`, and notes.
+
+    `matched_to` begins with the geometric mean, the one norm common to all.
+    """
+    compared = tuple(run.id for run in view.runs if run.role == "run")
+    place = {run: index for index, run in enumerate(compared)}
+    k, runs, matrices = settings.scored, len(view.runs), len(view.matrices)
+    scores = np.full((runs, len(compared) + 1, matrices, 2, k), np.nan)
+    norms = np.full((len(compared) + 1, matrices), np.nan)
+    for matrix, result, members in _run_results(view, statistic, "norm", extra=1):
+        columns = np.array([*(1 + place[run] for run in members), 0])
+        norms[columns, matrix] = result["norm"]
+        for row, run in enumerate(members):
+            scores[_run_index(view)[run], columns, matrix] = result["similarity"][row][:, :, :k]
+    counts = count_below(scores, settings.ks, settings.epsilons)
+    counts[np.isnan(scores).all(axis=-1)] = np.nan
+    arrays = {"n_intruders_matched": counts, "similarity_matched": scores, "matched_norm": norms}
+    said = (ONE_RUN,) if len(compared) < 2 else ()
+    return arrays, compared, said
+
+
+def of_runs(view: View, statistic: ChangeAcrossRuns, settings: IntruderParameters) -> Arrays:
+    """Cosines, mask overlaps and φ between runs, with their chances."""
+    runs, matrices, grid = len(view.runs), len(view.matrices), len(settings.phi_ranks)
+    fields = {"delta_cosine": "cosine", "mask_iou": "mask_iou", "mask_iou_above_noise": "mask_iou_above_noise"}
+    arrays = {name: np.full((runs, runs, matrices), np.nan) for name in fields}
+    arrays["lora_phi"] = np.full((runs, runs, matrices, grid, grid), np.nan)
+    where = _run_index(view)
+    for matrix, result, members in _run_results(view, statistic, "cosine"):
+        at = np.ix_([where[run] for run in members], [where[run] for run in members], [matrix])
+        for name, field in (*fields.items(), ("lora_phi", "phi")):
+            arrays[name][at] = result[field][:, :, None]
+    if np.isnan(arrays["lora_phi"]).all():
+        del arrays["lora_phi"]  # no two adapters: nothing of the LoRA paper applies
+    else:
+        arrays["lora_phi_chance"] = _matrix_table(
+            view, lambda info: _phi_chance(info, settings.phi_ranks), (grid, grid)
+        )
+    s = settings.top_fraction
+    return arrays | {"mask_iou_chance": np.array(s / (2 - s))}
+
+
+def delta_spectra(view: View, statistic: UpdateSpectrum, variable: Variable) -> dict[str, xr.Dataset]:
+    """run → `delta_sigma` (step, matrix, mode): every σ of Δ, NaN beyond a matrix's own number of them."""
+    stacks = list(view.stacks(statistic, "sigma"))
+    datasets = {}
+    for index, run in enumerate(view.runs):
+        chosen = [(stack, np.flatnonzero(stack.run_index == index)) for stack in stacks]
+        chosen = [(stack, rows) for stack, rows in chosen if rows.size]
+        if not chosen:
+            continue
+        steps = np.unique(np.concatenate([stack.step_index[rows] for stack, rows in chosen]))
+        matrices = np.unique(np.concatenate([stack.matrix_index[rows] for stack, rows in chosen]))
+        modes = max(stack.values.shape[1] for stack, _ in chosen)
+        sigma = np.full((steps.size, matrices.size, modes), np.nan)
+        for stack, rows in chosen:
+            at = np.searchsorted(steps, stack.step_index[rows]), np.searchsorted(matrices, stack.matrix_index[rows])
+            sigma[(*at, slice(0, stack.values.shape[1]))] = stack.values[rows]
+        attributes = {"long_name": variable.long_name, "units": variable.units}
+        coordinates = {
+            "step": view.steps[steps],
+            "matrix": [view.matrices[i] for i in matrices],
+            "mode": np.arange(1, modes + 1),
+        }
+        datasets[run.id] = xr.Dataset({variable.name: (variable.dims, sigma, attributes)}, coordinates)
+    return datasets
+
+
+def notes_on_bases(view: View) -> tuple[str, ...]:
+    """A base that is only a run's own first saved step, said for each run."""
+    return tuple(
+        f"{run.id} is compared with its own first saved step ({run.base}): what changed before that step is not seen, "
+        "and its intruders are not those against a pretrained model. Give the real base with --base."
+        for run in view.runs
+        if run.role == "run" and run.base_kind == "first_step"
+    )
+
+
+def base_kinds(view: View) -> np.ndarray:
+    """(run,) how each base was chosen; empty where there is none."""
+    return np.array([run.base_kind or "" for run in view.runs], dtype=object)
+
+
+def _angles(view: View, statistic: Intruders, settings: IntruderParameters) -> np.ndarray:
+    k, rows = settings.scored, np.array(settings.ks) - 1
+    return _gather(view, statistic, "angles", (2, len(rows), k), lambda v: v[:, :, rows, :k])
+
+
+def _ranks(view: View, statistic: UpdateSpectrum, floors: np.ndarray) -> Arrays:
+    names = ("effective_rank", "stable_rank")
+    arrays = {f"delta_{name}": np.full(floors.shape, np.nan) for name in names}
+    above = {f"delta_{name}_above_noise": np.full(floors.shape, np.nan) for name in (*names, "rank")}
+    largest = np.full(floors.shape, np.nan)
+    for stack in view.stacks(statistic, "sigma"):
+        at = _where(stack)
+        for name, values in zip(names, spectral_ranks(stack.values), strict=False):
+            arrays[f"delta_{name}"][at] = values
+        floor = floors[at]
+        for name, values in zip((*names, "rank"), spectral_ranks(stack.values, floor[:, None]), strict=True):
+            above[f"delta_{name}_above_noise"][at] = np.where(np.isnan(floor), np.nan, values)
+        largest[at] = stack.values.max(axis=1, initial=0.0)
+    return arrays | above | {"delta_spectral_norm": largest}
+
+
+def _gather(
+    view: View,
+    statistic: Statistic,
+    field: str,
+    tail: tuple[int, ...] = (),
+    cut: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+) -> np.ndarray:
+    """(run, step, matrix, *tail), NaN where there is no result; `cut` brings a larger stored extent to the tail."""
+    array = np.full((len(view.runs), len(view.steps), len(view.matrices), *tail), np.nan)
+    for stack in view.stacks(statistic, field):
+        array[_where(stack)] = cut(stack.values)
+    return array
+
+
+def _where(stack: Stack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return stack.run_index, stack.step_index, stack.matrix_index
+
+
+def _run_results(
+    view: View, statistic: Statistic, field: str, extra: int = 0
+) -> Iterator[tuple[int, Any, tuple[str, ...]]]:
+    """(matrix index, result, the runs in it): results across runs are positional, in the order of the view's runs."""
+    for index, matrix in enumerate(view.matrices):
+        result = view.get(statistic, matrix=matrix)
+        if result is None:
+            continue
+        members = tuple(run.id for run in view.runs if run.role == "run" and _compared(view, statistic, run.id, matrix))
+        if len(members) == result[field].shape[0] - extra:
+            yield index, result, members
+
+
+def _compared(view: View, statistic: Statistic, run: str, matrix: str) -> bool:
+    info, reference = view.info(run, matrix), view.reference_info(run, matrix)
+    return info is not None and reference is not None and statistic.refuses(info, reference) is None
+
+
+def _run_index(view: View) -> dict[str, int]:
+    return {run.id: index for index, run in enumerate(view.runs)}
+
+
+def _matrix_table(view: View, make: Callable[[MatrixInfo], np.ndarray], tail: tuple[int, ...]) -> np.ndarray:
+    """(matrix, *tail) of what follows from a matrix's shape, taken from the first run that has it."""
+    known: dict[tuple[int, int], np.ndarray] = {}
+    table = np.full((len(view.matrices), *tail), np.nan)
+    for index, matrix in enumerate(view.matrices):
+        infos = (view.info(run.id, matrix) for run in view.runs)
+        info = next((info for info in infos if info is not None), None)
+        if info is not None and min(info.shape) > 0:
+            if info.shape not in known:
+                known[info.shape] = make(info)
+            table[index] = known[info.shape]
+    return table
+
+
+def _chance(info: MatrixInfo) -> np.ndarray:
+    return np.array([chance_similarity(dimension, min(info.shape)) for dimension in info.shape])
+
+
+def _subspace_chance(info: MatrixInfo, ranks: tuple[int, ...]) -> np.ndarray:
+    return np.array([[r / d if r <= min(info.shape) else math.nan for r in ranks] for d in info.shape])
+
+
+def _phi_chance(info: MatrixInfo, ranks: tuple[int, ...]) -> np.ndarray:
+    width = info.shape[1]
+    return np.array([[max(i, j) / width if max(i, j) <= width else math.nan for j in ranks] for i in ranks])
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    top, bottom = np.broadcast_arrays(top, bottom)
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)

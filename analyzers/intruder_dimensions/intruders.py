@@ -1,0 +1,107 @@
+"""The statistic behind every count: scores of the leading singular vectors of W against all of its base's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
+from analyzers.errors import Unmeasurable
+from analyzers.intruder_dimensions.pair import Pair, cached_base, identify, load_pair, refusal
+from analyzers.intruder_dimensions.rounding import base_rounding, pair_rounding
+from analyzers.linalg.lowrank_update import top_vectors
+from analyzers.linalg.scores import side_scores
+from analyzers.linalg.subspaces import BaseVectors, nested_angles
+
+SIDED = ("similarity", "index", "sigma_match", "error", "storage", "window", "window_size")
+
+
+@dataclass(frozen=True)
+class Intruders(Statistic):
+    """Of W against its base W0, for the `k_max` leading singular vectors, side 0 left and 1 right:
+
+    `similarity` (2, k) max over all p base vectors of |cos|; `sigma` (k,) σ of W; `sigma_base` (k,) σ of W0;
+    `index` (2, k) the best base vector, 0-based, −1 where there is none; `sigma_match` its σ⁰; `error` and `storage`
+    (2, k) how far numerics and storage rounding can have moved the score; `window`, `window_size` (2, k) the windowed
+    score and |C|; `angles` (2, k, k) principal angles (radians) between the leading r-dimensional subspaces, row r−1.
+    All float64 but the two counts (int64). NaN beyond p and beyond the rank of W. W = W0 scores 1 by definition, with
+    no uncertainty, also inside clusters, where vectors of two separate factorizations would not agree.
+    Raises `Unmeasurable` for entries that are not finite and for a base or a W of zeros. Source: 2410.21228.
+    """
+
+    k_max: int = 10
+
+    name: ClassVar[str] = "intruders"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Scope] = "pair"
+    against: ClassVar[str | None] = "base"
+    extent_field: ClassVar[str | None] = "k_max"
+
+    def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        """Circuits and shapes that differ are not compared."""
+        return refusal(info, reference)
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """A Gram matrix and its leading eigenvectors; the base's SVD once, as memory."""
+        seconds = sum(4e-10 * max(i.shape) * min(i.shape) ** 2 + 1e-10 * min(i.shape) ** 3 for i in infos)
+        largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
+        return Cost(seconds=seconds + 5e-3 * len(infos), memory_bytes=5 * 8 * largest)
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """See the class."""
+        label, _, reference = identify(unit.only)
+        pair = load_pair(unit.only)
+        base = cached_base(label, reference, context, pair.reference)
+        if pair.identical:
+            return _unchanged(base, self.k_max)
+        return _measured(pair, base, base_rounding(pair, reference, context), self.k_max)
+
+
+def _measured(pair: Pair, base: BaseVectors, of_base: float, k_max: int) -> Result:
+    top = top_vectors(pair.tuned, pair.reference, base, k_max)
+    if not float(top.sigma[0]) > 0:
+        raise Unmeasurable(f"{pair.label}: the tuned matrix is all zeros, its base is not: it has no singular vectors")
+    tiny = max(base.shape) * torch.finfo(torch.float64).eps * float(top.sigma[0])
+    kept = int((top.sigma > tiny).sum())
+    rounding, of_base = pair_rounding(pair, of_base)
+    result = _empty(base, k_max)
+    result["sigma"][: top.sigma.numel()] = top.sigma.cpu().numpy()
+    for side in range(2):
+        scores = side_scores(base, top, side, rounding, of_base)
+        for field in SIDED:
+            result[field][side, :kept] = getattr(scores, field)[:kept].cpu().numpy()
+        leading = top.side(side)[:, :kept]
+        result["angles"][side] = nested_angles(base.side(side)[:, :k_max], leading, k_max).numpy()
+    return result
+
+
+def _unchanged(base: BaseVectors, k_max: int) -> Result:
+    result = _empty(base, k_max)
+    tiny = max(base.shape) * torch.finfo(torch.float64).eps * float(base.sigma[0])
+    kept = int((base.sigma[:k_max] > tiny).sum())
+    sigma = base.sigma.cpu().numpy()
+    result["sigma"][: sigma[:k_max].size] = sigma[:k_max]
+    result["similarity"][:, :kept] = 1.0
+    result["window"][:, :kept] = 1.0
+    result["error"][:, :kept] = result["storage"][:, :kept] = 0.0
+    result["index"][:, :kept] = np.arange(kept)
+    result["sigma_match"][:, :kept] = sigma[:kept]
+    result["window_size"][:, :kept] = (np.abs(sigma[:, None] - sigma[:kept]) <= 0.02 * sigma[:kept]).sum(axis=0)
+    for r in range(1, kept + 1):
+        result["angles"][:, r - 1, :r] = 0.0
+    return result
+
+
+def _empty(base: BaseVectors, k_max: int) -> dict[str, np.ndarray]:
+    result: dict[str, np.ndarray] = {field: np.full((2, k_max), np.nan) for field in SIDED}
+    result["index"] = np.full((2, k_max), -1, dtype=np.int64)
+    result["window_size"] = np.zeros((2, k_max), dtype=np.int64)
+    result["sigma"], result["sigma_base"] = np.full(k_max, np.nan), np.full(k_max, np.nan)
+    sigma = base.sigma[:k_max].cpu().numpy()
+    result["sigma_base"][: sigma.size] = sigma
+    result["angles"] = np.full((2, k_max, k_max), np.nan)
+    return result

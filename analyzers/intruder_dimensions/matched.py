@@ -1,0 +1,110 @@
+"""The second control: the runs compared, with Δ of each rescaled to one size, matrix by matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from analyzers.contract import (
+    Content,
+    Context,
+    Cost,
+    LowRank,
+    MatrixInfo,
+    Observation,
+    Result,
+    Scope,
+    Statistic,
+    Sum,
+    Unit,
+)
+from analyzers.intruder_dimensions.pair import Pair, Update, cached_base, frobenius_norm, identify, load_pair, refusal
+from analyzers.linalg.lowrank_update import top_vectors
+from analyzers.linalg.scores import side_scores
+
+
+@dataclass(frozen=True)
+class IntruderMatched(Statistic):
+    """Scores of W0 + c Δ at each run's last step, c chosen so that ‖c Δ‖_F is the norm to match. R runs, in the order
+    of the unit; the norms matched to are those of the R runs and, last, the geometric mean of those that are not 0.
+
+    `similarity`, `error` (R, R+1, 2, k_max): left and right; NaN where a norm is 0, beyond p, and everywhere with
+    one run, which leaves nothing to match. `norm` (R+1,): ‖Δ‖_F per run, and the common one.
+    """
+
+    k_max: int = 10
+
+    name: ClassVar[str] = "intruder_matched"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Scope] = "runs"
+    against: ClassVar[str | None] = "base"
+    extent_field: ClassVar[str | None] = "k_max"
+
+    def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
+        """Circuits and shapes that differ are not compared."""
+        return refusal(info, reference)
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """R (R+1) times the leading vectors; `infos` has one entry per observation, of which the last ones count."""
+        largest = max((i.shape for i in infos), key=lambda s: s[0] * s[1], default=(0, 0))
+        one = 5e-3 + 4e-10 * max(largest) * min(largest) ** 2 + 1e-10 * min(largest) ** 3
+        return Cost(seconds=6 * one, memory_bytes=5 * 8 * largest[0] * largest[1])
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """See the class."""
+        last = last_steps(unit.observations)
+        norms = np.array([_norm(observation) for observation in last])
+        targets = np.append(norms, geometric_mean(norms))
+        shape = (len(last), len(last) + 1, 2, self.k_max)
+        result = {"similarity": np.full(shape, np.nan), "error": np.full(shape, np.nan), "norm": targets}
+        if len(last) < 2:
+            return result
+        for row, observation in enumerate(last):
+            if norms[row] == 0:
+                continue
+            label, _, reference = identify(observation)
+            pair = load_pair(observation)
+            base = cached_base(label, reference, context, pair.reference)
+            update = pair.delta()
+            for column, target in enumerate(targets):
+                if target == 0:
+                    continue
+                top = top_vectors(rescaled(pair, update, float(target / norms[row])), pair.reference, base, self.k_max)
+                for side in range(2):
+                    scores = side_scores(base, top, side)
+                    kept = scores.similarity.numel()
+                    result["similarity"][row, column, side, :kept] = scores.similarity.cpu().numpy()
+                    result["error"][row, column, side, :kept] = scores.error.cpu().numpy()
+        return result
+
+
+def last_steps(observations: Sequence[Observation]) -> list[Observation]:
+    """The observation of the greatest step of each run, runs in the order they come."""
+    last: dict[str, Observation] = {}
+    for observation in observations:
+        if observation.matrix is not None and (
+            observation.run not in last or observation.step >= last[observation.run].step
+        ):
+            last[observation.run] = observation
+    return list(last.values())
+
+
+def geometric_mean(norms: np.ndarray) -> float:
+    """Of the norms above 0; 0 where there is none."""
+    positive = norms[norms > 0]
+    return float(np.exp(np.log(positive).mean())) if positive.size else 0.0
+
+
+def rescaled(pair: Pair, update: Update, factor: float) -> Content:
+    """W0 + factor · Δ; an adapter's stays a sum with factors."""
+    if isinstance(update, LowRank):
+        return Sum(pair.reference, LowRank(update.b, update.a, update.scale * factor))
+    return update.mul(factor).add_(pair.reference)
+
+
+def _norm(observation: Observation) -> float:
+    pair = load_pair(observation)
+    return 0.0 if pair.identical else frobenius_norm(pair.delta())

@@ -1,0 +1,142 @@
+"""Singular subspaces of a base matrix: its factorization as it is cached, cosines with it, angles, shares of an update.
+
+Everything is per side: "left" vectors live in R^m (outputs), "right" vectors in R^n (inputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from analyzers.contract import Content, LowRank
+from analyzers.linalg.spectra import svd
+
+SIDES = ("left", "right")
+_COLUMNS_AT_ONCE = 512
+_FLOAT32_ROUNDING = 2.0**-24
+
+
+@dataclass(frozen=True)
+class BaseVectors:
+    """W0 = U diag(σ) Vᵀ. left: (m, p), sigma: (p,) float64 descending, right: (n, p), p = min(m, n).
+
+    The vectors may be float32: a unit vector whose entries are rounded by 2⁻²⁴ relative moves by at most 2⁻²⁴, and
+    so does its cosine with any other unit vector (`storage_error`).
+    """
+
+    left: torch.Tensor
+    sigma: torch.Tensor
+    right: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return self.left.shape[0], self.right.shape[0]
+
+    @property
+    def storage_error(self) -> float:
+        """Largest error of a cosine that comes from the precision the vectors are kept in."""
+        return 0.0 if self.left.dtype == torch.float64 else _FLOAT32_ROUNDING
+
+    def side(self, side: int) -> torch.Tensor:
+        """0: left, 1: right."""
+        return self.right if side else self.left
+
+    def as_tensors(self) -> dict[str, torch.Tensor]:
+        """For a cache; the inverse of `from_tensors`."""
+        return {"left": self.left, "sigma": self.sigma, "right": self.right}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, torch.Tensor], device: torch.device | None = None) -> BaseVectors:
+        """What `as_tensors` gave, moved to a device."""
+        return BaseVectors(*(tensors[name].to(device) for name in ("left", "sigma", "right")))
+
+
+def base_vectors(content: Content, dtype: torch.dtype = torch.float32) -> BaseVectors:
+    """Full thin SVD of W0 in float64; the vectors are then rounded to `dtype` to be kept."""
+    u, sigma, vh = svd(content)
+    return BaseVectors(u.to(dtype), sigma.double(), vh.T.to(dtype).contiguous())
+
+
+def cosines(basis: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """basisᵀ vectors in float64, (p, k), for basis (d, p) and vectors (d, k) float64 of unit columns.
+
+    A float32 basis is widened a few columns at a time, so that the peak stays far below a second copy of it.
+    """
+    parts = [
+        basis[:, i : i + _COLUMNS_AT_ONCE].double().T @ vectors for i in range(0, basis.shape[1], _COLUMNS_AT_ONCE)
+    ]
+    return torch.cat(parts) if parts else vectors.new_zeros((0, vectors.shape[1]))
+
+
+def principal_angles(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Angles in radians, ascending, (r,), between the spans of orthonormal columns (d, r) and (d, r).
+
+    From cosines where they are small and from sines where those are (Knyazev & Argentati 2002), so that angles of
+    1e-7 are as exact as angles near π/2.
+    """
+    first, second = first.double(), second.double()
+    overlap = first.T @ second
+    cosine = torch.linalg.svdvals(overlap).clamp(max=1.0)  # descending: angles ascend
+    sine = torch.linalg.svdvals(second - first @ overlap).clamp(max=1.0).flip(0)
+    return torch.where(cosine**2 >= 0.5, torch.arcsin(sine), torch.arccos(cosine))
+
+
+def nested_angles(first: torch.Tensor, second: torch.Tensor, k: int) -> torch.Tensor:
+    """Principal angles between the leading r columns of both for all r ≤ k: (k, k), row r−1 has r of them, then NaN."""
+    angles = torch.full((k, k), torch.nan, dtype=torch.float64)
+    for r in range(1, min(k, first.shape[1], second.shape[1]) + 1):
+        angles[r - 1, :r] = principal_angles(first[:, :r], second[:, :r]).cpu()
+    return angles
+
+
+def subspace_shares(base: BaseVectors, update: torch.Tensor | LowRank, ranks: Sequence[int]) -> torch.Tensor:
+    """Share of ‖Δ‖_F² inside W0's leading r left and right singular subspaces, (2, len(ranks)).
+
+    ‖U0_rᵀ Δ‖² / ‖Δ‖² and ‖Δ V0_r‖² / ‖Δ‖². A random Δ has r/m and r/n. NaN where r > p or Δ = 0.
+    Factors are not expanded: U0_rᵀ B A has the norm of U0_rᵀ B R with A = R Q.
+    """
+    shares = torch.full((2, len(ranks)), torch.nan, dtype=torch.float64)
+    widest = max((r for r in ranks if r <= base.sigma.numel()), default=0)
+    for side in range(2):
+        basis = base.side(side)[:, :widest]
+        if isinstance(update, LowRank):
+            outer, inner = (update.b, update.a) if side == 0 else (update.a.T, update.b.T)
+            core = torch.linalg.qr(inner.double().T, mode="r").R.T  # the factor of `inner` that carries its norm
+            projected, whole = cosines(basis, outer.double()) @ core, (outer.double() @ core)
+        else:
+            whole = update if side == 0 else update.T
+            projected = cosines(basis, whole)
+        total = float((whole**2).sum())
+        if total > 0:
+            energy = (projected**2).sum(dim=1).cumsum(0) / total
+            for position, r in enumerate(ranks):
+                if r <= widest:
+                    shares[side, position] = energy[r - 1]
+    return shares
+
+
+def phi(first: torch.Tensor, second: torch.Tensor, ranks: Sequence[int]) -> torch.Tensor:
+    """φ(i, j) = ‖U_first[:, :i]ᵀ U_second[:, :j]‖_F² / min(i, j) for i, j in `ranks`: (len, len), NaN beyond a rank.
+
+    `first` (r1, d) and `second` (r2, d) are adapters' A; U_· are their right singular vectors (Hu et al. 2021, §7.2,
+    eq. 4). In [0, 1]; two random subspaces of R^d have max(i, j)/d.
+    """
+    bases = [_row_space(a) for a in (first, second)]
+    squares = (bases[0].T @ bases[1]) ** 2
+    sums = squares.cumsum(0).cumsum(1)
+    result = torch.full((len(ranks), len(ranks)), torch.nan, dtype=torch.float64)
+    for row, i in enumerate(ranks):
+        for column, j in enumerate(ranks):
+            if i <= sums.shape[0] and j <= sums.shape[1]:
+                result[row, column] = sums[i - 1, j - 1] / min(i, j)
+    return result
+
+
+def _row_space(a: torch.Tensor) -> torch.Tensor:
+    """Right singular vectors (d, rank) of `a` (r, d), strongest first, without those of σ = 0."""
+    _, sigma, vh = torch.linalg.svd(a.double(), full_matrices=False)
+    kept = sigma > max(a.shape) * torch.finfo(torch.float64).eps * sigma[:1]
+    return vh[kept].T
