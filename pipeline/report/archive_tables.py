@@ -1,0 +1,214 @@
+"""What the store holds, as tables of the report: runs, parameter map, what was left out, digests, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from pipeline.archive.recipes import digest, tensors_of
+from pipeline.report.tables import legal_names, table
+
+if TYPE_CHECKING:
+    from pipeline.archive.types import Problem
+    from pipeline.store.records import CheckpointRecord, RunRecord
+    from pipeline.store.store import Store
+
+Checkpoints = Mapping[str, Sequence["CheckpointRecord"]]
+
+
+def archive_nodes(
+    store: Store, runs: Sequence[RunRecord], skips: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, xr.Dataset]:
+    """Path → dataset: /archive/runs, parameters, unmeasured, problems, failures, skipped, /provenance, /metrics.
+
+    Tables without a row are left out; /archive counts the rows of each in its attributes. `skips` are rows
+    {statistic, reason, run, step, matrix} of units that have no value.
+    """
+    checkpoints = {run.id: store.checkpoints(run.id) for run in runs}
+    tables = {
+        "runs": _runs(runs, checkpoints),
+        "parameters": _parameters(store, checkpoints),
+        "unmeasured": _unmeasured(store, checkpoints),
+        "problems": _problems(runs, checkpoints),
+        "failures": _failures(store, {run.id for run in runs}),
+        "skipped": _skipped(skips),
+    }
+    nodes = {"/archive": xr.Dataset(attrs={f"n_{name}": len(rows) for name, rows in tables.items()})}
+    nodes |= {f"/archive/{name}": _table("entry", rows) for name, rows in tables.items() if rows}
+    digests = _digests(store, checkpoints)
+    nodes["/provenance"] = _table("checkpoint", digests) if digests else xr.Dataset()
+    metrics = metrics_dataset(runs)
+    if metrics is not None:
+        nodes["/metrics"] = metrics
+    return nodes
+
+
+Row = dict[str, Any]
+
+
+def _table(dim: str, rows: Sequence[Row]) -> xr.Dataset:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return table(dim, {name: [row.get(name) for row in rows] for name in names})
+
+
+def _runs(runs: Sequence[RunRecord], checkpoints: Checkpoints) -> list[Row]:
+    rows = []
+    for run in runs:
+        steps = [c.step for c in checkpoints[run.id]]
+        rows.append(
+            {
+                "run": run.id,
+                "role": run.role,
+                "kind": "adapter" if run.adapter else "full",
+                "checkpoints": len(steps),
+                "first_step": min(steps, default=None),
+                "last_step": max(steps, default=None),
+                "formats": ", ".join(sorted({c.format for c in checkpoints[run.id]})),
+                "step_source": ", ".join(sorted({c.step_source for c in checkpoints[run.id]})),
+                "base": run.base or "",
+                "base_kind": run.base_kind or "",
+                "source": run.source,
+                "source_gone": sum(c.source_gone for c in checkpoints[run.id]),
+            }
+        )
+    return rows
+
+
+def _parameters(store: Store, checkpoints: Checkpoints) -> list[Row]:
+    """One row per run and matrix: which tensors it was cut from, and how it is oriented."""
+    rows: dict[tuple[Any, ...], Row] = {}
+    for run, records in checkpoints.items():
+        seen: set[str] = set()
+        for record in records:
+            if record.layout in seen:
+                continue
+            seen.add(record.layout)
+            for spec in store.layout(record.layout).matrices:
+                tensors = ", ".join(tensors_of(spec.recipe))
+                row = {
+                    "run": run,
+                    "matrix": spec.name,
+                    "tensors": tensors,
+                    "orientation": spec.orientation,
+                    "layer": spec.layer,
+                    "kind": spec.kind,
+                    "role": spec.role,
+                    "rows": spec.shape[0],
+                    "columns": spec.shape[1],
+                    "dtype": spec.dtype,
+                }
+                rows.setdefault(tuple(row.values()), row)
+    return list(rows.values())
+
+
+def _unmeasured(store: Store, checkpoints: Checkpoints) -> list[Row]:
+    """One row per run, tensor and reason, with how many checkpoints it concerns."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for run, records in checkpoints.items():
+        for record in records:
+            for one in store.unmeasured(record):
+                counts[run, one.tensor, one.reason] = counts.get((run, one.tensor, one.reason), 0) + 1
+    return [
+        {"run": run, "tensor": tensor, "reason": reason, "checkpoints": count}
+        for (run, tensor, reason), count in counts.items()
+    ]
+
+
+def _problems(runs: Sequence[RunRecord], checkpoints: Checkpoints) -> list[Row]:
+    found: list[tuple[str, int | None, Problem]] = [(run.id, None, p) for run in runs for p in run.problems]
+    found += [(run, c.step, p) for run, records in checkpoints.items() for c in records for p in c.problems]
+    rows: dict[tuple[Any, ...], Row] = {}
+    for run, step, p in found:
+        row = {"run": run, "step": step, "path": p.path, "tensor": p.tensor or "", "reason": p.reason, "hint": p.hint}
+        rows.setdefault((p.path, p.tensor, p.reason), row)
+    return list(rows.values())
+
+
+def _failures(store: Store, runs: set[str]) -> list[Row]:
+    return [
+        {
+            "statistic": f.statistic,
+            "run": f.run or "",
+            "step": f.step,
+            "matrix": f.matrix or "",
+            "error": f.error or (f.traceback.strip().splitlines() or [""])[-1],
+        }
+        for f in store.failures()
+        if f.run is None or f.run in runs
+    ]
+
+
+def _skipped(skips: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Units without a value, by statistic and reason: how many, and the first as an example."""
+    groups: dict[tuple[str, str], Row] = {}
+    for skip in skips:
+        place = " ".join(
+            str(part)
+            for part in (
+                skip.get("run"),
+                "" if skip.get("step") is None else f"step {skip['step']}",
+                skip.get("matrix"),
+            )
+            if part
+        )
+        row = groups.setdefault(
+            (str(skip["statistic"]), str(skip["reason"])),
+            {"statistic": skip["statistic"], "reason": skip["reason"], "count": 0, "example": place},
+        )
+        row["count"] += 1
+    return sorted(groups.values(), key=lambda row: (row["statistic"], -row["count"]))
+
+
+def _digests(store: Store, checkpoints: Checkpoints) -> list[Row]:
+    """One row per checkpoint: a digest over the names and digests of its tensors."""
+    return [
+        {
+            "run": run,
+            "step": record.step,
+            "revision": record.revision,
+            "digest": digest([[name, value] for name, value in sorted(store.digests(record).items())]),
+            "format": record.format,
+            "source": record.source,
+            "source_gone": int(record.source_gone),
+            "ingested": record.ingested,
+        }
+        for run, records in checkpoints.items()
+        for record in records
+    ]
+
+
+def metrics_dataset(runs: Sequence[RunRecord]) -> xr.Dataset | None:
+    """The runs' logs over (run, step): one variable per number logged, NaN where a run did not log it.
+
+    Rows of one step are merged (a training and an evaluation row); of a number logged twice the last counts.
+    None where no run has a log.
+    """
+    logs: dict[str, dict[int, dict[str, float]]] = {}
+    for run in runs:
+        for row in run.metrics:
+            step = row.get("step")
+            if step is None or not np.isfinite(step):
+                continue
+            numbers = {k: float(v) for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+            logs.setdefault(run.id, {}).setdefault(int(step), {}).update(numbers)
+    names = list(dict.fromkeys(name for log in logs.values() for row in log.values() for name in row))
+    if not names:
+        return None
+    steps = sorted({step for log in logs.values() for step in log})
+    where = {step: i for i, step in enumerate(steps)}
+    values = {name: np.full((len(logs), len(steps)), np.nan) for name in names}
+    for i, log in enumerate(logs.values()):
+        for step, row in log.items():
+            for name, value in row.items():
+                values[name][i, where[step]] = value
+    legal = legal_names(names, taken=("run", "step"))
+    return xr.Dataset(
+        {
+            legal[name]: (("run", "step"), data, {"long_name": name, "units": "1", "source": "trainer_state.json"})
+            for name, data in values.items()
+        },
+        {"run": ("run", np.array(list(logs), dtype=object)), "step": np.array(steps, dtype=np.int64)},
+    )

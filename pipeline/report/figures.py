@@ -1,0 +1,65 @@
+"""A matplotlib figure as a self-contained image: SVG or PNG, whichever is smaller. No pyplot, no global state."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+
+from pipeline.report.style import RC
+
+SMALL_SVG = 40_000
+"""Bytes of SVG below which a PNG of the same figure was never smaller, so that it is not tried."""
+PNG_DPI = 160
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure of the report: `uri` is a data: URI; width and height are CSS pixels. `alt` says what it shows."""
+
+    title: str
+    caption: str
+    alt: str
+    uri: str
+    width: int
+    height: int
+    kind: str = "image"
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Canvas]:
+    """A figure of width × height inches, drawn in the report's style."""
+    with mpl.rc_context(cast(Any, RC)):  # matplotlib's stub lists every key as a literal
+        figure = Canvas(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def image(figure: Canvas, title: str, caption: str, alt: str) -> Image:
+    """Renders within `canvas`' context."""
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    svg = _render(figure, "svg")
+    uri = _data_uri("image/svg+xml", svg)
+    if len(svg) > SMALL_SVG:
+        png = _render(figure, "png")
+        if len(png) < len(svg):
+            uri = _data_uri("image/png", png)
+    return Image(title, caption, alt, uri, width, height)
+
+
+def _render(figure: Canvas, format: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if format == "svg" else {"Software": None}
+    figure.savefig(buffer, format=format, dpi=PNG_DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

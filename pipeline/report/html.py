@@ -1,0 +1,45 @@
+"""The report as one self-contained HTML page: no script, no request, everything from an archive escaped."""
+
+from __future__ import annotations
+
+import uuid
+from importlib.resources import files
+from pathlib import Path
+
+import xarray as xr
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from analyzers.errors import ReportError
+from pipeline.report.sections import page
+
+
+def render(tree: xr.DataTree) -> str:
+    """The page's text."""
+    folder = files("pipeline.report") / "templates"
+    sources = {name: (folder / name).read_text(encoding="utf-8") for name in ("report.html.jinja", "report.css")}
+    environment = Environment(
+        loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(
+        title=str(tree.attrs.get("title", "varve report")),
+        created=str(tree.attrs.get("created", "")),
+        css=Markup(sources["report.css"]),  # our own file, the only text that is not escaped
+        sections=page(tree),
+    )
+
+
+def write_html(tree: xr.DataTree, path: Path | str) -> Path:
+    """Writes the page, whole or not at all, and returns its path. Raises `ReportError` where it cannot be written."""
+    target = Path(path)
+    text = render(tree)
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(target)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise ReportError(f"cannot write {target}: {error}") from error
+    return target

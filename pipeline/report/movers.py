@@ -1,0 +1,154 @@
+"""Which matrices moved most in each run, and by which measure that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+
+from pipeline.report.compare import analyzer_nodes, prefer
+from pipeline.report.spectra import run_datasets, spectral_changes
+
+CHANGE = "relative_change"
+"""‖Δ‖/‖W0‖, from intruder_dimensions."""
+CHANGES = ("stable_rank", "alpha", "spectral_norm")
+"""Variables of which the table shows the first and the last value."""
+COUNTS = ("n_intruders", "n_intruders_null", "excess_intruders", "n_intruders_matched")
+
+
+@dataclass(frozen=True)
+class Mover:
+    """One matrix of one run. `moved` by the table's measure; `first_last` of further variables; `counts` at the end."""
+
+    run: str
+    matrix: str
+    moved: float
+    first_last: dict[str, tuple[float, float]] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MoverTable:
+    """The movers, largest first, with how `moved` is defined and which convention the counts have."""
+
+    measure: str
+    movers: tuple[Mover, ...]
+    counted: str = ""
+    total: int = 0
+
+
+def most_moved(tree: xr.DataTree, limit: int = 20, per_run: int = 5) -> MoverTable | None:
+    """The `limit` largest movers over all runs, at most `per_run` of each run. None where nothing can be compared."""
+    for measure, values in _measures(tree):
+        order = _largest(values, limit, per_run)
+        if order:
+            variables = {n: v for n in CHANGES if (v := find(tree, n)) is not None}
+            counts, counted = _counts(tree)
+            movers = tuple(
+                Mover(
+                    run,
+                    matrix,
+                    moved,
+                    {n: ends for n, v in variables.items() if (ends := _first_last(v, run, matrix)) is not None},
+                    {n: last for n, v in counts.items() if (last := _last(v, run, matrix)) is not None},
+                )
+                for run, matrix, moved in order
+            )
+            return MoverTable(measure, movers, counted, int(np.isfinite(values.values).sum()))
+    return None
+
+
+def find(tree: xr.DataTree, name: str) -> xr.DataArray | None:
+    """A variable of any analyzer with that name, with at least (run, step, matrix)."""
+    for node in analyzer_nodes(tree):
+        dataset = tree[node].to_dataset()
+        if name in dataset.data_vars and {"run", "step", "matrix"} <= set(dataset[name].dims):
+            return dataset[name]
+    return None
+
+
+def _measures(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataArray]]:
+    """(name, (run, matrix) values), the best measure first."""
+    change = find(tree, CHANGE)
+    if change is not None and set(change.dims) == {"run", "step", "matrix"}:
+        yield "‖Δ‖ / ‖W₀‖ at the last step, Frobenius norms", _at_end(change)
+    norm = find(tree, "frobenius_norm")
+    if norm is not None and set(norm.dims) == {"run", "step", "matrix"}:
+        spectral = _spectral_movement(tree, norm)
+        if np.isfinite(spectral.values).any():
+            yield "‖σ(last) − σ(first)‖ / ‖σ(first)‖ (never more than the relative change of the weights)", spectral
+        first = _pick(norm, lambda there: there.argmax(axis=1))
+        yield "relative change of the Frobenius norm, first to last step", abs(_at_end(norm) / first - 1)
+
+
+def _pick(values: xr.DataArray, index: Callable[[np.ndarray], np.ndarray]) -> xr.DataArray:
+    """(run, matrix): the value at the step index that `index` finds in (run, step, matrix) 'is measured'."""
+    ordered = values.transpose("run", "step", "matrix")
+    chosen = index(~np.isnan(ordered.values))
+    picked = np.take_along_axis(ordered.values, chosen[:, None, :], axis=1)[:, 0, :]
+    return ordered.isel(step=0, drop=True).copy(data=picked)
+
+
+def _at_end(values: xr.DataArray) -> xr.DataArray:
+    return _pick(values, lambda there: there.shape[1] - 1 - there[:, ::-1].argmax(axis=1))
+
+
+def _spectral_movement(tree: xr.DataTree, norm: xr.DataArray) -> xr.DataArray:
+    """(run, matrix): how far σ moved between the first and the last measured step, NaN where there is one step."""
+    matrices = {str(name): j for j, name in enumerate(norm["matrix"].values)}
+    values = np.full((norm.sizes["run"], norm.sizes["matrix"]), np.nan)
+    for i, run in enumerate(norm["run"].values):
+        for dataset in run_datasets(tree, str(run)):
+            for matrix, moved in spectral_changes(dataset).items():
+                if matrix in matrices:
+                    values[i, matrices[matrix]] = moved
+    return norm.isel(step=0, drop=True).transpose("run", "matrix").copy(data=values)
+
+
+def _largest(values: xr.DataArray, limit: int, per_run: int) -> list[tuple[str, str, float]]:
+    table = np.asarray(values.transpose("run", "matrix").values, dtype=float)
+    runs, matrices = (values[d].values for d in ("run", "matrix"))
+    rows = []
+    for i, run in enumerate(runs):
+        finite = np.flatnonzero(np.isfinite(table[i]))
+        for j in finite[np.argsort(-table[i][finite], kind="stable")][:per_run]:
+            rows.append((str(run), str(matrices[j]), float(table[i, j])))
+    return sorted(rows, key=lambda row: -row[2])[:limit]
+
+
+def _counts(tree: xr.DataTree) -> tuple[dict[str, xr.DataArray], str]:
+    found: dict[str, xr.DataArray] = {}
+    label = ""
+    for name in COUNTS:
+        array = find(tree, name)
+        if array is None:
+            continue
+        shown = []
+        for dim in [str(d) for d in array.dims if d not in ("run", "step", "matrix")]:
+            if dim not in ("side", "k", "epsilon"):
+                break
+            array, part = prefer(array, dim)
+            shown.append(part)
+        else:
+            found[name], label = array, ", ".join(shown)
+    return found, label
+
+
+def _series(array: xr.DataArray, run: str, matrix: str) -> np.ndarray:
+    runs, matrices = ([str(v) for v in array[d].values] for d in ("run", "matrix"))
+    if run not in runs or matrix not in matrices or set(array.dims) != {"run", "step", "matrix"}:
+        return np.empty(0)
+    values = np.asarray(array.isel(run=runs.index(run), matrix=matrices.index(matrix)).values, dtype=float)
+    return values[~np.isnan(values)]
+
+
+def _first_last(array: xr.DataArray, run: str, matrix: str) -> tuple[float, float] | None:
+    values = _series(array, run, matrix)
+    return (float(values[0]), float(values[-1])) if values.size else None
+
+
+def _last(array: xr.DataArray, run: str, matrix: str) -> float | None:
+    values = _series(array, run, matrix)
+    return float(values[-1]) if values.size else None

@@ -1,0 +1,341 @@
+"""The sections of the page, in the order in which a reader asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from pipeline.report import intruders
+from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number, several
+from pipeline.report.compare import KeyVariable, analyzer_nodes, key_variables
+from pipeline.report.contents import Contents, Rows, archive_rows
+from pipeline.report.figures import Image
+from pipeline.report.movers import CHANGES, COUNTS, MoverTable, most_moved
+from pipeline.report.plots import Styles, curves, heatmaps
+from pipeline.report.provenance import parsed
+from pipeline.report.spectra import spectra_figure, spectrum_of
+from pipeline.report.style import run_styles
+from pipeline.report.summary import sentences
+
+PANELS = 4
+"""Runs per figure of panels."""
+SHOWN_RUNS = 16
+"""Runs that get heatmaps and intruder panels; the others stand in report.zarr."""
+SHOWN_VARIABLES = 12
+"""Key variables shown at once; further ones stand behind a click."""
+
+
+def page(tree: xr.DataTree) -> list[Section]:
+    """All sections that the tree has something for."""
+    contents = Contents.of(tree)
+    styles = run_styles(_all_runs(tree, contents))
+    variables = list(key_variables(tree))
+    movers = most_moved(tree)
+    made = [
+        Section("summary", "Summary", (Prose(sentences(tree, contents, variables, movers), "paragraph"),)),
+        _analysed(tree, contents),
+        _not_analysed(contents),
+        _metrics(tree, styles),
+        _curves(variables, styles),
+        _heatmaps(variables, contents.runs),
+        _spectra(tree, movers),
+        _intruders(tree, styles, contents),
+        _movers(movers),
+        _conventions(tree, contents),
+        _provenance(tree),
+    ]
+    return [section for section in made if section is not None and section.blocks]
+
+
+def _all_runs(tree: xr.DataTree, contents: Contents) -> list[str]:
+    runs = list(contents.runs)
+    if "metrics" in tree.children:
+        runs += [str(r) for r in tree["metrics"].to_dataset()["run"].values]
+    return list(dict.fromkeys([*runs, "all"]))
+
+
+def _analysed(tree: xr.DataTree, contents: Contents) -> Section:
+    rows = [{**row, "flag": _flag(row)} for row in contents.run_rows]
+    columns = {
+        "run": "run",
+        "kind": "kind",
+        "checkpoints": "checkpoints",
+        "first_step": "first step",
+        "last_step": "last step",
+        "formats": "format",
+        "base": "compared with",
+        "base_kind": "base found by",
+        "flag": "note",
+    }
+    table = from_rows("The runs of this report. Steps are the training's own numbers.", rows, columns)
+    if len(rows) <= 12:
+        return Section("analysed", "What was analysed", (table,))
+    return Section("analysed", "What was analysed", (Details(f"All {len(rows)} runs", (table,)),))
+
+
+def _flag(row: Mapping[str, object]) -> str:
+    notes = []
+    if row.get("role") == "base":
+        notes.append("only compared with")
+    if row.get("base_kind") == "first_step":
+        notes.append("⚑ base is merely the run’s own first saved step")
+    if row.get("step_source") == "none":
+        notes.append("step unknown, set to 0")
+    return "; ".join(notes)
+
+
+def _not_analysed(contents: Contents) -> Section:
+    blocks: list[Block] = []
+    if contents.problems:
+        columns = {"path": "file", "tensor": "tensor", "reason": "reason", "hint": "way out"}
+        blocks.append(from_rows("Files and tensors that could not be read.", contents.problems, columns, 50))
+    if contents.failures:
+        columns = {"statistic": "statistic", "run": "run", "step": "step", "matrix": "matrix", "error": "error"}
+        blocks.append(
+            from_rows(
+                "Computations that failed; the next run of the same command tries them again.",
+                contents.failures,
+                columns,
+                50,
+            )
+        )
+    if contents.skipped:
+        columns = {"statistic": "statistic", "reason": "reason", "count": "times", "example": "for example"}
+        blocks.append(from_rows("Matrices that have no value for a statistic.", contents.skipped, columns, 50))
+    grouped = _by_reason(contents.unmeasured)
+    if grouped:
+        table = from_rows(
+            "Tensors that are not measured as a matrix, by reason.",
+            grouped,
+            {"reason": "reason", "tensors": "tensors", "runs": "runs", "examples": "for example"},
+        )
+        blocks.append(table)
+    if not blocks:
+        blocks.append(Prose(("Nothing was left out: every tensor of every checkpoint was read and measured.",)))
+    return Section("not-analysed", "What was not analysed, and why", tuple(blocks))
+
+
+def _by_reason(rows: Rows) -> list[dict[str, object]]:
+    groups: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for row in rows:
+        tensors, runs = groups.setdefault(str(row["reason"]), ({}, {}))
+        tensors[str(row["tensor"])] = None
+        runs[str(row.get("run", ""))] = None
+    return [
+        {
+            "reason": reason,
+            "tensors": len(tensors),
+            "runs": len(runs),
+            "examples": ", ".join(list(tensors)[:3]) + (", …" if len(tensors) > 3 else ""),
+        }
+        for reason, (tensors, runs) in sorted(groups.items(), key=lambda item: -len(item[1][0]))
+    ]
+
+
+def _metrics(tree: xr.DataTree, styles: Styles) -> Section | None:
+    if "metrics" not in tree.children:
+        return None
+    dataset = tree["metrics"].to_dataset()
+    first = [n for n in dataset.data_vars if "loss" in str(n)]
+    names = [*first, *(n for n in dataset.data_vars if n not in first)]
+    images = []
+    for name in names[:SHOWN_VARIABLES]:
+        array = dataset[name]
+        attrs = array.attrs
+        variable = KeyVariable(
+            "metrics", str(name), str(attrs.get("long_name", name)), str(attrs.get("units", "1")), False, array
+        )
+        images.append(curves(variable, styles))
+    return Section("metrics", "Loss and metrics of the runs", _gallery(images))
+
+
+def _gallery(images: Sequence[Image | None]) -> tuple[Block, ...]:
+    there = tuple(image for image in images if image is not None)
+    return (Gallery(there),) if there else ()
+
+
+def _curves(variables: Sequence[KeyVariable], styles: Styles) -> Section:
+    drawn = [image for v in variables if v.node != intruders.NODE or not _is_count(v) if (image := curves(v, styles))]
+    blocks = _gallery(drawn[:SHOWN_VARIABLES])
+    if drawn[SHOWN_VARIABLES:]:
+        rest = drawn[SHOWN_VARIABLES:]
+        blocks += (Details(f"{several(len(rest), 'further curve')}", _gallery(rest)),)
+    if not drawn:
+        blocks = (
+            Prose(("No analyzer of this report declares key variables over runs; the tables are in report.zarr.",)),
+        )
+    return Section("curves", "Key variables over steps", blocks)
+
+
+def _is_count(variable: KeyVariable) -> bool:
+    return variable.name in COUNTS
+
+
+def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str]) -> Section:
+    first: list[Image | None] = []
+    rest: list[Image | None] = []
+    for variable in variables:
+        first.append(heatmaps(variable, runs[:PANELS]))
+        rest += [heatmaps(variable, runs[i : i + PANELS]) for i in range(PANELS, min(len(runs), SHOWN_RUNS), PANELS)]
+    blocks = _gallery(first[:SHOWN_VARIABLES])
+    hidden = _gallery([*first[SHOWN_VARIABLES:], *rest])
+    if hidden:
+        blocks += (Details("Further runs and variables", hidden),)
+    if blocks and len(runs) > SHOWN_RUNS:
+        blocks += (Prose((f"The first {SHOWN_RUNS} of {len(runs)} runs are drawn; report.zarr holds all.",)),)
+    return Section("heatmaps", "Layer by step", blocks)
+
+
+def _spectra(tree: xr.DataTree, movers: MoverTable | None) -> Section | None:
+    if movers is None:
+        return None
+    chosen = [s for m in movers.movers[:6] if (s := spectrum_of(tree, m.run, m.matrix)) is not None]
+    return Section("spectra", "Singular values of the matrices that moved most", _gallery([spectra_figure(chosen)]))
+
+
+def _intruders(tree: xr.DataTree, styles: Styles, contents: Contents) -> Section | None:
+    if not intruders.has_counts(tree):
+        return None
+    totals, label = intruders.over_steps(tree)
+    sweep, sweep_label = intruders.over_epsilon(tree)
+    matrices = int(tree[intruders.NODE].sizes.get("matrix", 0))
+    blocks: list[Block] = []
+    if totals:
+        images = [
+            intruders.excess_figure(totals, styles, label),
+            intruders.steps_figure(totals[:PANELS], styles, label, matrices),
+            intruders.epsilon_figure(sweep[:PANELS], styles, sweep_label) if sweep else None,
+        ]
+        blocks += _gallery(images)
+        further: list[Image | None] = []
+        for i in range(PANELS, min(len(totals), SHOWN_RUNS), PANELS):
+            further.append(intruders.steps_figure(totals[i : i + PANELS], styles, label, matrices))
+            further += (
+                [intruders.epsilon_figure(sweep[i : i + PANELS], styles, sweep_label)] if sweep[i : i + PANELS] else []
+            )
+        if further:
+            blocks.append(Details("Further runs", _gallery(further)))
+        blocks.append(_totals_table(totals, label))
+    return Section("intruders", "Intruder dimensions beside their controls", tuple(blocks))
+
+
+def _totals_table(totals: Sequence[intruders.Totals], label: str) -> Table:
+    rows = [
+        {
+            "run": t.run,
+            "step": number(t.x[-1]),
+            "count": t.count[-1],
+            "null": t.null[-1],
+            "interval": f"[{number(t.low[-1])}, {number(t.high[-1])}]" if np.isfinite(t.low[-1]) else "",
+            "excess": t.excess[-1],
+            "matched": t.matched[-1],
+        }
+        for t in totals
+    ]
+    columns = {
+        "run": "run",
+        "step": "last step",
+        "count": "count",
+        "null": "null, mean",
+        "interval": "null, sum of 95 % intervals",
+        "excess": "excess",
+        "matched": "at matched norm",
+    }
+    return from_rows(f"Totals over matrices at each run’s last step ({label}).", rows, columns)
+
+
+def _movers(table: MoverTable | None) -> Section | None:
+    if table is None:
+        return None
+    names = [n for n in CHANGES if any(n in m.first_last for m in table.movers)]
+    counts = [n for n in COUNTS if any(n in m.counts for m in table.movers)]
+    rows = []
+    for m in table.movers:
+        row: dict[str, object] = {"run": m.run, "matrix": m.matrix, "moved": m.moved}
+        for n in names:
+            first, last = m.first_last.get(n, (float("nan"), float("nan")))
+            row[n], row[f"{n} change"] = f"{number(first)} → {number(last)}", last - first
+        rows.append({**row, **{n: m.counts.get(n) for n in counts}})
+    columns = {"run": "run", "matrix": "matrix", "moved": "moved"}
+    for n in names:
+        columns |= {n: n.replace("_", " "), f"{n} change": f"Δ {n.replace('_', ' ')}"}
+    headings = {
+        "n_intruders": "intruders",
+        "n_intruders_null": "null",
+        "excess_intruders": "excess",
+        "n_intruders_matched": "matched",
+    }
+    columns |= {n: headings[n] for n in counts}
+    counted = f" Intruder counts at {table.counted}, last step." if table.counted and counts else ""
+    caption = f"Largest first, at most five of each run. Moved: {table.measure}.{counted}"
+    return Section("movers", "Matrices that moved most", (from_rows(caption, rows, columns),))
+
+
+def _conventions(tree: xr.DataTree, contents: Contents) -> Section:
+    items = [
+        "The seed (the run) is the unit of replication. Spreads over matrices describe one model, not a method.",
+        "α without its null is not evidence: of 64 × 64 matrices of random entries, 79 % fall between 2 and 6 as well.",
+        "An intruder count alone mostly says how large the update was: read it beside its null and the matched norm.",
+        "Singular values are those of the matrix oriented (out, in); for an adapter those of its Δ, unless said.",
+        "Medians and quartiles are over the matrices that have a value at that step; what has none is left out.",
+    ]
+    flagged = [str(row["run"]) for row in contents.run_rows if row.get("base_kind") == "first_step"]
+    if flagged:
+        listed = ", ".join(flagged[:8]) + (f" and {len(flagged) - 8} more" if len(flagged) > 8 else "")
+        items.append(f"⚑ Compared with merely their own first saved step, not with a known base: {listed}.")
+    blocks: list[Block] = [Prose(tuple(items))]
+    notes = list(_notes(tree))
+    if notes:
+        blocks.append(Prose(tuple(notes)))
+    return Section("conventions", "Conventions and pitfalls", tuple(blocks), "notice")
+
+
+def _notes(tree: xr.DataTree) -> Iterator[str]:
+    for node in analyzer_nodes(tree):
+        for line in str(tree[node].attrs.get("notes", "")).splitlines():
+            if line.strip():
+                yield f"{node}: {line.strip()}"
+
+
+def _provenance(tree: xr.DataTree) -> Section:
+    attrs = tree.attrs
+    rows = [{"what": what, "value": str(attrs[key])} for what, key in _ATTRIBUTES.items() if attrs.get(key)]
+    for name in ("machine", "software"):
+        values = parsed(attrs, name, {})
+        if isinstance(values, dict) and values:
+            rows.append({"what": name, "value": ", ".join(f"{k} {v}" for k, v in values.items())})
+    blocks: list[Block] = [from_rows("", rows, {"what": "", "value": ""})]
+    described = parsed(attrs, "analyzers", [])
+    if described:
+        analyzers = [
+            {
+                "name": one.get("name"),
+                "version": str(one.get("version")),
+                "parameters": ", ".join(f"{k} = {v}" for k, v in one.get("parameters", {}).items()),
+                "statistics": ", ".join(f"{s['name']} v{s['version']}" for s in one.get("statistics", [])),
+            }
+            for one in described
+        ]
+        columns = {"name": "analyzer", "version": "version", "parameters": "parameters", "statistics": "statistics"}
+        blocks.append(from_rows("Analyzers.", analyzers, columns))
+    checkpoints = "provenance" in tree.children and tree["provenance"].to_dataset()
+    if checkpoints:
+        count = next(iter(checkpoints.sizes.values()), 0)
+        blocks.append(Prose((f"Digests of {several(count, 'checkpoint')} are in /provenance of report.zarr.",)))
+    maps = archive_rows(tree, "parameters")
+    if maps:
+        blocks.append(Prose((f"Which tensors each matrix was cut from ({len(maps)} entries): /archive/parameters.",)))
+    return Section("provenance", "Provenance", tuple(blocks))
+
+
+_ATTRIBUTES = {
+    "archive": "archive",
+    "store": "store",
+    "store schema": "store_schema",
+    "made": "created",
+    "varve": "varve_version",
+    "device": "device",
+    "conventions": "Conventions",
+}

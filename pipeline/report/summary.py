@@ -1,0 +1,126 @@
+"""The first paragraph: what was analysed and what the numbers say, in plain words, nothing dressed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from pipeline.report import intruders
+from pipeline.report.blocks import number, several
+from pipeline.report.compare import KeyVariable, analyzer_nodes, series_of
+from pipeline.report.contents import Contents
+from pipeline.report.movers import MoverTable
+
+SAID = 3
+"""Variables and runs that the paragraph speaks of; the figures show the rest."""
+
+
+def sentences(
+    tree: xr.DataTree, contents: Contents, variables: Sequence[KeyVariable], movers: MoverTable | None
+) -> tuple[str, ...]:
+    """The sentences, in order: what there is, what could not be done, how medians moved, the top mover, intruders."""
+    return tuple(
+        sentence
+        for sentence in (
+            _what(tree, contents),
+            _missing(contents),
+            _moved(variables),
+            _top(movers),
+            _intruders(tree),
+        )
+        if sentence
+    )
+
+
+def _what(tree: xr.DataTree, contents: Contents) -> str:
+    nodes = analyzer_nodes(tree)
+    steps = contents.steps
+    span = (
+        f" between step {steps[0]} and step {steps[-1]}"
+        if steps.size > 1
+        else f" at step {steps[0]}"
+        if steps.size
+        else ""
+    )
+    count = sum(int(row.get("checkpoints") or 0) for row in contents.run_rows)
+    checkpoints = f" with {several(count, 'checkpoint')}" if count else ""
+    matrices = f", {several(contents.matrices, 'distinct matrix', 'distinct matrices')}" if contents.matrices else ""
+    measured = f", measured by {', '.join(nodes)}" if nodes else "; no analyzer gave a result"
+    return f"{several(len(contents.runs), 'run')}{checkpoints}{span}{matrices}{measured}."
+
+
+def _missing(contents: Contents) -> str:
+    parts = []
+    if contents.problems:
+        parts.append(
+            several(len(contents.problems), "file or tensor could not be read", "files or tensors could not be read")
+        )
+    if contents.failures:
+        parts.append(several(len(contents.failures), "computation failed", "computations failed"))
+    flagged = [row["run"] for row in contents.run_rows if row.get("base_kind") == "first_step"]
+    if flagged:
+        one = (
+            "is compared with its own first saved step"
+            if len(flagged) == 1
+            else "are compared with their own first saved step"
+        )
+        parts.append(f"{several(len(flagged), 'run')} {one}, not with a known base")
+    return (_list(parts) + ".") if parts else ""
+
+
+def _moved(variables: Sequence[KeyVariable]) -> str:
+    """Of the first few variables, the run whose median over matrices changed most."""
+    said = []
+    for variable in variables:
+        ends = [
+            (s.run, s.median[0], s.median[-1])
+            for s in series_of(variable)
+            if s.steps.size > 1 and np.isfinite(s.median[[0, -1]]).all() and s.median[0] > 0 and s.median[-1] > 0
+        ]
+        if not ends or variable.node == intruders.NODE:
+            continue
+        run, first, last = max(ends, key=lambda e: abs(np.log(e[2] / e[1])))
+        if number(first) == number(last):
+            continue
+        verb = "rose" if last > first else "fell"
+        among = " (the largest change among the runs)" if len(ends) > 1 else ""
+        said.append(f"{variable.long_name} {verb} from {number(first)} to {number(last)} in {run}{among}")
+        if len(said) == SAID:
+            break
+    return f"Between first and last measured step, the median over matrices of {_list(said)}." if said else ""
+
+
+def _top(movers: MoverTable | None) -> str:
+    if movers is None or not movers.movers or movers.movers[0].moved == 0:
+        return ""
+    top = movers.movers[0]
+    return f"The matrix that moved most is {top.matrix} in {top.run}: {number(top.moved)} ({movers.measure})."
+
+
+def _intruders(tree: xr.DataTree) -> str:
+    if not intruders.has_counts(tree):
+        return ""
+    totals, label = intruders.over_steps(tree)
+    said = []
+    for one in sorted(totals, key=lambda t: -t.count[-1])[:SAID]:
+        count, null, low, high = one.count[-1], one.null[-1], one.low[-1], one.high[-1]
+        if np.isnan(null):
+            said.append(f"{one.run} ends with {number(count)}, with no null beside it: not evidence by itself")
+            continue
+        interval = f" [{number(low)}, {number(high)}]" if np.isfinite(low) and np.isfinite(high) else ""
+        verdict = "within chance"
+        if np.isfinite(low) and (count > high or count < low):
+            verdict = "more than chance" if count > high else "fewer than chance"
+        elif not np.isfinite(low):
+            verdict = "the null has no interval"
+        said.append(
+            f"{one.run} ends with {number(count)}, where random directions give {number(null)}{interval}: {verdict}"
+        )
+    more = f" (of {len(totals)} runs, those with most)" if len(totals) > SAID else ""
+    return f"Intruder dimensions ({label}){more}: {'; '.join(said)}." if said else ""
+
+
+def _list(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
