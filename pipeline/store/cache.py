@@ -1,0 +1,147 @@
+"""The evictable cache of large intermediates beside the store (a base's singular vectors), bounded in bytes.
+
+Safe with several processes: an entry is one file, renamed into place, and the least recently used go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipeline.archive.recipes import digest
+
+_LOG = logging.getLogger(__name__)
+_STRIPES = 64
+_SUFFIX = ".safetensors"
+
+
+def cache_path(store: str | Path) -> Path:
+    """Where the cache of a store is: beside it, so that it can be deleted at any time."""
+    path = Path(store)
+    return path.with_name(f"{path.name}.cache")
+
+
+class DiskCache:
+    """`analyzers.contract.Cache` on disk: `cache(name, key, make)` reads an entry, or makes and keeps it.
+
+    An entry larger than `max_bytes` is not kept. Of several workers that want the same entry one makes it. A full or
+    read-only disk costs the saving, not the result, and is logged.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: int) -> None:
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
+        self._held = threading.local()
+
+    def __call__(
+        self, name: str, key: str, make: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> Mapping[str, torch.Tensor]:
+        """The tensors under (name, key)."""
+        path = self.path(name, key)
+        found = self._read(path)
+        if found is not None:
+            return found
+        with self._turn(path):
+            found = self._read(path)  # somebody else may have made it while this one waited
+            if found is None:
+                found = make()
+                self._keep(path, found)
+        return found
+
+    def path(self, name: str, key: str) -> Path:
+        """The file of an entry."""
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
+        return self.folder / f"{readable}-{digest([name, key])}{_SUFFIX}"
+
+    def nbytes(self) -> int:
+        """Bytes that the cache takes."""
+        return sum(size for _, size, _ in self._entries())
+
+    def clear(self) -> None:
+        """Removes every entry."""
+        for _, _, path in self._entries():
+            path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> Mapping[str, torch.Tensor] | None:
+        try:
+            tensors = load_file(path)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            _LOG.warning("cache entry %s is damaged (%s): it is made again", path, error)
+            path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):  # evicted meanwhile, or read-only: only the order of eviction suffers
+            os.utime(path)
+        return tensors
+
+    def _keep(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if size > self.max_bytes:
+            return
+        made = path.with_name(f"{secrets.token_hex(8)}.partial")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._evict(self.max_bytes - size)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made)
+            made.replace(path)
+        except (OSError, SafetensorError) as error:
+            _LOG.warning("cannot keep %s in the cache: %s; it will be computed again when it is needed", path, error)
+            with contextlib.suppress(OSError):
+                made.unlink(missing_ok=True)
+
+    def _evict(self, allowed: int) -> None:
+        """Removes the least recently used entries until `allowed` bytes are left."""
+        entries = sorted(self._entries())
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if total <= allowed:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        """(mtime_ns, bytes, path) of every file, half-written ones included."""
+        found = []
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.suffix in (_SUFFIX, ".partial"):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
+        return found
+
+    @contextlib.contextmanager
+    def _turn(self, path: Path) -> Iterator[None]:
+        """One maker at a time per entry (striped over a few lock files; the lock dies with its owner).
+
+        A thread that already makes an entry takes no second lock, so no two can wait for each other.
+        """
+        if getattr(self._held, "lock", False):
+            yield
+            return
+        try:
+            self.folder.mkdir(exist_ok=True)
+            stripe = int(digest(path.name), 16) % _STRIPES
+            descriptor = os.open(self.folder / f"{stripe}.lock", os.O_RDWR | os.O_CREAT)
+        except OSError:  # a read-only folder: everybody makes their own
+            yield
+            return
+        self._held.lock = True
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            self._held.lock = False
+            os.close(descriptor)

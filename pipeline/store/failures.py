@@ -1,0 +1,66 @@
+"""Units that failed, kept with their traceback until the same key has a result."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pipeline.store.documents import FILE, create_document, ensure_group, read_document
+from pipeline.store.scratch import withdraw
+from pipeline.store.statistics import StatisticTable, table_folder
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One unit that raised: which, of which run, step and matrix, the error in a line, and its traceback."""
+
+    key: str
+    error: str
+    traceback: str = ""
+    run: str | None = None
+    step: int | None = None
+    matrix: str | None = None
+    statistic: str = ""
+
+
+def write_failures(root: Path, statistic: str, entries: Sequence[Failure], table: StatisticTable) -> None:
+    """Adds failures: one new document with those that still stand, then the documents it replaces go.
+
+    In this order nothing is lost when the process dies in between, nor when two write at the same time.
+    """
+    folder = _folder(root, statistic)
+    ensure_group(root, folder)
+    replaced = _documents(folder)
+    standing = {f.key: f for path in replaced for f in _read(path) if table.extent(f.key) is None}
+    standing |= {entry.key: replace(entry, statistic=statistic) for entry in entries}
+    if standing:
+        name = f"{time.time_ns():016x}-{secrets.token_hex(3)}"
+        data = {"varve": "failures", "failures": [asdict(failure) for failure in standing.values()]}
+        create_document(root, folder / name, data)
+    for path in replaced:
+        withdraw(root, path)
+
+
+def read_failures(root: Path) -> list[Failure]:
+    """All recorded failures, the newest of each key."""
+    found: dict[tuple[str, str], Failure] = {}
+    for group in sorted((root / "failures").iterdir()):
+        if group.name != FILE:
+            for path in _documents(group):
+                found |= {(failure.statistic, failure.key): failure for failure in _read(path)}
+    return list(found.values())
+
+
+def _folder(root: Path, statistic: str) -> Path:
+    return root / "failures" / table_folder(root, statistic).name
+
+
+def _documents(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != FILE)
+
+
+def _read(path: Path) -> list[Failure]:
+    return [Failure(**entry) for entry in read_document(path)["failures"]]

@@ -1,0 +1,214 @@
+"""A checkpoint goes into the store: its tensors first, equal ones once, and its manifest last, in one rename.
+
+Killed at any moment it leaves nothing half-visible, and the next ingest finds by digest what is already whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+from analyzers.errors import ArchiveError, StoreError
+from pipeline.archive.types import Checkpoint, Layout, Problem, Run
+from pipeline.store.documents import create_document, replace_document
+from pipeline.store.records import Alias, CheckpointRecord, RunRecord
+from pipeline.store.scratch import store_errors
+from pipeline.store.stamps import check_files, find_original, find_recorded, is_current, source_root
+from pipeline.store.store import Store
+from pipeline.store.writing import Tensors, TensorWriter, UnreadableTensorError
+
+Progress = Callable[[str, int], None]
+"""Called after each tensor with its name and bytes."""
+
+
+Opener = Callable[[Checkpoint], AbstractContextManager[Tensors]]
+
+
+def ingest_checkpoint(
+    store: Store,
+    checkpoint: Checkpoint,
+    layout: Layout,
+    progress: Progress | None = None,
+    rehash: bool = False,
+    open_tensors: Opener | None = None,
+) -> CheckpointRecord:
+    """Puts one checkpoint into the store and returns its record. Idempotent.
+
+    Nothing is read while the files' path, size and mtime are as recorded, unless `rehash`. A step whose content
+    changed gets a new revision. Tensors that cannot be read are named in the record's problems, and the rest is
+    ingested; when none can, or the files change meanwhile, ArchiveError and nothing is recorded. Weights that repeat
+    a checkpoint of the run from beside it (a Trainer's output root) are recorded as its alias.
+    """
+    store.check_writable()
+    known = find_recorded(store, checkpoint)
+    layout_digest = store.put_layout(layout)
+    if known is not None and not rehash and is_current(known, checkpoint):
+        return _keep(store, known, layout_digest, layout)
+    if open_tensors is None:
+        from pipeline.archive.reader import open_tensors as opener
+
+        open_tensors = opener
+    root = source_root(checkpoint)
+    check_files(checkpoint, root, "since it was listed")
+    writer = TensorWriter(store)
+    problems: list[Problem] = []
+    with open_tensors(checkpoint) as tensors:
+        for header in layout.tensors:
+            try:
+                writer.add(header, tensors)
+            except UnreadableTensorError as error:
+                problems.append(Problem(str(checkpoint.path), str(error), header.name))
+            if progress is not None:
+                progress(header.name, header.nbytes)
+    writer.finish()
+    check_files(checkpoint, root, "while it was read")
+    if problems and not writer.digests:
+        raise ArchiveError(f"none of the {len(problems)} tensors of {checkpoint.path} could be read: {problems[0]}")
+    digests = tuple(writer.digests.get(header.name) for header in layout.tensors)
+    record = CheckpointRecord(
+        run=checkpoint.run,
+        step=checkpoint.step,
+        revision=0,
+        layout=layout_digest,
+        digests=digests,
+        places=tuple(writer.places[digest] if digest else None for digest in digests),
+        files=checkpoint.files,
+        source=str(checkpoint.path),
+        format=checkpoint.format,
+        step_source=checkpoint.step_source,
+        kind=checkpoint.kind,
+        config=checkpoint.config,
+        adapter=checkpoint.adapter,
+        problems=(*checkpoint.problems, *problems),
+        ingested=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    store.ensure_run(RunRecord(checkpoint.run, adapter=checkpoint.kind == "adapter"))
+    original = find_original(store, checkpoint, record)
+    return _add_alias(store, original, checkpoint) if original is not None else _publish(store, record)
+
+
+def record_run(
+    store: Store,
+    run: Run,
+    base: str | None = None,
+    base_kind: str | None = None,
+    force: bool = False,
+    problems: Sequence[Problem] = (),
+) -> RunRecord:
+    """Records a run, before its checkpoints or after. `base` is the "run@step" that it is compared with by default.
+
+    A recorded base stays whatever `base` says, unless `force`. StoreError when another folder, which still exists,
+    is in the store under this id. `problems`: those of the archive that concern this run.
+    """
+    store.check_writable()
+    store.ensure_run(RunRecord(run.id, run.role, source=str(run.path)))
+    folder = store.run_folder(run.id)
+    with store_errors(folder, "write"), _locked(folder):
+        old = store.run(run.id)
+        if not force:
+            _check_same_source(store, old, run)
+            if old.base is not None:
+                base, base_kind = old.base, old.base_kind
+        record = RunRecord(
+            id=run.id,
+            role=run.role,
+            adapter=any(checkpoint.kind == "adapter" for checkpoint in run.checkpoints),
+            base=base,
+            base_kind=base_kind,
+            metrics=run.metrics or old.metrics,
+            source=str(run.path),
+            problems=tuple(problems),
+        )
+        if record != old:
+            replace_document(store.path, folder, record.to_json())
+    return record
+
+
+def mark_gone(store: Store, run_id: str, present: Iterable[int]) -> tuple[CheckpointRecord, ...]:
+    """Marks the checkpoints of a run whose step the archive no longer has; they stay in the store.
+
+    `present`: *all* steps that the archive has now, not a selection of them. Returns those newly marked.
+    """
+    store.check_writable()
+    steps, marked = frozenset(present), []
+    for record in store.checkpoints(run_id):
+        if record.source_gone != (record.step not in steps):
+            changed = dataclasses.replace(record, source_gone=record.step not in steps)
+            _rewrite(store, changed)
+            if changed.source_gone:
+                marked.append(changed)
+    return tuple(marked)
+
+
+def _keep(store: Store, known: CheckpointRecord, layout_digest: str, layout: Layout) -> CheckpointRecord:
+    """An unchanged checkpoint, without reading it; a layout that is new gives it a new revision."""
+    if known.layout != layout_digest:
+        if store.layout(known.layout).tensors != layout.tensors:
+            raise StoreError(
+                f"{known.source} lists other tensors than when it was ingested, and its files have not changed: "
+                "ingest it with --rehash"
+            )
+        return _publish(store, dataclasses.replace(known, layout=layout_digest, source_gone=False))
+    if known.source_gone:
+        known = dataclasses.replace(known, source_gone=False)
+        _rewrite(store, known)
+    return known
+
+
+def _publish(store: Store, record: CheckpointRecord) -> CheckpointRecord:
+    """Makes the record visible: as the next revision of its step, or in place when only its files' times moved."""
+    while True:
+        revisions = store.revisions(record.run, record.step)
+        newest = revisions[-1] if revisions else None
+        if newest is not None and (newest.digests, newest.layout) == (record.digests, record.layout):
+            places, aliases = newest.places, newest.aliases
+            record = dataclasses.replace(record, revision=newest.revision, places=places, aliases=aliases)
+            if dataclasses.replace(record, ingested=newest.ingested) == newest:
+                return newest
+            _rewrite(store, record)
+            return record
+        record = dataclasses.replace(record, revision=0 if newest is None else newest.revision + 1, aliases=())
+        if create_document(store.path, store.manifest_folder(record), record.to_json()):
+            return record
+        # Another process has just published this revision: look again.
+
+
+def _add_alias(store: Store, original: CheckpointRecord, checkpoint: Checkpoint) -> CheckpointRecord:
+    with _locked(store.run_folder(original.run)):
+        others = tuple(alias for alias in original.aliases if alias.source != str(checkpoint.path))
+        alias = Alias(str(checkpoint.path), checkpoint.files)
+        record = dataclasses.replace(original, aliases=(*others, alias))
+        _rewrite(store, record)
+    return record
+
+
+def _rewrite(store: Store, record: CheckpointRecord) -> None:
+    replace_document(store.path, store.manifest_folder(record), record.to_json())
+
+
+def _check_same_source(store: Store, old: RunRecord, run: Run) -> None:
+    if old.source and old.source != str(run.path) and Path(old.source).exists() and run.path.exists():
+        if Path(old.source).samefile(run.path):
+            return
+        raise StoreError(
+            f"run {run.id!r} is in {store.path} from {old.source}, and {run.path} has the same id: give this archive "
+            "another name, or use another store"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time reads and rewrites the documents of a run; the lock dies with its owner."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks: there, the last of two simultaneous writers counts.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

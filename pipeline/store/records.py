@@ -1,0 +1,231 @@
+"""What the store says of a run and of a checkpoint: frozen data, with their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.archive.recipes import Recipe, from_json, to_json
+from pipeline.archive.types import FileStamp, Layout, MatrixSpec, Problem, TensorHeader, Unmeasured
+
+_ABSENT = "-" * 32
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as the store knows it. `base` ("run@step") and `base_kind` are what it is compared with by default."""
+
+    id: str
+    role: Literal["run", "base"] = "run"
+    adapter: bool = False
+    base: str | None = None
+    base_kind: str | None = None
+    metrics: tuple[Mapping[str, float], ...] = ()
+    source: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the inverse of `from_json`."""
+        return {
+            "varve": "run",
+            "id": self.id,
+            "role": self.role,
+            "adapter": self.adapter,
+            "base": self.base,
+            "base_kind": self.base_kind,
+            "metrics": [dict(row) for row in self.metrics],
+            "source": self.source,
+            "problems": [problem_to_json(problem) for problem in self.problems],
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> RunRecord:
+        """The record that `to_json` wrote."""
+        return RunRecord(
+            data["id"],
+            data["role"],
+            data["adapter"],
+            data["base"],
+            data["base_kind"],
+            tuple(data["metrics"]),
+            data["source"],
+            tuple(Problem(**problem) for problem in data["problems"]),
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes are: kind "array" (tensors/<digest>) or "pack" (`at`["pack"], offset, nbytes).
+
+    `at` is open: a later kind can point into an original file without a new layout.
+    """
+
+    kind: str
+    at: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another place in the archive that holds the same weights (a Trainer's output root beside its last checkpoint)."""
+
+    source: str
+    files: tuple[FileStamp, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """A checkpoint in the store. `digests` and `places` follow the layout's tensors; None: it could not be read.
+
+    `revision` counts how often this step was rewritten in the archive; `source_gone` once it was deleted there.
+    """
+
+    run: str
+    step: int
+    revision: int
+    layout: str
+    digests: tuple[str | None, ...]
+    places: tuple[Place | None, ...]
+    files: tuple[FileStamp, ...]
+    source: str
+    format: str
+    step_source: Literal["metadata", "name", "catalog", "none"] = "name"
+    kind: Literal["full", "adapter"] = "full"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] | None = None
+    problems: tuple[Problem, ...] = ()
+    source_gone: bool = False
+    aliases: tuple[Alias, ...] = ()
+    ingested: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the inverse of `from_json`; digests joined, places grouped, so that it stays small."""
+        return {
+            "varve": "checkpoint",
+            "run": self.run,
+            "step": self.step,
+            "revision": self.revision,
+            "layout": self.layout,
+            "digests": "".join(digest or _ABSENT for digest in self.digests),
+            "places": _places_to_json(self.places),
+            "files": _files_to_json(self.files),
+            "source": self.source,
+            "format": self.format,
+            "step_source": self.step_source,
+            "kind": self.kind,
+            "config": self.config,
+            "adapter": self.adapter,
+            "problems": [problem_to_json(problem) for problem in self.problems],
+            "source_gone": self.source_gone,
+            "aliases": [{"source": alias.source, "files": _files_to_json(alias.files)} for alias in self.aliases],
+            "ingested": self.ingested,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CheckpointRecord:
+        """The record that `to_json` wrote."""
+        joined = data["digests"]
+        digests = [joined[at : at + 32] for at in range(0, len(joined), 32)]
+        return CheckpointRecord(
+            data["run"],
+            data["step"],
+            data["revision"],
+            data["layout"],
+            tuple(None if digest == _ABSENT else digest for digest in digests),
+            _places_from_json(data["places"], len(digests)),
+            _files_from_json(data["files"]),
+            data["source"],
+            data["format"],
+            data["step_source"],
+            data["kind"],
+            data["config"],
+            data["adapter"],
+            tuple(Problem(**problem) for problem in data["problems"]),
+            data["source_gone"],
+            tuple(Alias(alias["source"], _files_from_json(alias["files"])) for alias in data["aliases"]),
+            data["ingested"],
+        )
+
+
+@dataclass(frozen=True)
+class BoundMatrix:
+    """A matrix of one stored checkpoint: its identity, its recipe by digests, and the recipe's key."""
+
+    spec: MatrixSpec
+    recipe: Recipe
+    key: str
+
+
+def layout_to_json(layout: Layout) -> dict[str, Any]:
+    """Plain data, the inverse of `layout_from_json`."""
+    return {
+        "tensors": [[t.name, t.dtype, list(t.shape), t.nbytes] for t in layout.tensors],
+        "matrices": [
+            {
+                "name": m.name,
+                "shape": list(m.shape),
+                "recipe": to_json(m.recipe),
+                "layer": m.layer,
+                "kind": m.kind,
+                "role": m.role,
+                "dtype": m.dtype,
+                "orientation": m.orientation,
+            }
+            for m in layout.matrices
+        ],
+        "unmeasured": [[u.tensor, u.reason] for u in layout.unmeasured],
+    }
+
+
+def layout_from_json(data: Mapping[str, Any]) -> Layout:
+    """The layout that `layout_to_json` wrote."""
+    return Layout(
+        tuple(TensorHeader(name, dtype, tuple(shape), nbytes) for name, dtype, shape, nbytes in data["tensors"]),
+        tuple(
+            MatrixSpec(**{**matrix, "shape": tuple(matrix["shape"]), "recipe": from_json(matrix["recipe"])})
+            for matrix in data["matrices"]
+        ),
+        tuple(Unmeasured(tensor, reason) for tensor, reason in data["unmeasured"]),
+    )
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    """Plain data; `Problem(**data)` reads it."""
+    return {"path": problem.path, "reason": problem.reason, "tensor": problem.tensor, "hint": problem.hint}
+
+
+def _files_to_json(files: tuple[FileStamp, ...]) -> list[list[Any]]:
+    return [[stamp.path, stamp.size, stamp.mtime_ns] for stamp in files]
+
+
+def _files_from_json(data: list[list[Any]]) -> tuple[FileStamp, ...]:
+    return tuple(FileStamp(*stamp) for stamp in data)
+
+
+def _places_to_json(places: tuple[Place | None, ...]) -> list[dict[str, Any]]:
+    """Tensors in one container share an entry: {"kind", shared fields, "tensors": [indices], varying columns}."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for index, place in enumerate(places):
+        if place is None:
+            continue
+        container = {name: value for name, value in place.at.items() if isinstance(value, str)}
+        group = groups.setdefault(
+            (place.kind, repr(sorted(container.items()))), {"kind": place.kind, **container, "tensors": []}
+        )
+        group["tensors"].append(index)
+        for name, value in place.at.items():
+            if name not in container:
+                group.setdefault(name, []).append(value)
+    return list(groups.values())
+
+
+def _places_from_json(groups: list[dict[str, Any]], count: int) -> tuple[Place | None, ...]:
+    places: list[Place | None] = [None] * count
+    for group in groups:
+        varying = {name: value for name, value in group.items() if isinstance(value, list) and name != "tensors"}
+        shared = {name: value for name, value in group.items() if isinstance(value, str) and name != "kind"}
+        for position, index in enumerate(group["tensors"]):
+            places[index] = Place(
+                group["kind"], {**shared, **{name: column[position] for name, column in varying.items()}}
+            )
+    return tuple(places)

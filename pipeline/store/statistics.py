@@ -1,0 +1,244 @@
+"""Stored results of one statistic, by content key: written in batches, found through their indexes.
+
+table = store.statistic("spectrum")
+table.write([(key, {"sigma": sigma}), (other, "the matrix has NaN entries")], extent=0)
+table.read([key])
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyzers.errors import StoreError
+from pipeline.archive.recipes import digest
+from pipeline.store.batches import Batch, Entry, read_batch, read_slices, write_batch
+from pipeline.store.documents import FILE, create_document
+from pipeline.store.scratch import publish, scratch, withdraw
+
+if TYPE_CHECKING:
+    from analyzers.contract import Result
+
+_COMPACT_KEYS = 20_000
+"""A compacted batch holds about this many keys at most: its index stays quick to read."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a result is: all that a worker needs to read it. `fields`: (name, dtype, offset, shape)."""
+
+    statistic: str
+    key: str
+    batch: str
+    extent: int
+    fields: tuple[tuple[str, str, int, tuple[int, ...]], ...] = ()
+    reason: str | None = None
+
+
+def table_folder(root: Path, statistic: str) -> Path:
+    """Where a statistic's batches are; an unusual name gets a safe folder name of its own."""
+    safe = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", statistic) and statistic != FILE
+    name = statistic if safe else f"{re.sub(r'[^A-Za-z0-9_-]+', '-', statistic)[:60]}-{digest(statistic)[:8]}"
+    return root / "statistics" / name
+
+
+class StatisticTable:
+    """The results of one statistic. What it knows is as of the last `refresh`, plus its own writes."""
+
+    def __init__(self, root: Path, name: str, mode: str = "r") -> None:
+        """Use `Store.statistic`."""
+        self.name = name
+        self._root = root
+        self._folder = table_folder(root, name)
+        self._mode = mode
+        self._lock = threading.RLock()
+        self._batches: dict[str, Batch] = {}
+        self._where: dict[str, tuple[Batch, int]] = {}
+
+    def refresh(self) -> None:
+        """Sees what other processes have written or compacted since."""
+        with self._lock:
+            names = sorted(path.name for path in self._folder.iterdir()) if self._folder.exists() else []
+            names = [name for name in names if name != FILE]
+            if self._batches.keys() - set(names):  # compacted: what they held is in a new batch
+                self._batches, self._where = {}, {}
+            for name in names:
+                if name not in self._batches:
+                    self._add(read_batch(self._folder / name))
+
+    def keys(self) -> frozenset[str]:
+        """Every key that has a result or a reason."""
+        return frozenset(self._where)
+
+    def extent(self, key: str) -> int | None:
+        """The extent of the stored result (0 where the statistic has none), or None when there is none."""
+        place = self._where.get(key)
+        return None if place is None else place[0].extent(place[1])
+
+    def provenance(self, key: str) -> Mapping[str, Any]:
+        """What was recorded of how a result was computed."""
+        batch, entry = self._place(key)
+        return batch.provenance(entry)
+
+    def lookup(self, keys: Iterable[str]) -> dict[str, Reference]:
+        """References to the stored results among `keys`, small and picklable; see `read_references`."""
+        with self._lock:
+            return {key: self._reference(key) for key in keys if key in self._where}
+
+    def read(self, keys: Iterable[str], fields: Sequence[str] | None = None) -> dict[str, Result | str]:
+        """The stored results among `keys` (of chosen fields, or all): arrays by field, or the reason for none.
+
+        Each batch is opened once. Arrays of one batch may be views of one buffer.
+        """
+        wanted = tuple(keys)
+        for attempt in (0, 1):
+            references = self.lookup(wanted)
+            try:
+                return _read(self._folder, references.values(), fields)
+            except StoreError:
+                if attempt or all((self._folder / ref.batch).exists() for ref in references.values()):
+                    raise
+                self.refresh()  # a batch was compacted away between looking up and reading
+        raise AssertionError("unreachable")
+
+    def write(
+        self,
+        batch: Sequence[tuple[str, Result | str]],
+        extent: int = 0,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Stores results (or reasons why there are none) under their keys, visible at once. Returns the batch's id.
+
+        Of one key, the result of larger extent counts, then the newest.
+        """
+        written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        noted = {"written": written, **(provenance or {})}
+        return self._write([Entry(key, value, extent, noted) for key, value in batch])
+
+    def compact(self, min_batches: int = 32) -> int:
+        """Merges small batches into fewer when there are at least `min_batches`; returns how many went.
+
+        The merged batch is published before its parts are removed: a kill in between leaves harmless duplicates.
+        """
+        with self._lock:
+            self.refresh()
+            small = [batch for batch in self._batches.values() if len(batch.keys) <= _COMPACT_KEYS // 2]
+            if len(small) < max(2, min_batches):
+                return 0
+            gone = 0
+            group: list[Batch] = []
+            for batch in [*small, None]:
+                full = sum(len(member.keys) for member in group) + (len(batch.keys) if batch else 0) > _COMPACT_KEYS
+                if group and (batch is None or full):
+                    gone += self._merge(group)
+                    group = []
+                if batch is not None:
+                    group.append(batch)
+            self.refresh()
+            return gone
+
+    def _merge(self, group: Sequence[Batch]) -> int:
+        if len(group) < 2:
+            return 0
+        members = {batch.name for batch in group}
+        current = {key: place for key, place in self._where.items() if place[0].name in members}
+        values = self.read(current)
+        entries = [
+            Entry(key, values[key], batch.extent(entry), batch.provenance(entry))
+            for key, (batch, entry) in current.items()
+        ]
+        if entries:
+            self._write(entries)
+        for batch in group:
+            withdraw(self._root, self._folder / batch.name)
+        return len(group)
+
+    def _write(self, entries: Sequence[Entry]) -> str:
+        if self._mode != "a":
+            raise StoreError(f"{self._root} is open for reading: open it with mode 'a' to write")
+        if not entries:
+            raise StoreError(f"an empty batch of statistic {self.name!r}: there is nothing to write")
+        if not (self._folder / FILE).exists():
+            create_document(self._root, self._folder, {"varve": "statistic", "statistic": self.name})
+        name = f"{time.time_ns():016x}-{secrets.token_hex(3)}"  # names sort by time: the newest counts
+        with scratch(self._root) as folder:
+            write_batch(folder, self.name, entries)
+            publish(folder, self._folder / name)
+        with self._lock:
+            self._add(read_batch(self._folder / name))
+        return name
+
+    def _add(self, batch: Batch) -> None:
+        self._batches[batch.name] = batch
+        for entry, key in enumerate(batch.keys):
+            known = self._where.get(key)
+            if known is None or known[0].extent(known[1]) <= batch.extent(entry):
+                self._where[key] = (batch, entry)
+
+    def _place(self, key: str) -> tuple[Batch, int]:
+        try:
+            return self._where[key]
+        except KeyError:
+            raise StoreError(f"statistic {self.name!r} has no result for key {key} in {self._root}") from None
+
+    def _reference(self, key: str) -> Reference:
+        batch, entry = self._place(key)
+        table = batch.table_of(entry)
+        if table is None:
+            return Reference(self.name, key, batch.name, batch.extent(entry), (), batch.reasons[entry])
+        fields = tuple((c.name, c.dtype, *c.place(entry - table.first)) for c in table.columns)
+        return Reference(self.name, key, batch.name, batch.extent(entry), fields)
+
+
+def read_references(path: str | Path, references: Iterable[Reference]) -> dict[str, Result | str]:
+    """The results behind references, by key, in a process that has loaded no index. `path` is the store's.
+
+    References of several statistics are read by one call each, since keys are unique within one only.
+    """
+    root, grouped = Path(path), list(references)
+    found: dict[str, Result | str] = {}
+    for statistic in dict.fromkeys(reference.statistic for reference in grouped):
+        members = [reference for reference in grouped if reference.statistic == statistic]
+        folder = table_folder(root, statistic)
+        try:
+            found.update(_read(folder, members, None))
+        except StoreError:
+            if all((folder / member.batch).exists() for member in members):
+                raise
+            table = StatisticTable(root, statistic)  # compacted meanwhile: look up again by key
+            table.refresh()
+            found.update(table.read([member.key for member in members]))
+    return found
+
+
+def _read(folder: Path, references: Iterable[Reference], fields: Sequence[str] | None) -> dict[str, Result | str]:
+    by_batch: dict[str, list[Reference]] = {}
+    found: dict[str, Result | str] = {}
+    for reference in references:
+        if reference.reason is not None:
+            found[reference.key] = reference.reason
+        else:
+            by_batch.setdefault(reference.batch, []).append(reference)
+    chosen = None if fields is None else frozenset(fields)
+    for batch, members in by_batch.items():
+        places = {
+            member.key: {
+                name: (dtype, offset, offset + int(np.prod(shape, dtype=np.int64)), shape)
+                for name, dtype, offset, shape in member.fields
+                if chosen is None or name in chosen
+            }
+            for member in members
+        }
+        slices = read_slices(folder / batch, (place[:3] for named in places.values() for place in named.values()))
+        for key, named in places.items():
+            found[key] = {name: slices[place[:3]].reshape(place[3]) for name, place in named.items()}
+    return found

@@ -1,0 +1,294 @@
+"""The store: one Zarr v3 group on disk that holds runs, checkpoints, tensors and statistics.
+
+store = Store.open("S.zarr")
+for run in store.runs():
+    for checkpoint in store.checkpoints(run.id):
+        for matrix in store.matrices(checkpoint): ...
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from analyzers.errors import StoreError
+from pipeline.archive.recipes import Recipe, digest
+from pipeline.archive.types import Layout, Unmeasured
+from pipeline.store.binding import Binding, bind, digest_map
+from pipeline.store.documents import FILE, create_document, ensure_group, read_document, replace_document
+from pipeline.store.failures import Failure, read_failures, write_failures
+from pipeline.store.packs import pack_index, read_packed
+from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord, layout_from_json, layout_to_json
+from pipeline.store.scratch import clean, scratch, store_errors
+from pipeline.store.statistics import StatisticTable
+from pipeline.store.tensors import open_array, read_array
+
+if TYPE_CHECKING:
+    from analyzers.contract import Content
+
+SCHEMA = 1
+_ROOMS = ("tensors", "packs", "layouts", "runs", "statistics", "failures", "tmp")
+_REVISION = re.compile(r"(\d+)\.(\d+)")
+
+
+def slug(name: str) -> str:
+    """A readable folder name of its own for any run id: two ids never share one, on any file system."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
+    return f"{readable}-{digest(name)[:8]}" if readable else digest(name)[:8]
+
+
+class Store:
+    """A store on disk. It holds no state but caches of what never changes: open as many as you like."""
+
+    def __init__(self, path: Path, mode: Literal["r", "a"], identity: str) -> None:
+        """Use `Store.open` or `Store.create`."""
+        self.path = path
+        self.mode = mode
+        self.packs = pack_index(path.resolve(), identity)
+        self._lock = threading.Lock()
+        self._layouts: dict[str, Layout] = {}
+        self._bindings: dict[tuple[str, tuple[str | None, ...]], Binding] = {}
+        self._manifests: dict[Path, tuple[int, CheckpointRecord]] = {}
+        self._tables: dict[str, StatisticTable] = {}
+
+    @staticmethod
+    def create(path: str | Path) -> Store:
+        """A new, empty store; StoreError where something stands already or the parent folder is missing."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StoreError(f"{path} exists already: open it, or choose another path for the store")
+        return _build(path)
+
+    @staticmethod
+    def open(path: str | Path, mode: Literal["r", "a"] = "r") -> Store:
+        """An existing store. Mode "a" writes, makes the store if nothing is there, and sweeps after killed writers."""
+        path = Path(path)
+        if mode == "a" and _is_unbuilt(path):
+            return _build(path)
+        created = _check(path)
+        if mode == "a":
+            with scratch(path, "write to the store"):
+                clean(path)
+        return Store(path, mode, created)
+
+    # Runs and checkpoints
+
+    def runs(self) -> tuple[RunRecord, ...]:
+        """All runs, sorted by id."""
+        records = [RunRecord.from_json(read_document(folder)) for folder in _folders(self.path / "runs")]
+        return tuple(sorted(records, key=lambda record: record.id))
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run; StoreError, naming those there are, when it is not in the store."""
+        if not self.has_run(run_id):
+            there = ", ".join(record.id for record in self.runs()) or "none"
+            raise StoreError(f"run {run_id!r} is not in {self.path}; there: {there}")
+        return RunRecord.from_json(read_document(self.run_folder(run_id)))
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where a run's record and manifests are."""
+        return self.path / "runs" / slug(run_id)
+
+    def checkpoints(self, run_id: str) -> tuple[CheckpointRecord, ...]:
+        """The newest revision of each step of a run, sorted by step."""
+        self.run(run_id)
+        newest: dict[int, int] = {}
+        for step, revision in self._revisions(run_id):
+            newest[step] = max(revision, newest.get(step, 0))
+        return tuple(self._manifest(run_id, step, revision) for step, revision in sorted(newest.items()))
+
+    def revisions(self, run_id: str, step: int) -> tuple[CheckpointRecord, ...]:
+        """All revisions of one step, oldest first."""
+        found = sorted(revision for at, revision in self._revisions(run_id) if at == step)
+        return tuple(self._manifest(run_id, step, revision) for revision in found)
+
+    def any_checkpoint(self, run_id: str) -> CheckpointRecord | None:
+        """One checkpoint of a run, the quickest to find; None when it has none."""
+        found = self._revisions(run_id) if self.has_run(run_id) else []
+        return self._manifest(run_id, *min(found)) if found else None
+
+    def layout(self, layout_digest: str) -> Layout:
+        """A layout by its digest."""
+        with self._lock:
+            if layout_digest not in self._layouts:
+                document = read_document(self.path / "layouts" / layout_digest)
+                self._layouts[layout_digest] = layout_from_json(document["layout"])
+            return self._layouts[layout_digest]
+
+    def digests(self, checkpoint: CheckpointRecord) -> dict[str, str | None]:
+        """Tensor name → digest; None for a tensor that could not be read."""
+        return dict(digest_map(checkpoint, self.layout(checkpoint.layout)))
+
+    def matrices(self, checkpoint: CheckpointRecord) -> tuple[BoundMatrix, ...]:
+        """The matrices of a checkpoint, bound to its tensors; tied duplicates are left out."""
+        return self._binding(checkpoint).matrices
+
+    def unmeasured(self, checkpoint: CheckpointRecord) -> tuple[Unmeasured, ...]:
+        """Every tensor of a checkpoint that yields no matrix, with the reason."""
+        return self._binding(checkpoint).unmeasured
+
+    # Tensors
+
+    def has_tensor(self, tensor_digest: str) -> bool:
+        """Whether a tensor's bytes are in the store."""
+        return (self.path / "tensors" / tensor_digest / FILE).exists() or self.packs.find(tensor_digest) is not None
+
+    def read_tensor(self, tensor_digest: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """A tensor, or its rows start..stop along axis 0 (only their chunks are read), in its logical dtype."""
+        array = self.path / "tensors" / tensor_digest
+        if (array / FILE).exists():
+            return read_array(array, rows)
+        place = self.packs.find(tensor_digest)
+        if place is None:
+            raise StoreError(f"tensor {tensor_digest} is not in {self.path}: `varve verify` lists what is missing")
+        values = read_packed(self.path, place)
+        return values if rows is None else values[rows[0] : rows[1]]
+
+    def shape_of(self, tensor_digest: str) -> tuple[int, ...]:
+        """The shape of a stored tensor, without reading its values."""
+        array = self.path / "tensors" / tensor_digest
+        if (array / FILE).exists():
+            return tuple(open_array(array).shape)
+        place = self.packs.find(tensor_digest)
+        if place is None:
+            raise StoreError(f"tensor {tensor_digest} is not in {self.path}: `varve verify` lists what is missing")
+        return place.shape
+
+    def load(self, recipe: Recipe) -> Content:
+        """The content of a bound recipe, as torch tensors on the CPU in storage dtype."""
+        from pipeline.store.load import load  # torch takes two seconds to import, and most of the store needs none
+
+        return load(self, recipe)
+
+    # Statistics
+
+    def statistic(self, name: str) -> StatisticTable:
+        """The stored results of a statistic, as of now."""
+        with self._lock:
+            table = self._tables.setdefault(name, StatisticTable(self.path, name, self.mode))
+        table.refresh()
+        return table
+
+    def statistics(self) -> tuple[str, ...]:
+        """Names of all statistics that have results."""
+        return tuple(sorted(read_document(folder)["statistic"] for folder in _folders(self.path / "statistics")))
+
+    def record_failures(self, statistic: str, entries: Sequence[Failure]) -> None:
+        """Keeps what failed, with its traceback, until the same key has a result."""
+        self.check_writable()
+        write_failures(self.path, statistic, entries, self.statistic(statistic))
+
+    def failures(self) -> tuple[Failure, ...]:
+        """What failed last time and has no result since."""
+        found = read_failures(self.path)
+        tables = {name: self.statistic(name) for name in {failure.statistic for failure in found}}
+        return tuple(failure for failure in found if tables[failure.statistic].extent(failure.key) is None)
+
+    # For the modules beside this one
+
+    def check_writable(self) -> None:
+        """StoreError unless the store was opened for writing."""
+        if self.mode != "a":
+            raise StoreError(f"{self.path} is open for reading: open it with mode 'a' to write")
+
+    def ensure_run(self, record: RunRecord) -> None:
+        """Records a run unless it is; whatever its record says then stays."""
+        folder = self.run_folder(record.id)
+        if not self.has_run(record.id):
+            create_document(self.path, folder, record.to_json())
+
+    def manifest_folder(self, record: CheckpointRecord) -> Path:
+        """Where a checkpoint's manifest is."""
+        return self.run_folder(record.run) / f"{record.step}.{record.revision}"
+
+    def put_layout(self, layout: Layout) -> str:
+        """Keeps a layout (once) and returns its digest."""
+        data = layout_to_json(layout)
+        name = digest(data)
+        target = self.path / "layouts" / name
+        if not (target / FILE).exists():
+            create_document(self.path, target, {"varve": "layout", "layout": data})
+        with self._lock:
+            self._layouts.setdefault(name, layout)
+        return name
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether a run is recorded."""
+        return (self.run_folder(run_id) / FILE).exists()
+
+    def _revisions(self, run_id: str) -> list[tuple[int, int]]:
+        matches = (_REVISION.fullmatch(name) for name in os.listdir(self.run_folder(run_id)))  # noqa: PTH208 - speed
+        return [(int(match[1]), int(match[2])) for match in matches if match]
+
+    def _manifest(self, run_id: str, step: int, revision: int) -> CheckpointRecord:
+        folder = self.run_folder(run_id) / f"{step}.{revision}"
+        stamp = (folder / FILE).stat().st_mtime_ns
+        known = self._manifests.get(folder)
+        if known is None or known[0] != stamp:
+            known = (stamp, CheckpointRecord.from_json(read_document(folder)))
+            self._manifests[folder] = known
+        return known[1]
+
+    def _binding(self, checkpoint: CheckpointRecord) -> Binding:
+        identity = (checkpoint.layout, checkpoint.digests)
+        binding = self._bindings.get(identity)
+        if binding is None:
+            binding = self._bindings[identity] = bind(checkpoint, self.layout(checkpoint.layout))
+        return binding
+
+
+def _folders(path: Path) -> list[Path]:
+    """The groups inside a group, sorted by name."""
+    return sorted(entry for entry in path.iterdir() if entry.name != FILE)
+
+
+def _is_unbuilt(path: Path) -> bool:
+    """Nothing is there, or what a creation left that was killed half-way."""
+    if not path.exists():
+        return True
+    return path.is_dir() and not (path / FILE).exists() and {entry.name for entry in path.iterdir()} <= set(_ROOMS)
+
+
+def _build(path: Path) -> Store:
+    if not path.parent.is_dir():
+        raise StoreError(f"cannot create the store {path}: the folder {path.parent} does not exist; make it first")
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    identity = uuid.uuid4().hex
+    with store_errors(path, "create the store"):
+        path.mkdir(exist_ok=True)
+        (path / "tmp").mkdir(exist_ok=True)
+        for room in _ROOMS:
+            ensure_group(path, path / room)
+        # Last: a folder with this document is a store.
+        replace_document(path, path, {"varve_schema": SCHEMA, "created": created, "id": identity})
+    return Store(path, "a", identity)
+
+
+def _check(path: Path) -> str:
+    """The id of the store at `path`; StoreError when it is none, or of another version."""
+    if not path.exists():
+        raise StoreError(f"there is no store at {path}: `varve ingest ARCHIVE --store {path}` makes one")
+    if not path.is_dir() or not (path / FILE).exists():
+        raise StoreError(f"{path} is not a varve store: it has no {FILE}")
+    try:
+        attributes = read_document(path)
+    except StoreError as error:
+        raise StoreError(f"{path} is not a varve store: {error}") from error
+    schema = attributes.get("varve_schema")
+    if schema is None:
+        raise StoreError(f"{path} is a Zarr group, but not a varve store: it has no attribute varve_schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise StoreError(
+            f"{path} has schema {schema!r}, and this varve reads schema {SCHEMA}: update varve, or ingest anew"
+        )
+    if schema < SCHEMA:
+        raise StoreError(f"{path} has the old schema {schema}, and this varve reads {SCHEMA}: ingest anew")
+    return str(attributes.get("id", ""))
