@@ -17,11 +17,16 @@ from pipeline.store.sources import Sources
 
 
 class Units:
-    """The units of some statistics, and of their inputs, over `sources`. Found when asked for, then remembered."""
+    """The units of some statistics, and of their inputs, over `sources`. Found when asked for, then remembered.
+
+    `prepared` are all of them, inputs first; `asked` the identities of those that were given.
+    """
 
     def __init__(self, sources: Sources, statistics: Iterable[Statistic]) -> None:
         self.sources = sources
-        self.prepared = prepare(statistics)
+        given = tuple(statistics)
+        self.prepared = prepare(given)
+        self.asked = frozenset(identity(statistic) for statistic in given)
         self._by_identity = {p.identity: p for p in self.prepared}
         self.members = Members(sources, self.prepared)
         self.series = SeriesUnits(self.members)
@@ -44,8 +49,8 @@ class Units:
             }[p.statistic.scope](p, found)
         return found
 
-    def needed(self, p: Prepared) -> Found:
-        """What was found of an input so far: only the units that other statistics need."""
+    def found(self, p: Prepared) -> Found:
+        """What was found so far: of a mere input, only the units that other statistics need."""
         return self.members.found[p.identity]
 
     def _matrices(self, p: Prepared, found: Found) -> None:

@@ -1,0 +1,170 @@
+"""Where units run: threads in this process, processes on this machine (one per GPU), or the user's scheduler.
+
+    with open_cluster(workers=4, plan=planned) as cluster:
+        compute(store, analyzers, cluster)
+
+Every cluster answers the same few questions, so the code that drives the work does not know which it has. Processes
+import `__main__` anew: a script that opens a cluster guards itself with ``if __name__ == "__main__"``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import psutil
+
+from analyzers.errors import ComputeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.compute.plan import Plan
+
+SMALL_SECONDS = 30.0
+"""Below this much work the start of processes costs more than it gains, and threads do."""
+WORKER_BYTES = 700 * 2**20
+"""What a worker takes beside its matrices."""
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Cluster(Protocol):
+    """`workers` run calls at a time; `device` is passed to `run_group`; `name` says what it is, for people."""
+
+    workers: int
+    device: str
+    name: str
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, device: str = "cpu") -> Any:
+        """Starts a call and returns a handle. `device` "any" runs where there is a GPU, if there is one."""
+        ...
+
+    def wait(self) -> list[Any]:
+        """Handles that have finished since the last call, at least one; waits for it. ComputeError when no worker is
+        left to wait for."""
+        ...
+
+    def result(self, handle: Any) -> Any:
+        """What a finished call returned; raises what it raised, or what became of its worker."""
+        ...
+
+    def check_store(self, path: Path) -> None:
+        """ComputeError when a worker cannot read the store at `path`."""
+        ...
+
+
+@contextmanager
+def open_cluster(
+    workers: int | None = None,
+    scheduler: str | None = None,
+    device: Device = "auto",
+    plan: Plan | None = None,
+) -> Iterator[Cluster]:
+    """The cluster that suits the work, closed at the end whatever happens.
+
+    workers: how many; by default as many as cores, memory and work allow. scheduler: the address of a running Dask
+    scheduler, which is used as it is. device: "auto" takes CUDA where there is one. Raises `ComputeError` when the
+    scheduler cannot be reached or has no fitting workers, or CUDA is asked for and absent.
+    """
+    if workers is not None and workers < 1:
+        raise ComputeError(f"at least one worker is needed, got {workers}")
+    if scheduler is not None:
+        from pipeline.compute.dask_cluster import connect
+
+        with connect(scheduler, device) as connected:
+            yield connected
+        return
+    gpus = _gpus(device)
+    count = workers or _workers(plan)
+    if count == 1 or gpus == 1 or plan is None or plan.seconds < SMALL_SECONDS:
+        threads = ThreadCluster(1 if gpus and workers is None else count, "cuda" if gpus else "cpu")
+        with threads:
+            yield threads
+        return
+    from pipeline.compute.dask_cluster import local_cpu, local_gpu
+
+    opened = local_gpu(gpus, count, plan) if gpus else local_cpu(count, memory_per_worker(count))
+    with opened as local:
+        yield local
+
+
+class ThreadCluster:
+    """Threads of this process, for small archives, notebooks and tests. torch's own threads share the cores."""
+
+    def __init__(self, workers: int = 1, device: str = "cpu") -> None:
+        self.workers = workers
+        self.device = device
+        self.name = f"{workers} thread{'s' if workers > 1 else ''} of this process" + (" on CUDA" * (device != "cpu"))
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pending: set[concurrent.futures.Future[Any]] = set()
+
+    def __enter__(self) -> ThreadCluster:
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            self.workers, "varve", initializer=_share_cores, initargs=(self.workers,)
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self._pool is not None
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
+        self._pending.clear()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, device: str = "cpu") -> Any:
+        """Starts a call in a thread."""
+        if self._pool is None:
+            raise ComputeError("the cluster is closed: use it inside its `with`")
+        future = self._pool.submit(function, *arguments)
+        self._pending.add(future)
+        return future
+
+    def wait(self) -> list[Any]:
+        """The calls that have finished."""
+        done, self._pending = concurrent.futures.wait(self._pending, return_when=concurrent.futures.FIRST_COMPLETED)
+        return list(done)
+
+    def result(self, handle: Any) -> Any:
+        """What the call returned."""
+        return handle.result()
+
+    def check_store(self, path: Path) -> None:
+        """This process opened the store: nothing to check."""
+
+
+def memory_per_worker(workers: int) -> int:
+    """Bytes that each of so many workers may use of what is free now."""
+    return int(0.9 * psutil.virtual_memory().available / workers)
+
+
+def _share_cores(workers: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, cores() // workers))  # holds for the calling thread
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _workers(plan: Plan | None) -> int:
+    """As many as cores, groups and free memory allow."""
+    if plan is None:
+        return cores()
+    fit = int(0.9 * psutil.virtual_memory().available) // (plan.memory_bytes + WORKER_BYTES)
+    return max(1, min(cores(), len(plan.groups), fit))
+
+
+def _gpus(device: Device) -> int:
+    if device == "cpu":
+        return 0
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cuda" and count == 0:
+        raise ComputeError("device 'cuda' is asked for, and torch sees no CUDA device here; use --device cpu or auto")
+    return count

@@ -1,0 +1,78 @@
+"""What happens during a computation, as typed events: for a progress bar, a log, or a Prefect task.
+
+A `Progress` is any callable that takes an event; `silent` takes them and says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan stands: units present and missing, things without a unit, and CPU seconds estimated for the missing."""
+
+    present: int
+    missing: int
+    skipped: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    """A set of groups that wait for nothing is handed to the workers."""
+
+    statistics: tuple[str, ...]
+    groups: int
+    units: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GroupFinished:
+    """A group's results are in the store. `seconds` is the estimate that bars count by."""
+
+    statistic: str
+    measured: int
+    unmeasurable: int
+    failed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class UnitRetried:
+    """A unit failed and is tried again, alone."""
+
+    unit: str
+    error: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class UnitFailed:
+    """A unit failed for good and is recorded."""
+
+    unit: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """Many small batches of a statistic were merged."""
+
+    statistic: str
+    batches: int
+
+
+Event = Planned | RoundStarted | GroupFinished | UnitRetried | UnitFailed | Compacted
+
+
+class Progress(Protocol):
+    """Takes events in the driver's thread, one at a time."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+def silent(event: Event, /) -> None:
+    """Says nothing."""

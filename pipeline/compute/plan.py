@@ -1,0 +1,165 @@
+"""What has to be computed: the units that the analyzers ask for and the store does not hold, inputs included.
+
+One plan for all runs and analyzers. Units are deduplicated by content key, so a base that ten runs share is measured
+once; an input is planned only where a unit that needs it is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from analyzers.contract import Analyzer, IterativeStatistic
+from pipeline.compute.groups import Group, group_units
+from pipeline.store.addresses import Selection, Skip, Steps, UnitAddress
+from pipeline.store.prepared import Prepared
+from pipeline.store.sources import Sources
+from pipeline.store.trials import is_stored, replay
+from pipeline.store.units import Units
+
+if TYPE_CHECKING:
+    from pipeline.store.store import Store
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The missing units of one statistic. `wanted` are all its units that are asked for or needed, by key."""
+
+    prepared: Prepared
+    wanted: Mapping[str, UnitAddress]
+    jobs: tuple[UnitAddress, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The missing units, stage by stage, inputs first; how many are `present`; and what has no unit (`skips`).
+
+    An iterative statistic shows its next trials only: what follows depends on their results.
+    """
+
+    units: Units
+    stages: tuple[Stage, ...]
+    present: int
+    skips: tuple[Skip, ...]
+
+    @cached_property
+    def jobs(self) -> tuple[UnitAddress, ...]:
+        """All missing units."""
+        return tuple(job for stage in self.stages for job in stage.jobs)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The jobs as they go to workers, inputs first, then the longest first."""
+        return tuple(g for level in self.levels for g in group_units(job for stage in level for job in stage.jobs))
+
+    @property
+    def levels(self) -> tuple[tuple[Stage, ...], ...]:
+        """Stages in topological levels: those of one level need only results of lower ones."""
+        sorted_in: dict[int, list[Stage]] = {}
+        for stage in self.stages:
+            sorted_in.setdefault(stage.prepared.level, []).append(stage)
+        return tuple(tuple(sorted_in[level]) for level in sorted(sorted_in))
+
+    @property
+    def missing(self) -> int:
+        """How many units are to be computed (of an iterative statistic: so far)."""
+        return len(self.jobs)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated CPU seconds of one thread for all jobs together."""
+        return sum(group.seconds for group in self.groups)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimated peak of the largest job."""
+        return max((group.memory_bytes for group in self.groups), default=0)
+
+
+def plan(
+    store: Store,
+    analyzers: Iterable[Analyzer],
+    runs: Collection[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    steps: Steps | Collection[int] | None = None,
+    bases: Mapping[str, str] | None = None,
+) -> Plan:
+    """What `compute` would do. Reads documents and indexes, no tensor.
+
+    runs: ids, default all. include, exclude: globs on matrix or tensor names. steps: what of each run (see
+    `pipeline.selection.parse_steps`). bases: run id → "run@step", over the recorded base. Raises `ParameterError` for
+    an unknown run, `ContractError` for statistics that break the contract.
+    """
+    return plan_units(store, find_units(store, analyzers, select(runs, include, exclude, steps, bases)))
+
+
+def select(
+    runs: Collection[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    steps: Steps | Collection[int] | None = None,
+    bases: Mapping[str, str] | None = None,
+) -> Selection:
+    """The selection that these arguments (see `plan`) describe."""
+    chosen = None if runs is None else tuple(runs)
+    return Selection(chosen, tuple(include), tuple(exclude), steps, dict(bases or {}))
+
+
+def find_units(store: Store, analyzers: Iterable[Analyzer], selection: Selection) -> Units:
+    """The units of all statistics that the analyzers declare."""
+    statistics = [statistic for analyzer in analyzers for statistic in analyzer.statistics()]
+    return Units(Sources(store, selection), statistics)
+
+
+def plan_units(store: Store, units: Units) -> Plan:
+    """The plan for units found before."""
+    for p in units.prepared:
+        if p.identity in units.asked:
+            units.of(p)
+    demanded: dict[str, dict[str, UnitAddress]] = {p.identity: {} for p in units.prepared}
+    stages: list[Stage] = []
+    skips: list[Skip] = []
+    present = 0
+    for p in reversed(units.prepared):  # what needs others comes first, so that all demands on those are known
+        found = units.found(p)
+        wanted = demanded[p.identity]
+        if p.identity in units.asked:
+            wanted.update((key, found.units[key]) for key in found.places.values())
+            skips.extend(found.skips)
+        jobs, stored = missing_jobs(store, p, wanted.values(), skips)
+        present += stored
+        for job in jobs:
+            for name, key in job.input_keys:
+                one = next(i for i in p.inputs if i.name == name)
+                demanded[one.identity].setdefault(key, units.found(one).units[key])
+        if jobs:
+            stages.append(Stage(p, wanted, jobs))
+    stages.sort(key=lambda stage: stage.prepared.level)
+    return Plan(units, tuple(stages), present, tuple(dict.fromkeys((*units.sources.skips, *skips))))
+
+
+def missing_jobs(
+    store: Store, p: Prepared, wanted: Iterable[UnitAddress], skips: list[Skip]
+) -> tuple[tuple[UnitAddress, ...], int]:
+    """Those of the wanted units that have no stored result (of an iterative statistic: the next trials), and how
+    many results there are."""
+    table = store.statistic(p.name)
+    if not isinstance(p.statistic, IterativeStatistic):
+        every = tuple(wanted)
+        jobs = tuple(unit for unit in every if not is_stored(table, unit.key, p.statistic.extent))
+        return jobs, len(every) - len(jobs)
+    trials: list[UnitAddress] = []
+    stored = 0
+    for unit in wanted:
+        try:
+            search = replay(table, unit)
+        except Exception as error:  # a plugin's `propose`: it costs this unit
+            reason = f"its search cannot go on: {type(error).__name__}: {error}"
+            skips.append(Skip(unit.run or "", unit.step, unit.matrix, p.name, reason))
+            continue
+        trials.extend(search.missing)
+        stored += len(search.finished)
+    return tuple(trials), stored

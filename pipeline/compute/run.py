@@ -1,0 +1,320 @@
+"""Carries a plan out: rounds of groups to a cluster, results to the store. The driver is the one writer.
+
+    summary = compute(store, analyzers)                       # everything, in this process
+    for round in iter_rounds(store, planned):                 # or in pieces, for a flow that wraps them in tasks
+        run_groups(store, round.groups, cluster)
+
+Every finished group is written at once, so a crash loses at most the units in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from analyzers.contract import Analyzer, IterativeStatistic, Result, Statistic
+from analyzers.errors import ComputeError
+from pipeline.compute.cluster import Cluster, open_cluster
+from pipeline.compute.events import (
+    Compacted,
+    GroupFinished,
+    Planned,
+    Progress,
+    RoundStarted,
+    UnitFailed,
+    UnitRetried,
+    silent,
+)
+from pipeline.compute.groups import Group, group_units
+from pipeline.compute.plan import Plan, missing_jobs, plan
+from pipeline.compute.provenance import provenance
+from pipeline.compute.work import Outcome, Previous, Work, run_group
+from pipeline.store.addresses import Skip, Steps, UnitAddress
+from pipeline.store.failures import Failure
+from pipeline.store.statistics import Reference
+from pipeline.store.trials import is_stored
+
+if TYPE_CHECKING:
+    from pipeline.store.store import Store
+
+ATTEMPTS = 3
+"""A unit is tried with its group once, then alone twice."""
+COMPACT_BATCHES = 32
+
+
+@dataclass(frozen=True)
+class Round:
+    """Groups that wait for nothing, and the units that cannot run because an input of theirs failed."""
+
+    groups: tuple[Group, ...]
+    blocked: tuple[UnitAddress, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Estimated CPU seconds of one thread."""
+        return sum(group.seconds for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What came of some groups. `measured` and `unmeasurable` count units."""
+
+    measured: int = 0
+    unmeasurable: int = 0
+    failures: tuple[Failure, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.measured + other.measured,
+            self.unmeasurable + other.unmeasurable,
+            self.failures + other.failures,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a computation did. `present` units were in the store already; `unmeasurable` are newly found to have no
+    value; `failures` and `blocked` (for want of a failed input) are tried again by the next call."""
+
+    present: int
+    measured: int
+    unmeasurable: int
+    failures: tuple[Failure, ...]
+    blocked: tuple[str, ...]
+    skips: tuple[Skip, ...]
+    seconds: float
+    cluster: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit has a result, or a reason for having none."""
+        return not self.failures and not self.blocked
+
+
+def compute(
+    store: Store,
+    analyzers: Iterable[Analyzer],
+    cluster: Cluster | None = None,
+    progress: Progress = silent,
+    runs: Collection[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    steps: Steps | Collection[int] | None = None,
+    bases: Mapping[str, str] | None = None,
+) -> Summary:
+    """Brings into the store what the analyzers need (see `plan` for the selection). Without a cluster, threads of
+    this process or processes of this machine, as the work suggests.
+
+    A unit that fails is tried again alone, twice, then recorded with its traceback; the rest goes on. Interrupting
+    leaves a good store: the same call completes it.
+    """
+    started = time.perf_counter()
+    planned = plan(store, analyzers, runs, include, exclude, steps, bases)
+    progress(Planned(planned.present, planned.missing, len(planned.skips), planned.seconds))
+    if not planned.jobs:
+        return Summary(planned.present, 0, 0, (), (), planned.skips, time.perf_counter() - started, "nothing to do")
+    if cluster is not None:
+        return _carry_out(store, planned, cluster, progress, started)
+    with open_cluster(plan=planned) as opened:
+        return _carry_out(store, planned, opened, progress, started)
+
+
+def _carry_out(store: Store, planned: Plan, cluster: Cluster, progress: Progress, started: float) -> Summary:
+    total = Tally()
+    blocked: list[str] = []
+    for one in iter_rounds(store, planned):
+        blocked.extend(str(unit) for unit in one.blocked)
+        total += run_groups(store, one.groups, cluster, progress)
+    compact(store, {stage.prepared.name for stage in planned.stages}, progress)
+    return Summary(
+        planned.present,
+        total.measured,
+        total.unmeasurable,
+        total.failures,
+        tuple(blocked),
+        planned.skips,
+        time.perf_counter() - started,
+        cluster.name,
+    )
+
+
+def iter_rounds(store: Store, planned: Plan) -> Iterator[Round]:
+    """The plan as rounds. Ask for the next one when the groups of the last have been run: an iterative statistic
+    proposes by their results. No unit is offered twice."""
+    lacking: set[str] = {job.key for job in planned.jobs}
+    for level in planned.levels:
+        offered: set[str] = set()
+        first = True
+        while True:
+            jobs: list[UnitAddress] = []
+            for stage in level:
+                if first:
+                    jobs.extend(stage.jobs)
+                elif isinstance(stage.prepared.statistic, IterativeStatistic):
+                    more, _ = missing_jobs(store, stage.prepared, stage.wanted.values(), [])
+                    jobs.extend(job for job in more if job.key not in offered)
+            if not jobs:
+                break
+            offered.update(job.key for job in jobs)
+            ready, blocked = _ready(store, jobs, lacking)
+            yield Round(group_units(ready), blocked)
+            first = False
+
+
+def _ready(
+    store: Store, jobs: Sequence[UnitAddress], lacking: Collection[str]
+) -> tuple[tuple[UnitAddress, ...], tuple[UnitAddress, ...]]:
+    """Jobs whose inputs are stored, and those that lack one. Only inputs that were missing before can lack."""
+    tables = {name: store.statistic(name) for job in jobs for name in _input_names(job)}
+    ready: list[UnitAddress] = []
+    blocked: list[UnitAddress] = []
+    for job in jobs:
+        extents = {one.name: one.extent for one in job.statistic.inputs()} if job.input_keys else {}
+        lacks = any(k in lacking and not is_stored(tables[name], k, extents[name]) for name, k in job.input_keys)
+        (blocked if lacks else ready).append(job)
+    return tuple(ready), tuple(blocked)
+
+
+def _input_names(job: UnitAddress) -> set[str]:
+    return {name for name, _ in job.input_keys}
+
+
+@dataclass
+class _Driver:
+    """The state of one `run_groups`: what waits, what is in flight, and how often a unit was tried."""
+
+    store: Store
+    cluster: Cluster
+    progress: Progress
+    waiting: deque[Group]
+    flying: dict[Any, Group] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    measured: int = 0
+    unmeasurable: int = 0
+
+
+def run_groups(store: Store, groups: Sequence[Group], cluster: Cluster, progress: Progress = silent) -> Tally:
+    """Computes groups that wait for nothing and stores their results. What fails is recorded, not raised.
+
+    Raises `ComputeError` when the cluster is lost; everything finished before is stored.
+    """
+    if not groups:
+        return Tally()
+    cluster.check_store(store.path.resolve())
+    names = tuple(dict.fromkeys(group.statistic.name for group in groups))
+    units = sum(len(group.units) for group in groups)
+    progress(RoundStarted(names, len(groups), units, sum(group.seconds for group in groups)))
+    driver = _Driver(store, cluster, progress, deque(groups))
+    try:
+        _fill(driver)
+        while driver.flying:
+            done = [(driver.flying.pop(handle), handle) for handle in cluster.wait()]
+            finished = [(group, _outcomes(driver, group, handle)) for group, handle in done]
+            _fill(driver)  # workers go on while the results are written
+            _store_outcomes(driver, finished)
+            _fill(driver)
+    finally:
+        by_statistic: dict[str, list[Failure]] = {}
+        for failure in driver.failures:
+            by_statistic.setdefault(failure.statistic, []).append(failure)
+        for name, failures in by_statistic.items():
+            store.record_failures(name, failures)
+    return Tally(driver.measured, driver.unmeasurable, tuple(driver.failures))
+
+
+def _fill(driver: _Driver) -> None:
+    """Keeps the workers busy, and no more in flight than that takes."""
+    limit = 2 * driver.cluster.workers + 1
+    path = str(driver.store.path.resolve())
+    while driver.waiting and len(driver.flying) < limit:
+        group = driver.waiting.popleft()
+        handle = driver.cluster.submit(
+            run_group, path, _work(driver.store, group), driver.cluster.device, device=group.device
+        )
+        driver.flying[handle] = group
+
+
+def _work(store: Store, group: Group) -> Work:
+    """The group with the places of its inputs, and of earlier results that grow."""
+    wanted: dict[str, set[str]] = {}
+    for unit in group.units:
+        for name, key in unit.input_keys:
+            wanted.setdefault(name, set()).add(key)
+    inputs: list[Reference] = []
+    for name, keys in wanted.items():
+        inputs.extend(store.statistic(name).lookup(sorted(keys)).values())
+    previous: dict[str, Previous] = {}
+    if group.statistic.grows:
+        table = store.statistic(group.statistic.name)
+        for unit in group.units:
+            for index, key in enumerate(unit.prefixes):
+                if is_stored(table, key, group.statistic.extent):
+                    previous[unit.key] = Previous(len(unit.prefixes) - index, table.lookup([key])[key])
+                    break
+    return Work(group, tuple(inputs), previous)
+
+
+def _outcomes(driver: _Driver, group: Group, handle: Any) -> list[Outcome]:
+    """The outcomes of a group; when it was lost as a whole (its worker died), each unit failed in the same way."""
+    try:
+        outcomes: list[Outcome] = driver.cluster.result(handle)
+    except ComputeError:
+        raise
+    except Exception as error:  # KilledWorker, a store that a worker cannot read, memory: the units are tried alone
+        said = f"{type(error).__name__}: {error}"
+        return [Outcome(key, error=said, traceback=said) for key in group.keys]
+    return outcomes
+
+
+def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcome]]]) -> None:
+    """Writes what has come, one batch per statistic and device, and sends failed units back to be tried alone."""
+    batches: dict[tuple[int, str], tuple[Statistic, list[tuple[str, Result | str]]]] = {}
+    for group, outcomes in finished:
+        alone = {single.units[0].key: single for single in group.alone()}
+        measured = unmeasurable = failed = 0
+        for outcome in outcomes:
+            if outcome.error is not None:
+                failed += _failed(driver, alone[outcome.key], outcome)
+                continue
+            measured += outcome.result is not None
+            unmeasurable += outcome.result is None
+            _, batch = batches.setdefault((id(group.statistic), outcome.device), (group.statistic, []))
+            batch.append((outcome.key, outcome.result if outcome.result is not None else outcome.reason or ""))
+        driver.measured += measured
+        driver.unmeasurable += unmeasurable
+    for (_, device), (statistic, batch) in batches.items():
+        driver.store.statistic(statistic.name).write(batch, statistic.extent, provenance(statistic, device))
+    for group, outcomes in finished:
+        failed = sum(outcome.error is not None for outcome in outcomes)
+        unmeasurable = sum(outcome.reason is not None for outcome in outcomes)
+        measured = len(outcomes) - failed - unmeasurable
+        share = group.seconds * (measured + unmeasurable) / max(1, len(outcomes))
+        driver.progress(GroupFinished(group.statistic.name, measured, unmeasurable, failed, share))
+
+
+def _failed(driver: _Driver, alone: Group, outcome: Outcome) -> int:
+    """Sends a failed unit back, or records it (1) after its last attempt."""
+    unit = alone.units[0]
+    tried = driver.attempts.get(outcome.key, 0) + 1
+    driver.attempts[outcome.key] = tried
+    error = outcome.error or ""
+    if tried < ATTEMPTS and not outcome.final:
+        driver.progress(UnitRetried(str(unit), error, tried + 1))
+        driver.waiting.append(alone)
+        return 0
+    driver.progress(UnitFailed(str(unit), error))
+    driver.failures.append(
+        Failure(outcome.key, error, outcome.traceback, unit.run, unit.step, unit.matrix, unit.statistic.name)
+    )
+    return 1
+
+
+def compact(store: Store, statistics: Iterable[str], progress: Progress = silent) -> None:
+    """Merges the small batches of statistics that have many, so that a store has few files."""
+    for name in sorted(statistics):
+        if merged := store.statistic(name).compact(COMPACT_BATCHES):
+            progress(Compacted(name, merged))

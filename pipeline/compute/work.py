@@ -1,0 +1,245 @@
+"""One group of units on one worker: references in, small arrays out.
+
+Called in a process that knows nothing but the store's path. Tensors are read here, one after the other, and none is
+kept: a worker's memory does not grow with the archive.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analyzers.contract import Cache, Content, Context, LowRank, Matrix, Observation, Result, Sum, Unit, no_cache
+from analyzers.errors import ComputeError, ContractError, Unmeasurable
+from pipeline.compute.groups import Group
+from pipeline.store.addresses import Member, Source, UnitAddress
+from pipeline.store.keys import seed_of
+from pipeline.store.statistics import Reference, read_references
+from pipeline.store.store import Store
+
+MAX_RESULT_BYTES = 64 * 2**20
+_KINDS = "biufcSU"
+
+
+@dataclass(frozen=True)
+class Previous:
+    """A stored result over the first `count` steps of a run's statistic that grows."""
+
+    count: int
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class Work:
+    """A group with the places of the stored results it needs: `inputs` of all its units, `previous` by unit key."""
+
+    group: Group
+    inputs: tuple[Reference, ...] = ()
+    previous: Mapping[str, Previous] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one unit: a `result`, or a `reason` why the data have none, or an `error` with its traceback.
+
+    `final` marks an error that trying again cannot mend. `device` and `seconds` (the unit's share of its group's
+    wall time) go into the provenance.
+    """
+
+    key: str
+    result: Result | None = None
+    reason: str | None = None
+    error: str | None = None
+    traceback: str = ""
+    final: bool = False
+    device: str = "cpu"
+    seconds: float = 0.0
+
+
+def run_group(store_path: str | Path, work: Work | Group, device: str = "cpu") -> list[Outcome]:
+    """Computes the units of a group, each answering for itself. `device`: "cpu", "cuda", or "auto" for what there is.
+
+    Raises only what concerns the group as a whole: a store that cannot be opened, a device that is not there.
+    """
+    work = work if isinstance(work, Work) else Work(work)
+    group = work.group
+    on = _device(device if group.device == "any" else "cpu")
+    store = _store(str(store_path))
+    stored = _stored(str(store_path), work)
+    outcomes: dict[str, Outcome] = {}
+    units: list[tuple[UnitAddress, Unit]] = []
+    for address in group.units:
+        unit = _unit(store, address, work, stored, on)
+        if isinstance(unit, str):
+            outcomes[address.key] = Outcome(address.key, reason=unit)
+        else:
+            units.append((address, unit))
+    outcomes.update((outcome.key, outcome) for outcome in _compute(store, group, units, on))
+    return [outcomes[address.key] for address in group.units]
+
+
+def _compute(store: Store, group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.device) -> list[Outcome]:
+    if not units:
+        return []
+    cache = _cache(store)
+    contexts = [Context(on, seed_of(address.key), cache) for address, _ in units]
+    started = time.perf_counter()
+    try:
+        results: list[Any] = list(group.statistic.compute_batch([unit for _, unit in units], contexts))
+    except Exception as error:  # all of the group are tried again alone, where each answers for itself
+        results = [error] * len(units)
+    if len(results) != len(units):
+        wrong = f"compute_batch of {group.statistic.name!r} returned {len(results)} results for {len(units)} units"
+        results = [ContractError(wrong)] * len(units)
+    named = str(on) if on.type == "cpu" else f"{on} ({torch.cuda.get_device_name(on)})"
+    seconds = (time.perf_counter() - started) / len(units)
+    return [_outcome(address, result, named, seconds) for (address, _), result in zip(units, results, strict=True)]
+
+
+def _outcome(address: UnitAddress, result: object, device: str, seconds: float) -> Outcome:
+    if not isinstance(result, BaseException):
+        try:
+            return Outcome(address.key, result=checked(result, str(address)), device=device, seconds=seconds)
+        except ContractError as broken:
+            result = broken
+    if isinstance(result, Unmeasurable):
+        return Outcome(address.key, reason=str(result), device=device, seconds=seconds)
+    text = "".join(traceback.format_exception(result))
+    error = f"{type(result).__name__}: {result}"
+    final = isinstance(result, ContractError)
+    return Outcome(address.key, error=error, traceback=text[-20_000:], final=final, device=device, seconds=seconds)
+
+
+def checked(result: object, where: str) -> Result:
+    """The result as the contract wants it: field name → small numpy array. Raises `ContractError` otherwise."""
+    if not isinstance(result, Mapping) or not result:
+        raise ContractError(f"{where}: compute must return a mapping of field name to numpy array, got {result!r:.200}")
+    fields: dict[str, np.ndarray] = {}
+    for name, value in result.items():
+        if not isinstance(name, str) or not name:
+            raise ContractError(f"{where}: a field's name must be a string, got {name!r}")
+        if isinstance(value, torch.Tensor):
+            raise ContractError(f"{where}: field {name!r} is a torch tensor; return .cpu().numpy()")
+        if not isinstance(value, np.ndarray | np.generic):
+            raise ContractError(f"{where}: field {name!r} must be a numpy array, got {type(value).__name__}")
+        array = np.asarray(value)
+        if array.dtype.kind not in _KINDS:
+            raise ContractError(f"{where}: field {name!r} has dtype {array.dtype}, which a store cannot hold")
+        if array.nbytes > MAX_RESULT_BYTES:
+            raise ContractError(
+                f"{where}: field {name!r} has {array.nbytes} bytes, at most {MAX_RESULT_BYTES} are kept"
+            )
+        # A view would keep the whole tensor alive that it was cut from.
+        fields[name] = array if array.base is None else array.copy()
+    return fields
+
+
+def _unit(
+    store: Store, address: UnitAddress, work: Work, stored: Mapping[str, Result | str], on: torch.device
+) -> Unit | str:
+    """The unit with its inputs, or why it has no result: an input that it cannot do without has none.
+
+    In a series an input without a value is absent from its observation, and the series goes on.
+    """
+    strict = address.statistic.scope in ("matrix", "pair")
+    observations = []
+    for member in address.members:
+        statistics, reason = _inputs(member.inputs, stored)
+        reference_statistics, of_reference = _inputs(member.reference_inputs, stored)
+        if strict and (reason or of_reference):
+            return reason or f"of the reference: {of_reference}"
+        observations.append(_observation(store, member, statistics, reference_statistics, on))
+    own, reason = _inputs(address.inputs, stored)
+    if reason:
+        return reason
+    previous = work.previous.get(address.key)
+    before = None if previous is None else stored.get(previous.reference.key)
+    if previous is None or before is None or isinstance(before, str):
+        return Unit(tuple(observations), address.trial, own)
+    return Unit(tuple(observations), address.trial, own, before, previous.count)
+
+
+def _inputs(
+    inputs: Sequence[tuple[str, str]], stored: Mapping[str, Result | str]
+) -> tuple[dict[str, Result], str | None]:
+    """The input results by statistic name, and why one of them has no value."""
+    found: dict[str, Result] = {}
+    reason: str | None = None
+    for name, key in inputs:
+        value = stored.get(key)
+        if value is None:
+            raise ComputeError(f"the result of {name!r} under {key}, an input, is no longer in the store")
+        if isinstance(value, str):
+            reason = f"needs {name}: {value}"
+        else:
+            found[name] = value
+    return found, reason
+
+
+def _observation(
+    store: Store,
+    member: Member,
+    statistics: Mapping[str, Result],
+    reference_statistics: Mapping[str, Result],
+    on: torch.device,
+) -> Observation:
+    return Observation(
+        member.run,
+        member.step,
+        member.matrix.info if member.matrix else None,
+        _matrix(store, member.matrix, on),
+        _matrix(store, member.reference, on),
+        statistics,
+        reference_statistics,
+    )
+
+
+def _matrix(store: Store, source: Source | None, on: torch.device) -> Matrix | None:
+    if source is None:
+        return None
+    return Matrix(source.info, source.key, functools.partial(_load, store, source, on))
+
+
+def _load(store: Store, source: Source, on: torch.device) -> Content:
+    return _to_device(store.load(source.recipe), on)
+
+
+def _to_device(content: Content, on: torch.device) -> Content:
+    if on.type == "cpu":
+        return content
+    if isinstance(content, torch.Tensor):
+        return content.to(on)
+    if isinstance(content, LowRank):
+        return LowRank(content.b.to(on), content.a.to(on), content.scale)
+    delta = content.delta
+    return Sum(content.base.to(on), LowRank(delta.b.to(on), delta.a.to(on), delta.scale))
+
+
+def _stored(path: str, work: Work) -> dict[str, Result | str]:
+    references = (*work.inputs, *(previous.reference for previous in work.previous.values()))
+    return read_references(path, references) if references else {}
+
+
+def _cache(store: Store) -> Cache:
+    return no_cache
+
+
+@functools.lru_cache(maxsize=4)
+def _store(path: str) -> Store:
+    return Store.open(path, "r")
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ComputeError(f"device {device!r} is asked for, and this worker sees no CUDA device")
+    return torch.device(device)

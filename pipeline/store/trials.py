@@ -1,0 +1,57 @@
+"""The trials of an iterative statistic's unit, replayed from what is stored: nothing else remembers a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analyzers.contract import IterativeStatistic, Result, Trial
+from analyzers.errors import ContractError, Unmeasurable
+from pipeline.store.addresses import UnitAddress
+from pipeline.store.keys import trial_key
+from pipeline.store.statistics import StatisticTable
+
+MAX_TRIALS = 100_000
+"""A search that asks for more is taken for one that never ends."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The finished trials of a unit in the order they were proposed, and those to be computed next (none: done)."""
+
+    finished: tuple[tuple[Trial, Result | Unmeasurable], ...]
+    missing: tuple[UnitAddress, ...]
+
+
+def replay(table: StatisticTable, unit: UnitAddress) -> Search:
+    """Asks `propose` again with the stored results, round by round, until one is missing or nothing is proposed.
+
+    Raises `ContractError` when the search does not end; whatever `propose` raises passes through.
+    """
+    statistic = unit.statistic
+    assert isinstance(statistic, IterativeStatistic)
+    finished: list[tuple[Trial, Result | Unmeasurable]] = []
+    seen: set[str] = set()
+    while True:
+        proposed: dict[str, Trial] = {}
+        for trial in statistic.propose(tuple(finished)):
+            proposed.setdefault(trial_key(unit.key, trial), dict(trial))
+        new = {key: trial for key, trial in proposed.items() if key not in seen}
+        if not new:
+            return Search(tuple(finished), ())
+        if len(seen) + len(new) > MAX_TRIALS:
+            raise ContractError(f"{unit}: the search asks for more than {MAX_TRIALS} trials")
+        stored = table.read([key for key in new if is_stored(table, key, statistic.extent)])
+        for key, trial in new.items():  # in the order proposed, whatever the order of reading
+            if key in stored:
+                value = stored[key]
+                finished.append((trial, Unmeasurable(value) if isinstance(value, str) else value))
+        missing = tuple(unit.with_trial(trial) for key, trial in new.items() if key not in stored)
+        if missing:
+            return Search(tuple(finished), missing)
+        seen.update(new)
+
+
+def is_stored(table: StatisticTable, key: str, extent: int) -> bool:
+    """Whether there is a result (or a reason for none) of at least this extent."""
+    stored = table.extent(key)
+    return stored is not None and stored >= extent
