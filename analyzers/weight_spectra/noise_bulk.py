@@ -110,7 +110,7 @@ class MarchenkoPasturFit(Statistic):
 
 
 def bulk_null(M: int, N: int, draws: int, cache: Cache) -> dict[str, np.ndarray]:
-    """For each bulk scale the KS distances of `draws` Gaussian matrices of this shape, ascending; seeded by the shape."""
+    """Bulk scale → the KS distances of `draws` Gaussian matrices of this shape, ascending; seeded by the shape."""
     make = functools.partial(_bulk_null, M, N, draws)
     kept = cache("mp_null", f"{M}x{N}:{draws}:v{_NULL_VERSION}", make)
     return {name: values.numpy() for name, values in kept.items()}

@@ -122,6 +122,7 @@ class Farms(Statistic):
 
     aspect: float = 1.0
     per_side: int = 10
+    rows: int | None = None
     estimator: Literal["hill", "ks"] = "hill"
 
     name = "farms"
@@ -129,8 +130,9 @@ class Farms(Statistic):
     scope = "matrix"
 
     def __post_init__(self) -> None:
-        if not self.aspect >= 1 or self.per_side < 1:
-            raise ParameterError(f"aspect must be ≥ 1 and per_side ≥ 1, not {self.aspect} and {self.per_side}")
+        if not self.aspect >= 1 or self.per_side < 1 or (self.rows is not None and self.rows < 2):
+            given = f"{self.aspect}, {self.per_side} and {self.rows}"
+            raise ParameterError(f"aspect and per_side must be at least 1 and rows at least 2, not {given}")
 
     def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
         """Windows are cut from dense weights."""
@@ -138,7 +140,8 @@ class Farms(Statistic):
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See `analyzers.linalg.windows.window_sigma`."""
-        sigma, (rows, columns) = window_sigma(matrix_of(unit.only).content(), self.aspect, self.per_side)
+        content = matrix_of(unit.only).content()
+        sigma, (rows, columns) = window_sigma(content, self.aspect, self.per_side, self.rows)
         if self.estimator == "hill":
             alpha = float(hill_alpha(sigma[None], np.array([len(sigma)]))[0])
         else:

@@ -151,7 +151,7 @@ class PowerLawFit(Statistic):
         """A handful of singular values carries no power law."""
         p = min(info.shape)
         if p < self.minimum_values:
-            return f"{p} singular values: no power law is fitted to fewer than {self.minimum_values}"
+            return f"p = {p}: no power law is fitted to fewer than {self.minimum_values} singular values"
         return None
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
