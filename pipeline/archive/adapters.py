@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -86,13 +86,12 @@ def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layou
             unmeasured.extend(Unmeasured(header.name, found) for header in pair.factors.values())
         else:
             drafts.extend(found)
-    full, listed = drafts_of([_plain(t) for t in rest], config)
-    originals = {_plain(t).name: t.name for t in rest}
+    originals = _replaced(rest)
+    full, listed = drafts_of([replace(t, name=name) for name, t in originals.items()], config)
     for draft in full:
         assert isinstance(draft.recipe, Dense)
-        recipe = Dense(originals[draft.recipe.tensor], draft.recipe.ops)
-        drafts.append(Draft(draft.names, draft.shape, recipe, draft.kind, draft.dtype, draft.orientation, draft.role))
-    unmeasured.extend(Unmeasured(originals[u.tensor], u.reason) for u in listed)
+        drafts.append(replace(draft, recipe=Dense(originals[draft.recipe.tensor].name, draft.recipe.ops)))
+    unmeasured.extend(Unmeasured(originals[u.tensor].name, u.reason) for u in listed)
     return layout_of(tensors, drafts, unmeasured)
 
 
@@ -188,6 +187,13 @@ def _pair_reason(pair: _Pair, adapter: Mapping[str, Any], pairs: Sequence[_Pair]
             return f"{header.name} is {header.dtype}: a factor must be floating point"
         if len(header.shape) < 2 or 0 in header.shape:
             return f"{header.name} has shape {header.shape}: not a factor of positive rank and size"
+    if len(b.shape) > 2 and a.shape[0] > b.shape[1] and a.shape[0] % b.shape[1] == 0:
+        return f"{b.name} is {b.shape}, {a.name} is {a.shape}: LoRA on a grouped convolution is not supported yet"
+    if pair.module.endswith(".base_layer.out_proj"):
+        return (
+            "out_proj of torch.nn.MultiheadAttention: PEFT 0.21 applies this update twice (forward and merge), so "
+            "which Δ the model was trained with is not told by the files"
+        )
     if len(b.shape) > 2 and prod(b.shape[2:]) != 1:
         return f"{b.name} has shape {b.shape}: a convolution's B must be 1 × 1"
     if a.shape[0] != b.shape[1]:
@@ -246,7 +252,10 @@ def _in_base(module: str) -> str:
     return module.removeprefix("base_model.model.")
 
 
-def _plain(header: TensorHeader) -> TensorHeader:
-    """A tensor of `modules_to_save` under the name that it replaces."""
-    name = re.sub(r"\.modules_to_save\.[^.]+\.", ".", header.name)
-    return TensorHeader(name, header.dtype, header.shape, header.nbytes)
+def _replaced(tensors: Sequence[TensorHeader]) -> dict[str, TensorHeader]:
+    """Tensors of `modules_to_save` by the name of what they replace; the wrapper stays where that name is taken."""
+    found: dict[str, TensorHeader] = {}
+    for header in sorted(tensors, key=lambda t: ".modules_to_save." in t.name):
+        name = re.sub(r"\.modules_to_save\.[^.]+\.", ".", header.name)
+        found[header.name if name in found else name] = header
+    return found

@@ -49,7 +49,16 @@ _VIT_MODEL_TYPES = words(
     "vit deit beit ijepa vit_mae vit_msn vivit audio-spectrogram-transformer data2vec-vision dinov2"
     " dinov2_with_registers"
 )
-_VIT_REST = {"attention.output.dense": "attention.o_proj", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
+_VIT_REST = {
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "attention.self.query": "attention.q_proj",
+    "attention.self.key": "attention.k_proj",
+    "attention.self.value": "attention.v_proj",
+    "attention.self.relative_position_bias_table": "attention.relative_position_bias.relative_position_bias_table",
+}
+_SWIN = re.compile(r"^(.*\.blocks\.\d+)\.([^0-9]+)$")
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def module_path(name: str) -> str:
 
 def strip_prefixes(path: str) -> str:
     """Wrappers and base-model prefixes removed, as often as they come; the last component always stays."""
-    parts = [part for part in path.split(".")[:-1] if part not in ANYWHERE] + path.split(".")[-1:]
+    parts = [part for part in path.split(".") if part not in ANYWHERE] or path.split(".")[-1:]
     start = 0
     while start < len(parts) - 1:
         part = parts[start]
@@ -110,11 +119,14 @@ def one_form(path: str, dialect: Dialect = Dialect()) -> str:
             parts[i + 1] = parts[i + 1].removeprefix("expert_")
         if part in _EXPERTS and i + 2 < len(parts) and parts[i + 1].isdigit():
             parts[i + 2] = _EXPERT_PARTS.get(parts[i + 2], parts[i + 2])
-    return _vit(".".join(parts), dialect)
+    path = ".".join(parts)
+    return "lm_head" if path == "embed_out" else _vit(path, dialect)  # GPT-NeoX, in files and in memory
 
 
 def _vit(path: str, dialect: Dialect) -> str:
     """transformers 5 names ViT blocks ``layers.0.attention.q_proj`` in memory and keeps the old names in files."""
+    if (block := _SWIN.match(path)) and block.group(2) in _VIT_REST:
+        return f"{block.group(1)}.{_VIT_REST[block.group(2)]}"
     if found := _VIT.match(path):
         number, old, new = found.groups()
         return f"layers.{number}.attention.{old[0] if old else new}_proj"
