@@ -11,7 +11,7 @@ import torch
 
 from analyzers.contract import Context, Cost, LowRank, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.change import exceeds, top_entries
-from analyzers.intruder_dimensions.matched import last_steps
+from analyzers.intruder_dimensions.matched import last_steps, members
 from analyzers.intruder_dimensions.pair import Pair, Update, frobenius_norm, load_pair, refusal
 from analyzers.linalg.blocks import dense64, shape_of
 from analyzers.linalg.subspaces import phi
@@ -24,7 +24,7 @@ class ChangeAcrossRuns(Statistic):
     `cosine` (R, R) of vec Δ; `mask_iou`, `mask_iou_above_noise` (R, R): intersection over union of the sets of the
     `top_fraction` entries of greatest |Δ|, and of those of them that are more than rounding; `phi` (R, R, q, q): φ of
     the adapters' A at i, j in `phi_ranks`, NaN for a run that is no adapter and beyond a rank. NaN for Δ = 0 and
-    between shapes that differ.
+    between shapes that differ. `members` (R,) int64: fingerprints of what was compared.
     """
 
     top_fraction: float = 0.01
@@ -50,6 +50,7 @@ class ChangeAcrossRuns(Statistic):
         count, grid = len(last), len(self.phi_ranks)
         result = {name: np.full((count, count), np.nan) for name in ("cosine", "mask_iou", "mask_iou_above_noise")}
         result["phi"] = np.full((count, count, grid, grid), np.nan)
+        result["members"] = members(last)
         masks: list[tuple[np.ndarray, np.ndarray]] = []
         for row, observation in enumerate(last):
             pair = load_pair(observation)

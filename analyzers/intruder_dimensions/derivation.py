@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from analyzers.contract import MatrixInfo, Stack, Statistic, Variable, View
+from analyzers.contract import MatrixInfo, Result, Stack, Statistic, Variable, View
 from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
 from analyzers.intruder_dimensions.change import Change
 from analyzers.intruder_dimensions.counts import count_below, null_summary, spectral_ranks
@@ -118,7 +118,7 @@ def of_matched(
     k, runs, matrices = settings.scored, len(view.runs), len(view.matrices)
     scores = np.full((runs, len(compared) + 1, matrices, 2, k), np.nan)
     norms = np.full((len(compared) + 1, matrices), np.nan)
-    for matrix, result, members in _run_results(view, statistic, "norm", extra=1):
+    for matrix, result, members in _run_results(view, statistic):
         columns = np.array([*(1 + place[run] for run in members), 0])
         norms[columns, matrix] = result["norm"]
         for row, run in enumerate(members):
@@ -137,7 +137,7 @@ def of_runs(view: View, statistic: ChangeAcrossRuns, settings: IntruderParameter
     arrays = {name: np.full((runs, runs, matrices), np.nan) for name in fields}
     arrays["lora_phi"] = np.full((runs, runs, matrices, grid, grid), np.nan)
     where = _run_index(view)
-    for matrix, result, members in _run_results(view, statistic, "cosine"):
+    for matrix, result, members in _run_results(view, statistic):
         at = np.ix_([where[run] for run in members], [where[run] for run in members], [matrix])
         for name, field in (*fields.items(), ("lora_phi", "phi")):
             arrays[name][at] = result[field][:, :, None]
@@ -231,22 +231,20 @@ def _where(stack: Stack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return stack.run_index, stack.step_index, stack.matrix_index
 
 
-def _run_results(
-    view: View, statistic: Statistic, field: str, extra: int = 0
-) -> Iterator[tuple[int, Any, tuple[str, ...]]]:
-    """(matrix index, result, the runs in it): results across runs are positional, in the order of the view's runs."""
+def _run_results(view: View, statistic: Statistic) -> Iterator[tuple[int, Result, tuple[str, ...]]]:
+    """(matrix index, result, the runs in it, in order), for each group of runs that one unit compared.
+
+    A unit's rows are positional, in the order of the view's runs; its field `members` tells one group from another.
+    """
     for index, matrix in enumerate(view.matrices):
-        result = view.get(statistic, matrix=matrix)
-        if result is None:
-            continue
-        members = tuple(run.id for run in view.runs if run.role == "run" and _compared(view, statistic, run.id, matrix))
-        if len(members) == result[field].shape[0] - extra:
-            yield index, result, members
-
-
-def _compared(view: View, statistic: Statistic, run: str, matrix: str) -> bool:
-    info, reference = view.info(run, matrix), view.reference_info(run, matrix)
-    return info is not None and reference is not None and statistic.refuses(info, reference) is None
+        groups: dict[bytes, tuple[Result, list[str]]] = {}
+        for run in view.runs:
+            result = view.get(statistic, run=run.id, matrix=matrix) if run.role == "run" else None
+            if result is not None and view.info(run.id, matrix) is not None:
+                groups.setdefault(result["members"].tobytes(), (result, []))[1].append(run.id)
+        for result, runs in groups.values():
+            if len(runs) == result["members"].size:
+                yield index, result, tuple(runs)
 
 
 def _run_index(view: View) -> dict[str, int]:

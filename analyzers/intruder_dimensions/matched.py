@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,7 +33,8 @@ class IntruderMatched(Statistic):
     of the unit; the norms matched to are those of the R runs and, last, the geometric mean of those that are not 0.
 
     `similarity`, `error` (R, R+1, 2, k_max): left and right; NaN where a norm is 0, beyond p, and everywhere with
-    one run, which leaves nothing to match. `norm` (R+1,): ‖Δ‖_F per run, and the common one.
+    one run, which leaves nothing to match. `norm` (R+1,): ‖Δ‖_F per run, and the common one. `members` (R,) int64
+    fingerprints of what was compared.
     """
 
     k_max: int = 10
@@ -60,6 +62,7 @@ class IntruderMatched(Statistic):
         targets = np.append(norms, geometric_mean(norms))
         shape = (len(last), len(last) + 1, 2, self.k_max)
         result = {"similarity": np.full(shape, np.nan), "error": np.full(shape, np.nan), "norm": targets}
+        result["members"] = members(last)
         if len(last) < 2:
             return result
         for row, observation in enumerate(last):
@@ -90,6 +93,13 @@ def last_steps(observations: Sequence[Observation]) -> list[Observation]:
         ):
             last[observation.run] = observation
     return list(last.values())
+
+
+def members(observations: Sequence[Observation]) -> np.ndarray:
+    """(R,) int64: a fingerprint of each run's pair, by which a derivation tells one group of runs from another."""
+    keys = [identify(observation)[1:] for observation in observations]
+    digests = (hashlib.blake2b(f"{own.key}|{base.key}".encode(), digest_size=8).digest() for own, base in keys)
+    return np.array([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=np.int64)
 
 
 def geometric_mean(norms: np.ndarray) -> float:

@@ -16,7 +16,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("sigma", _SCORE, "singular value of the tuned matrix", source=_INTRUDERS),
     Variable("score_error", _SCORE, "bound of the numerical error of similarity"),
     Variable(
-        "storage_uncertainty", _SCORE, "what rounding of the stored entries can have moved similarity by (3 s.d.)"
+        "storage_uncertainty", _SCORE, "what rounding of the stored entries can have moved similarity by (4 s.d.)"
     ),
     Variable("best_match", _SCORE, "0-based index of the base vector of greatest cosine"),
     Variable("sigma_match", _SCORE, "singular value of that base vector"),

@@ -17,7 +17,7 @@ from analyzers.linalg.subspaces import BaseVectors, cosines
 
 WINDOW = 0.02
 _EPS = torch.finfo(torch.float64).eps
-_DEVIATIONS = 3.0
+_DEVIATIONS = 4.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _storage_uncertainty(
     rounding: float,
     base_rounding: float,
 ) -> torch.Tensor:
-    """(k',): three standard deviations of the score under the rounding of the stored entries, plus the mean loss.
+    """(k',): four standard deviations of the score under the rounding of the stored entries, plus the mean loss.
 
     Rounding is taken as independent noise of rms s_E per entry. It mixes each vector with the others by `_mixing`, and
     the score u⁰_i*ᵀ u_j moves by Σ_l α_l c_l with the cosines c_l towards the vectors mixed in: for the base these
@@ -108,9 +108,11 @@ def _storage_uncertainty(
     complement = 0.0 * matched  # the base's vectors outside its p: σ = 0, in R^d only if d > p
     own = torch.zeros_like(cosine, dtype=torch.bool).scatter_(0, index[None], True)
     mixed = torch.where(own, 0.0, _mixing(matched, base.sigma[:, None], base_rounding))  # (p, k')
-    outside = (1.0 - (cosine**2).sum(dim=0)).clamp(min=0) * _mixing(matched, complement, base_rounding)
-    variance = (mixed * cosine**2).sum(dim=0) + outside
-    loss = 0.5 * mixed.sum(dim=0)
+    onto_complement = _mixing(matched, complement, base_rounding)
+    outside = (1.0 - (cosine**2).sum(dim=0)).clamp(min=0)
+    variance = (mixed * cosine**2).sum(dim=0) + outside * onto_complement
+    hidden = base.shape[side] - base.sigma.numel()
+    loss = 0.5 * (mixed.sum(dim=0) + hidden * onto_complement)
 
     among = _among_tuned(base, top, index, side)  # (k' tuned l, k' scored j): u⁰_i*(j) · u_l
     mixed = _mixing(top.sigma, top.sigma[:, None], rounding).fill_diagonal_(0.0)
@@ -119,7 +121,9 @@ def _storage_uncertainty(
     onto_rest = _mixing(top.sigma, torch.full_like(top.sigma, nearest), rounding)
     variance = variance + (mixed * among**2).sum(dim=0) + rest * onto_rest
     beyond = base.sigma[kept:, None].clamp(max=nearest)  # the base's spectrum stands in for W's unknown tail
-    loss = loss + 0.5 * (mixed.sum(dim=0) + _mixing(top.sigma, beyond, rounding).sum(dim=0))
+    onto_complement = _mixing(top.sigma, complement, rounding)
+    tail = _mixing(top.sigma, beyond, rounding).sum(dim=0)
+    loss = loss + 0.5 * (mixed.sum(dim=0) + tail + hidden * onto_complement)
     return (_DEVIATIONS * variance.sqrt() + score * loss).clamp(max=1.0)
 
 
