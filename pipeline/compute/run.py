@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from analyzers.contract import Analyzer, IterativeStatistic, Result, Statistic
-from analyzers.errors import ComputeError
 from pipeline.compute.cluster import Cluster, open_cluster
 from pipeline.compute.events import (
     Compacted,
@@ -31,7 +30,7 @@ from pipeline.compute.events import (
 from pipeline.compute.groups import Group, group_units
 from pipeline.compute.plan import Plan, missing_jobs, plan
 from pipeline.compute.provenance import provenance
-from pipeline.compute.work import Outcome, Previous, Work, run_group
+from pipeline.compute.work import CACHE_BYTES, Outcome, Previous, Work, run_group
 from pipeline.store.addresses import Skip, Steps, UnitAddress
 from pipeline.store.failures import Failure
 from pipeline.store.statistics import Reference
@@ -104,6 +103,7 @@ def compute(
     exclude: Sequence[str] = (),
     steps: Steps | Collection[int] | None = None,
     bases: Mapping[str, str] | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Summary:
     """Brings into the store what the analyzers need (see `plan` for the selection). Without a cluster, threads of
     this process or processes of this machine, as the work suggests.
@@ -117,17 +117,19 @@ def compute(
     if not planned.jobs:
         return Summary(planned.present, 0, 0, (), (), planned.skips, time.perf_counter() - started, "nothing to do")
     if cluster is not None:
-        return _carry_out(store, planned, cluster, progress, started)
+        return _carry_out(store, planned, cluster, progress, started, cache_bytes)
     with open_cluster(plan=planned) as opened:
-        return _carry_out(store, planned, opened, progress, started)
+        return _carry_out(store, planned, opened, progress, started, cache_bytes)
 
 
-def _carry_out(store: Store, planned: Plan, cluster: Cluster, progress: Progress, started: float) -> Summary:
+def _carry_out(
+    store: Store, planned: Plan, cluster: Cluster, progress: Progress, started: float, cache_bytes: int
+) -> Summary:
     total = Tally()
     blocked: list[str] = []
     for one in iter_rounds(store, planned):
         blocked.extend(str(unit) for unit in one.blocked)
-        total += run_groups(store, one.groups, cluster, progress)
+        total += run_groups(store, one.groups, cluster, progress, cache_bytes)
     compact(store, {stage.prepared.name for stage in planned.stages}, progress)
     return Summary(
         planned.present,
@@ -190,6 +192,7 @@ class _Driver:
     cluster: Cluster
     progress: Progress
     waiting: deque[Group]
+    cache_bytes: int
     flying: dict[Any, Group] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -197,7 +200,13 @@ class _Driver:
     unmeasurable: int = 0
 
 
-def run_groups(store: Store, groups: Sequence[Group], cluster: Cluster, progress: Progress = silent) -> Tally:
+def run_groups(
+    store: Store,
+    groups: Sequence[Group],
+    cluster: Cluster,
+    progress: Progress = silent,
+    cache_bytes: int = CACHE_BYTES,
+) -> Tally:
     """Computes groups that wait for nothing and stores their results. What fails is recorded, not raised.
 
     Raises `ComputeError` when the cluster is lost; everything finished before is stored.
@@ -208,7 +217,7 @@ def run_groups(store: Store, groups: Sequence[Group], cluster: Cluster, progress
     names = tuple(dict.fromkeys(group.statistic.name for group in groups))
     units = sum(len(group.units) for group in groups)
     progress(RoundStarted(names, len(groups), units, sum(group.seconds for group in groups)))
-    driver = _Driver(store, cluster, progress, deque(groups))
+    driver = _Driver(store, cluster, progress, deque(groups), cache_bytes)
     try:
         _fill(driver)
         while driver.flying:
@@ -233,7 +242,12 @@ def _fill(driver: _Driver) -> None:
     while driver.waiting and len(driver.flying) < limit:
         group = driver.waiting.popleft()
         handle = driver.cluster.submit(
-            run_group, path, _work(driver.store, group), driver.cluster.device, device=group.device
+            run_group,
+            path,
+            _work(driver.store, group),
+            driver.cluster.device,
+            driver.cache_bytes,
+            device=group.device,
         )
         driver.flying[handle] = group
 
@@ -262,8 +276,6 @@ def _outcomes(driver: _Driver, group: Group, handle: Any) -> list[Outcome]:
     """The outcomes of a group; when it was lost as a whole (its worker died), each unit failed in the same way."""
     try:
         outcomes: list[Outcome] = driver.cluster.result(handle)
-    except ComputeError:
-        raise
     except Exception as error:  # KilledWorker, a store that a worker cannot read, memory: the units are tried alone
         said = f"{type(error).__name__}: {error}"
         return [Outcome(key, error=said, traceback=said) for key in group.keys]
@@ -274,25 +286,21 @@ def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcom
     """Writes what has come, one batch per statistic and device, and sends failed units back to be tried alone."""
     batches: dict[tuple[int, str], tuple[Statistic, list[tuple[str, Result | str]]]] = {}
     for group, outcomes in finished:
-        alone = {single.units[0].key: single for single in group.alone()}
-        measured = unmeasurable = failed = 0
         for outcome in outcomes:
-            if outcome.error is not None:
-                failed += _failed(driver, alone[outcome.key], outcome)
-                continue
-            measured += outcome.result is not None
-            unmeasurable += outcome.result is None
-            _, batch = batches.setdefault((id(group.statistic), outcome.device), (group.statistic, []))
-            batch.append((outcome.key, outcome.result if outcome.result is not None else outcome.reason or ""))
-        driver.measured += measured
-        driver.unmeasurable += unmeasurable
+            if outcome.error is None:
+                value = outcome.result if outcome.result is not None else outcome.reason or "no reason was given"
+                at = (id(group.statistic), outcome.device)
+                batches.setdefault(at, (group.statistic, []))[1].append((outcome.key, value))
     for (_, device), (statistic, batch) in batches.items():
         driver.store.statistic(statistic.name).write(batch, statistic.extent, provenance(statistic, device))
     for group, outcomes in finished:
-        failed = sum(outcome.error is not None for outcome in outcomes)
+        alone = {single.units[0].key: single for single in group.alone()}
+        measured = sum(outcome.result is not None for outcome in outcomes)
         unmeasurable = sum(outcome.reason is not None for outcome in outcomes)
-        measured = len(outcomes) - failed - unmeasurable
-        share = group.seconds * (measured + unmeasurable) / max(1, len(outcomes))
+        failed = sum(_failed(driver, alone[outcome.key], outcome) for outcome in outcomes if outcome.error is not None)
+        driver.measured += measured
+        driver.unmeasurable += unmeasurable
+        share = group.seconds * (measured + unmeasurable + failed) / max(1, len(outcomes))
         driver.progress(GroupFinished(group.statistic.name, measured, unmeasurable, failed, share))
 
 

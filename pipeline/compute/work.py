@@ -21,11 +21,13 @@ from analyzers.contract import Cache, Content, Context, LowRank, Matrix, Observa
 from analyzers.errors import ComputeError, ContractError, Unmeasurable
 from pipeline.compute.groups import Group
 from pipeline.store.addresses import Member, Source, UnitAddress
+from pipeline.store.cache import DiskCache, cache_path
 from pipeline.store.keys import seed_of
 from pipeline.store.statistics import Reference, read_references
 from pipeline.store.store import Store
 
 MAX_RESULT_BYTES = 64 * 2**20
+CACHE_BYTES = 20 * 10**9
 _KINDS = "biufcSU"
 
 
@@ -64,8 +66,11 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_group(store_path: str | Path, work: Work | Group, device: str = "cpu") -> list[Outcome]:
+def run_group(
+    store_path: str | Path, work: Work | Group, device: str = "cpu", cache_bytes: int = CACHE_BYTES
+) -> list[Outcome]:
     """Computes the units of a group, each answering for itself. `device`: "cpu", "cuda", or "auto" for what there is.
+    The cache of large intermediates beside the store keeps at most `cache_bytes` (0: nothing).
 
     Raises only what concerns the group as a whole: a store that cannot be opened, a device that is not there.
     """
@@ -82,14 +87,15 @@ def run_group(store_path: str | Path, work: Work | Group, device: str = "cpu") -
             outcomes[address.key] = Outcome(address.key, reason=unit)
         else:
             units.append((address, unit))
-    outcomes.update((outcome.key, outcome) for outcome in _compute(store, group, units, on))
+    outcomes.update(
+        (outcome.key, outcome) for outcome in _compute(group, units, on, _cache(str(store_path), cache_bytes))
+    )
     return [outcomes[address.key] for address in group.units]
 
 
-def _compute(store: Store, group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.device) -> list[Outcome]:
+def _compute(group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.device, cache: Cache) -> list[Outcome]:
     if not units:
         return []
-    cache = _cache(store)
     contexts = [Context(on, seed_of(address.key), cache) for address, _ in units]
     started = time.perf_counter()
     try:
@@ -228,8 +234,9 @@ def _stored(path: str, work: Work) -> dict[str, Result | str]:
     return read_references(path, references) if references else {}
 
 
-def _cache(store: Store) -> Cache:
-    return no_cache
+@functools.lru_cache(maxsize=4)
+def _cache(path: str, max_bytes: int) -> Cache:
+    return DiskCache(cache_path(path), max_bytes) if max_bytes > 0 else no_cache
 
 
 @functools.lru_cache(maxsize=4)

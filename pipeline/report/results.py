@@ -1,0 +1,133 @@
+"""Reading stored results for a view: each batch once, what is asked for together, and bounded in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyzers.contract import Result, Statistic
+from pipeline.store.addresses import Selection, Skip
+from pipeline.store.keys import identity
+from pipeline.store.members import Found, Place
+from pipeline.store.prepared import Prepared
+from pipeline.store.sources import Sources
+from pipeline.store.units import Units
+
+if TYPE_CHECKING:
+    from pipeline.store.statistics import StatisticTable
+    from pipeline.store.store import Store
+
+CACHE_BYTES = 512 * 2**20
+_At = tuple[str | None, int | None]
+
+
+class Results:
+    """The stored results of statistics over a selection. Tables are as they were when they were first asked for."""
+
+    def __init__(self, store: Store, statistics: Sequence[Statistic], selection: Selection) -> None:
+        self.store = store
+        self.sources = Sources(store, selection)
+        self.units = Units(self.sources, statistics)
+        self._others: dict[str, Units] = {}
+        self._tables: dict[str, StatisticTable] = {}
+        self._keys: dict[str, dict[_At, dict[str | None, str]]] = {}
+        self._cache: OrderedDict[tuple[str, _At], tuple[Mapping[str, Result | str], int]] = OrderedDict()
+        self._cached_bytes = 0
+
+    def prepared(self, statistic: Statistic) -> tuple[Units, Prepared]:
+        """A statistic as its units know it; one that no analyzer declared is looked for all the same."""
+        p = self.units.known(statistic)
+        if p is not None:
+            return self.units, p
+        units = self._others.setdefault(identity(statistic), Units(self.sources, [statistic]))
+        p = units.known(statistic)
+        assert p is not None
+        return units, p
+
+    def found(self, statistic: Statistic) -> Found:
+        """All units of a statistic."""
+        units, p = self.prepared(statistic)
+        return units.of(p)
+
+    def table(self, name: str) -> StatisticTable:
+        """The stored results of a statistic."""
+        if name not in self._tables:
+            self._tables[name] = self.store.statistic(name)
+        return self._tables[name]
+
+    def value(self, statistic: Statistic, place: Place) -> Result | None:
+        """The result at a place. All results of its checkpoint (or run) are read with it and kept for a while, since
+        who asks for one mostly asks for the next."""
+        at = place[:2]
+        _, p = self.prepared(statistic)
+        if p.identity not in self._keys:
+            by_checkpoint: dict[_At, dict[str | None, str]] = {}
+            for (run, step, matrix), its_key in self.found(statistic).places.items():
+                by_checkpoint.setdefault((run, step), {})[matrix] = its_key
+            self._keys[p.identity] = by_checkpoint
+        keys = self._keys[p.identity].get(at, {})
+        key = keys.get(place[2])
+        if key is None:
+            return None
+        if (p.identity, at) not in self._cache:
+            self._keep((p.identity, at), self.table(p.name).read(dict.fromkeys(keys.values())))
+        self._cache.move_to_end((p.identity, at))
+        value = self._cache[p.identity, at][0].get(key)
+        return None if isinstance(value, str) else value
+
+    def by_key(self, statistic: Statistic, key: str) -> Result | None:
+        """A result by its key."""
+        value = self.table(statistic.name).read([key]).get(key)
+        return None if isinstance(value, str) else value
+
+    def by_shape(self, statistic: Statistic, field: str) -> Iterator[tuple[list[Place], np.ndarray]]:
+        """The places and values (n, *shape) of a field, for each shape and dtype that occur; one at a time is read."""
+        table = self.table(statistic.name)
+        at: dict[str, list[Place]] = {}
+        for place, key in self.found(statistic).places.items():
+            at.setdefault(key, []).append(place)
+        shapes: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+        for key, reference in table.lookup(at).items():
+            for name, dtype, _, shape in reference.fields:
+                if name == field:
+                    shapes.setdefault((dtype, tuple(shape)), []).append(key)
+        for keys in shapes.values():
+            values = table.read(keys, [field])
+            rows = [np.asarray(value[field]) for key in keys if not isinstance(value := values[key], str)]
+            repeats = [len(at[key]) for key in keys]
+            yield [place for key in keys for place in at[key]], np.repeat(np.stack(rows), repeats, axis=0)
+
+    def unmeasurable(self) -> tuple[Skip, ...]:
+        """What the analyzers ask for and the data have no value of, with the stored reason."""
+        listed: list[Skip] = []
+        for p in self.units.prepared:
+            if p.identity not in self.units.asked:
+                continue
+            places = self.units.of(p).places
+            references = self.table(p.name).lookup(dict.fromkeys(places.values()))
+            reasons = {key: reference.reason for key, reference in references.items() if reference.reason is not None}
+            listed.extend(
+                Skip(run or "", step, matrix, p.name, reasons[key])
+                for (run, step, matrix), key in places.items()
+                if key in reasons
+            )
+        return tuple(listed)
+
+    def skips(self) -> tuple[Skip, ...]:
+        """What has no unit, with the reason."""
+        for p in self.units.prepared:
+            if p.identity in self.units.asked:
+                self.units.of(p)
+        found = (skip for p in self.units.prepared for skip in self.units.found(p).skips)
+        return tuple(dict.fromkeys((*self.sources.skips, *found)))
+
+    def _keep(self, at: tuple[str, _At], values: Mapping[str, Result | str]) -> None:
+        size = sum(array.nbytes for value in values.values() if not isinstance(value, str) for array in value.values())
+        self._cache[at] = (values, size)
+        self._cached_bytes += size
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            _, (_, gone) = self._cache.popitem(last=False)
+            self._cached_bytes -= gone
