@@ -90,12 +90,11 @@ def use(url: str) -> None:
         refresh_global_settings_context()
 
 
-def open_api() -> Api:
-    """`choose_api`, with the ephemeral server started, so that its failure is told here and not in a flow.
+def open_api(api: Api) -> Api:
+    """The chosen API, ready: an ephemeral server is started, so that its failure is told here and not in a flow.
 
     Raises `PrefectUnavailable` with what to do when it does not start.
     """
-    api = choose_api()
     if api.kind != "ephemeral":
         return api
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from analyzers.errors import VarveError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+    from prefect.futures import PrefectFuture
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -35,9 +39,15 @@ class Runner(Protocol):
     """Calls a function on each item; an item that fails costs only itself."""
 
     def each(
-        self, name: str, work: Callable[[Item], Answer], items: Sequence[Item], label: Callable[[Item], str]
+        self,
+        name: str,
+        work: Callable[[Item], Answer],
+        items: Sequence[Item],
+        label: Callable[[Item], str],
+        here: bool = False,
     ) -> Iterator[Answer | Failed]:
-        """Answers in the order of `items`. `name` and `label` are for whoever watches."""
+        """Answers in the order of `items`. `name` and `label` are for whoever watches; `here`: one after the other,
+        in the calling thread."""
         ...
 
 
@@ -50,7 +60,12 @@ class PlainRunner:
     """One after the other in this thread, with the same retries as the tasks."""
 
     def each(
-        self, name: str, work: Callable[[Item], Answer], items: Sequence[Item], label: Callable[[Item], str]
+        self,
+        name: str,
+        work: Callable[[Item], Answer],
+        items: Sequence[Item],
+        label: Callable[[Item], str],
+        here: bool = False,
     ) -> Iterator[Answer | Failed]:
         """See `Runner.each`."""
         pause = threading.Event()
@@ -71,7 +86,12 @@ class PrefectRunner:
     """Each item one Prefect task run, on the flow's thread pool. Only used inside a flow."""
 
     def each(
-        self, name: str, work: Callable[[Item], Answer], items: Sequence[Item], label: Callable[[Item], str]
+        self,
+        name: str,
+        work: Callable[[Item], Answer],
+        items: Sequence[Item],
+        label: Callable[[Item], str],
+        here: bool = False,
     ) -> Iterator[Answer | Failed]:
         """See `Runner.each`."""
         from prefect import task
@@ -90,14 +110,23 @@ class PrefectRunner:
             persist_result=False,
             cache_policy=NO_CACHE,
         )(one)
-        futures = [runs.submit(index) for index in range(len(items))]
-        for future in futures:
-            future.wait()
-            error = _exception_of(future.state) if not future.state.is_completed() else None
-            if error is None:
-                yield future.result()
+        states: Iterable[State[Answer]]
+        if here:
+            states = (runs(index, return_state=True) for index in range(len(items)))
+        else:
+            futures = [runs.submit(index) for index in range(len(items))]
+            states = (_finished(future) for future in futures)
+        for state in states:
+            if state.is_completed():
+                yield state.result()
             else:
+                error = _exception_of(state)
                 yield Failed(error, "".join(traceback.format_exception(error)))
+
+
+def _finished(future: PrefectFuture[Answer]) -> State[Answer]:
+    future.wait()
+    return future.state
 
 
 def _label(items: Sequence[Item], label: Callable[[Item], str]) -> str:

@@ -99,23 +99,24 @@ def ensure_server(tell: Callable[[str], None]) -> str:
 def serve(options: AnalyzeOptions, schedule: Schedule, now: bool, tell: Callable[[str], None]) -> None:
     """Makes the deployment and serves it until interrupted; `now` also asks for one run at once."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.client.schemas.schedules import CronSchedule
     from prefect.deployments import run_deployment
-    from prefect.deployments.runner import EntrypointType
+    from prefect.deployments.runner import EntrypointType, RunnerDeployment
     from prefect.flows import serve as serve_deployments
+    from prefect.schedules import Cron
 
     from flows.nightly import nightly
 
     name = deployment_name(options)
     deployment = nightly.to_deployment(
         name=name,
-        schedule=CronSchedule(cron=schedule.cron, timezone=schedule.timezone),
+        schedule=Cron(schedule.cron, timezone=schedule.timezone),
         parameters={"options": options.model_dump(mode="json")},
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
         description=f"varve analyze {options.runs} --out {options.out}",
         tags=["varve"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    assert isinstance(deployment, RunnerDeployment)  # a coroutine only where an event loop runs
     deployment.apply()
     tell(f"Deployment {FLOW_NAME}/{name} is scheduled.")
     if now:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import analyze, catalog, doctor, export, ingest, inspect, report, schedule, verify
-from flows.cli.console import complain, say
+from flows.console import complain, say
 
 _SURROUNDINGS = {
     errno.ENOSPC: "Free some space, or give another --out or --store; the same command then goes on.",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.arguments import AsJson
-from flows.cli.console import say, table
+from flows.console import say, table
 
 app = typer.Typer(
     help="Named archives: list them, show one, or train a demo archive for real.",

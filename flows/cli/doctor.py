@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.arguments import AsJson, Scheduler
-from flows.cli.console import plural, say, table
+from flows.console import plural, say, table
 
 
 def doctor(

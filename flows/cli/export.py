@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import say
+from flows.console import say
 
 
 def export(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.arguments import AsJson, Name, Runs, StepPattern, StepScale
-from flows.cli.console import complain, plural, say, size, table
+from flows.console import complain, plural, say, size, table
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Archive, Checkpoint, Layout, Run
@@ -41,10 +41,11 @@ def inspect(
     Exit code 3 when something in the archive cannot be read (it is listed), 2 when there is nothing to read.
     """
     from pipeline import api
+    from pipeline.intake import layout_of
 
     archive = api.scan(runs, name=name, step_pattern=step_pattern, step_scale=step_scale)
     chosen = _chosen(archive, parameters)
-    layouts = {run.id: api.layout_of(run.checkpoints[-1]) for run in chosen if run.checkpoints}
+    layouts = {run.id: layout_of(run.checkpoints[-1]) for run in chosen if run.checkpoints}
     if as_json:
         import json
 

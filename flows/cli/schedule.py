@@ -9,7 +9,7 @@ import typer
 
 from analyzers.errors import ParameterError
 from flows.cli import arguments as a
-from flows.cli.console import say
+from flows.console import say
 
 
 def _stop_server(value: bool) -> None:

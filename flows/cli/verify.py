@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.cli.arguments import AsJson
-from flows.cli.console import plural, progress, say
+from flows.console import LOG_EVERY_SECONDS, plural, say, size  # plural, say, size
+
+
+class Seen:
+    """Counts what was read, and says so now and then."""
+
+    def __init__(self) -> None:
+        self.count, self.nbytes, self._spoken = 0, 0, time.monotonic()
+
+    def __call__(self, name: str, nbytes: int) -> None:
+        self.count += 1
+        self.nbytes += nbytes
+        if time.monotonic() - self._spoken >= LOG_EVERY_SECONDS:
+            self._spoken = time.monotonic()
+            say(f"verifying: {size(self.nbytes)} read, now {name}")
 
 
 def verify(store: Annotated[Path, typer.Argument(metavar="S.zarr", help="The store.")], as_json: AsJson = False) -> int:
@@ -30,8 +45,9 @@ def verify(store: Annotated[Path, typer.Argument(metavar="S.zarr", help="The sto
         listed = [{"path": p.path, "tensor": p.tensor, "reason": p.reason, "hint": p.hint} for p in problems]
         say(json.dumps({"ok": not problems, "problems": listed}, indent=2, ensure_ascii=False))
         return 3 if problems else 0
-    with progress("verifying", 1) as advance:
-        problems = verify_store(opened, progress=advance)
+    seen = Seen()
+    problems = verify_store(opened, progress=seen)
+    say(f"Read {plural(seen.count, 'stored object')}, {size(seen.nbytes)}.")
     for problem in problems:
         say(str(problem))
     say(f"{plural(len(problems), 'problem')} found." if problems else "Everything is as it was written.")

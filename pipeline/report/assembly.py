@@ -2,51 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from analyzers.errors import ReportError
 from pipeline.report.archive_tables import archive_nodes
-from pipeline.report.provenance import root_attributes
+from pipeline.report.provenance import computed_by, root_attributes
 from pipeline.report.tables import RESERVED, legal_names
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Derived, View
+    from pipeline.store.addresses import Steps
+    from pipeline.store.addresses import Steps
     from pipeline.store.store import Store
 
 
-def derive(store: Store, analyzer: Analyzer, runs: Sequence[str] | None = None) -> Derived:
-    """What one analyzer says of the runs (all where None), from what is stored."""
+def derive(
+    store: Store,
+    analyzer: Analyzer,
+    runs: Collection[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    steps: Steps | Collection[int] | None = None,
+) -> Derived:
+    """What one analyzer says of the runs (all where None), from what is stored. The selection is `compute`'s."""
     from pipeline.report.view import StoreView
 
-    return analyzer.derive(StoreView(store, [analyzer], runs))
+    return analyzer.derive(StoreView(store, [analyzer], runs, include, exclude, steps))
 
 
-def assemble(store: Store, analyzers: Sequence[Analyzer], runs: Sequence[str] | None = None) -> xr.DataTree:
+def assemble(
+    store: Store,
+    analyzers: Sequence[Analyzer],
+    runs: Collection[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    steps: Steps | Collection[int] | None = None,
+    derived: Mapping[str, Derived] | None = None,
+    problems: Sequence[str] = (),
+) -> xr.DataTree:
     """The report: one node per analyzer, /archive, /metrics, /provenance; the root's attributes say where from.
 
-    Nothing is computed from weights: what a statistic has not stored is NaN, and listed under /archive.
+    Nothing is computed from weights: what a statistic has not stored is NaN, and listed under /archive. `derived` has
+    what `derive` gave already, by analyzer; `problems` are sentences on what went wrong before, for the reader.
     """
     from pipeline.report.view import StoreView
     from pipeline.store.store import SCHEMA
 
-    view = StoreView(store, analyzers, runs)
-    derived = [(analyzer, analyzer.derive(view)) for analyzer in analyzers]
-    chosen = {info.id for info in view.runs}
-    records = [record for record in store.runs() if runs is None or record.id in chosen]
-    nodes = archive_nodes(store, records)
-    tree = tree_of(derived, view)
-    for path, dataset in nodes.items():
+    view = StoreView(store, analyzers, runs, include, exclude, steps)
+    ready = derived or {}
+    parts = [(a, ready[a.name] if a.name in ready else a.derive(view)) for a in analyzers]
+    tree = tree_of(parts)
+    records = [record for record in store.runs() if record.id in _named(view)]
+    chosen = {info.id: info.steps for info in view.runs}
+    for path, dataset in archive_nodes(store, records, chosen, view.skips, view.failures).items():
         tree[path] = xr.DataTree(dataset)
-    archives = sorted({record.id.split("/")[0] for record in records})  # a run's id is archive/path
-    tree.attrs = root_attributes(store.path, SCHEMA, archives, analyzers)
+    archives = sorted({record.id.split("/")[0] for record in records if record.role == "run"})  # an id is archive/path
+    tree.attrs = root_attributes(store.path, SCHEMA, archives, analyzers, computed_by(store, analyzers))
+    if problems:
+        tree.attrs["problems"] = "\n".join(problems)
     return tree
 
 
-def tree_of(derived: Sequence[tuple[Analyzer, Derived]], view: View | None = None) -> xr.DataTree:
+def _named(view: View) -> set[str]:
+    """The runs of the view and those they are compared with."""
+    return {info.id for info in view.runs} | {info.base.rpartition("@")[0] for info in view.runs if info.base}
+
+
+def tree_of(derived: Sequence[tuple[Analyzer, Derived]]) -> xr.DataTree:
     """One node per analyzer, in order, with a child per run under `runs` where it gave datasets of single runs."""
     nodes: dict[str, xr.Dataset] = {}
     for analyzer, result in derived:
@@ -55,7 +83,7 @@ def tree_of(derived: Sequence[tuple[Analyzer, Derived]], view: View | None = Non
             raise ReportError(f"the analyzer's name {name!r} cannot be a node of the report: rename it")
         nodes[f"/{name}"] = node_of(analyzer, result)
         for run, legal in legal_names(result.runs).items():
-            nodes[f"/{name}/runs/{legal}"] = fitted(result.runs[run], nodes[f"/{name}"]).assign_attrs(run=run)
+            nodes[f"/{name}/runs/{legal}"] = _of_run(run, result.runs[run], nodes[f"/{name}"])
     return xr.DataTree.from_dict(nodes)
 
 
@@ -64,16 +92,9 @@ def node_of(analyzer: Analyzer, result: Derived) -> xr.Dataset:
     dataset = result.dataset.copy()
     for variable in analyzer.variables:
         if variable.name in dataset:
-            attrs: dict[str, Any] = {
-                "long_name": variable.long_name,
-                "units": variable.units,
-                "source": variable.source,
-            }
-            if variable.key:
-                attrs["key"] = 1
-            if variable.log:
-                attrs["log"] = 1
-            dataset[variable.name].attrs = {**dataset[variable.name].attrs, **{k: v for k, v in attrs.items() if v}}
+            attrs = {"long_name": variable.long_name, "units": variable.units, "source": variable.source}
+            flags = {"key": int(variable.key), "log": int(variable.log)}
+            dataset[variable.name].attrs |= {k: v for k, v in (attrs | flags).items() if v}
     measured = measured_mask(dataset)
     if measured is not None and "measured" not in dataset:
         dataset["measured"] = measured
@@ -97,10 +118,17 @@ def measured_mask(dataset: xr.Dataset) -> xr.DataArray | None:
     return kept
 
 
-def fitted(dataset: xr.Dataset, parent: xr.Dataset) -> xr.Dataset:
+def _of_run(run: str, dataset: xr.Dataset, parent: xr.Dataset) -> xr.Dataset:
+    """An analyzer may give a run several datasets, and then names the run in the attribute itself."""
+    child = fitted(dataset, parent)
+    return child if "run" in child.attrs else child.assign_attrs(run=run)
+
+
+def fitted(dataset: xr.Dataset, parent: xr.Dataset, padding_limit: int = 256 * 2**20) -> xr.Dataset:
     """A run's dataset on its parent's axes, as a DataTree demands: a dim of one name has one index in a branch.
 
-    Steps and matrices that the run has not are NaN. A dim that is not a part of the parent's is called run_<dim>.
+    Steps and matrices that the run has not are NaN. Where that would add more than `padding_limit` bytes, and where a
+    dim is no part of the parent's, the dims keep their own entries and are called run_<dim>.
     """
     indexers: dict[str, np.ndarray] = {}
     renamed: dict[str, str] = {}
@@ -117,4 +145,14 @@ def fitted(dataset: xr.Dataset, parent: xr.Dataset) -> xr.Dataset:
         elif dim not in dataset.indexes and dataset.sizes[dim] == parent.sizes[dim]:
             continue
         renamed[dim] = f"run_{dim}"
+    if _nbytes(dataset, {dim: len(values) for dim, values in indexers.items()}) > dataset.nbytes + padding_limit:
+        renamed, indexers = renamed | {dim: f"run_{dim}" for dim in indexers}, {}
     return dataset.reindex(indexers).rename(renamed) if indexers or renamed else dataset
+
+
+def _nbytes(dataset: xr.Dataset, sizes: dict[str, int]) -> int:
+    """What the dataset would take with these sizes."""
+    return sum(
+        math.prod(sizes.get(str(dim), size) for dim, size in array.sizes.items()) * array.dtype.itemsize
+        for array in dataset.data_vars.values()
+    )

@@ -1,0 +1,219 @@
+"""The stages of an analysis, from options to report, the same with Prefect and without.
+
+Each stage takes a `Runner` for its pieces of work and a `Terminal` for its words, and returns frozen data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analyzers.errors import ArchiveError, ParameterError
+from flows import console
+from flows.computing import Computed, check_scheduler, compute
+from flows.lock import writing
+from flows.options import AnalyzeOptions
+from flows.reporting import Written, report
+from flows.running import Failed, Runner
+from pipeline.archive.types import Archive, Checkpoint, Problem
+from pipeline.intake import Intake, ingest_one, plan_intake
+from pipeline.selection import parse_steps
+
+if TYPE_CHECKING:
+    from pipeline.store import CheckpointRecord, Store
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest did: counts of checkpoints, everything that could not be read, and the runs with their bases."""
+
+    read: int
+    unchanged: int
+    failed: int
+    problems: tuple[Problem, ...]
+    runs: tuple[str, ...]
+    bases: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive with what the catalog says of it."""
+
+    archive: Archive
+    bases: dict[str, str]
+
+
+def find_archive(options: AnalyzeOptions) -> Source:
+    """The archive that is asked for: a folder, a file, or the name of a catalog entry. Raises `ArchiveError`."""
+    import data_catalog
+    from pipeline.api import scan
+    from pipeline.archive import require_runs
+
+    place = Path(options.runs)
+    entry = data_catalog.find(options.runs if place.exists() else place.name)
+    if entry is None:
+        archive = scan(place, options.name, options.step_pattern, options.step_scale)
+        return Source(require_runs(archive), {})
+    archive = scan(
+        entry.folder,
+        options.name or entry.name,
+        options.step_pattern or entry.step_pattern,
+        options.step_scale or entry.step_scale,
+        entry.run_ids,
+    )
+    return Source(require_runs(archive), dict(entry.bases))
+
+
+def open_store(path: Path) -> Store:
+    """The store for writing, made with its parent folder where there is none."""
+    from pipeline.store import Store
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Store.open(path, mode="a")
+
+
+def ingest(store: Store, source: Source, options: AnalyzeOptions, runner: Runner) -> Ingested:
+    """Brings the archive's new and changed checkpoints into the store, one piece of work each."""
+    tell_archive(source.archive)
+    intake = plan_intake(store, source.archive, options.base, source.bases, parse_steps(options.steps), options.rehash)
+    for gone in intake.gone:
+        console.say(f"{gone.run}@{gone.step} is no longer in the archive; the store keeps it.")
+    failed, found = _read_all(store, intake, options.rehash, runner)
+    problems = [*intake.problems, *found]
+    return Ingested(
+        read=len(intake.items),
+        unchanged=intake.unchanged,
+        failed=failed,
+        problems=tuple(problems),
+        runs=tuple(dict.fromkeys((*intake.runs, *(b.rpartition("@")[0] for b in intake.bases.values())))),
+        bases=dict(intake.bases),
+    )
+
+
+def tell_archive(archive: Archive) -> None:
+    """One line of what was found."""
+    checkpoints = [c for run in archive.runs for c in run.checkpoints]
+    console.say(
+        f"Found {console.plural(len(archive.runs), 'run')} with {console.plural(len(checkpoints), 'checkpoint')}, "
+        f"{console.size(sum(c.nbytes for c in checkpoints))} of tensors, in {archive.root}"
+    )
+
+
+def _read_all(store: Store, intake: Intake, rehash: bool, runner: Runner) -> tuple[int, list[Problem]]:
+    """Ingests every item; a checkpoint that fails costs itself. Returns how many failed, and all problems."""
+    if not intake.items:
+        console.say(f"Nothing to read: {console.plural(intake.unchanged, 'checkpoint')} unchanged in the store.")
+        return 0, []
+    unchanged = f", {intake.unchanged} unchanged" if intake.unchanged else ""
+    console.say(f"To read: {console.plural(len(intake.items), 'checkpoint')}, {console.size(intake.nbytes)}{unchanged}")
+
+    def read(checkpoint: Checkpoint) -> CheckpointRecord:
+        return ingest_one(store, intake, checkpoint, rehash)
+
+    problems: list[Problem] = []
+    done = failed = 0
+    started = time.monotonic()
+    with console.progress("reading", len(intake.items)) as advance:
+        answers = runner.each("ingest", read, intake.items, lambda c: f"{c.run}@{c.step}")
+        for checkpoint, answer in zip(intake.items, answers, strict=True):
+            done += 1
+            advance(done, f"{checkpoint.run}@{checkpoint.step}")
+            if isinstance(answer, Failed):
+                _stop_if_hopeless(answer)
+                failed += 1
+                problems.append(Problem(str(checkpoint.path), answer.reason))
+            else:
+                problems += answer.problems
+    console.say(f"Read in {console.duration(time.monotonic() - started)}.")
+    return failed, problems
+
+
+def _stop_if_hopeless(failed: Failed) -> None:
+    """A full disk or a store that cannot be written stops everything: it is not this checkpoint's fault."""
+    from analyzers.errors import StoreError
+
+    if isinstance(failed.error, StoreError | OSError) and not isinstance(failed.error, ArchiveError):
+        raise failed.error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an analysis did and where its report is; `exit_code` is 3 when something could not be read or measured."""
+
+    ingested: Ingested
+    computed: Computed
+    written: Written
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Everything that could not be read, measured or derived, one line each."""
+        every = (*self.ingested.problems, *self.computed.findings, *self.written.problems)
+        return tuple(dict.fromkeys(map(str, every)))
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where something is listed."""
+        return 3 if self.problems else 0
+
+
+def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
+    """Ingest, compute, report: what `varve analyze` and every scheduled run do."""
+    from pipeline.api import analyzers_of
+
+    analyzers = analyzers_of(options.analyzers, options.settings)
+    check_scheduler(options)
+    source = find_archive(options)
+    with writing(options.store_path):
+        store = open_store(options.store_path)
+        ingested = ingest(store, source, options, runner)
+        computed = compute(store, analyzers, options, ingested.runs, runner)
+        written = report(store, analyzers, options, ingested.runs, runner)
+    return Outcome(ingested, computed, written)
+
+
+def check(options: AnalyzeOptions) -> None:
+    """Everything that can be wrong without reading a weight: settings, archive, steps, scheduler."""
+    from pipeline.api import analyzers_of
+
+    analyzers_of(options.analyzers, options.settings)
+    archive = find_archive(options).archive
+    parse_steps(options.steps).check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
+    check_scheduler(options)
+
+
+def ingest_only(options: AnalyzeOptions, runner: Runner) -> Ingested:
+    """What `varve ingest` does."""
+    source = find_archive(options)
+    with writing(options.store_path):
+        return ingest(open_store(options.store_path), source, options, runner)
+
+
+def check_report(options: AnalyzeOptions) -> None:
+    """What can be wrong with a report before it is derived: settings and store."""
+    from pipeline.api import analyzers_of
+    from pipeline.store import Store
+
+    Store.open(options.store_path, mode="r")
+    analyzers_of(options.analyzers, options.settings)
+
+
+def report_only(options: AnalyzeOptions, globs: Sequence[str] | None, runner: Runner) -> Written:
+    """What `varve report` does: nothing is read but statistics. Raises `ParameterError` when no run matches."""
+    from pipeline.api import analyzers_of
+    from pipeline.store import Store
+
+    store = Store.open(options.store_path, mode="r")
+    runs = None if globs is None else chosen_runs([record.id for record in store.runs()], globs)
+    return report(store, analyzers_of(options.analyzers, options.settings), options, runs, runner)
+
+
+def chosen_runs(ids: Sequence[str], globs: Sequence[str]) -> list[str]:
+    """The run ids that match one of the globs. Raises `ParameterError` with those there are."""
+    for glob in globs:
+        if not any(fnmatchcase(run_id, glob) for run_id in ids):
+            raise ParameterError(f"--runs {glob!r}: no run matches; there are: {', '.join(ids)}")
+    return [run_id for run_id in ids if any(fnmatchcase(run_id, glob) for glob in globs)]

@@ -1,0 +1,150 @@
+"""The stage that computes: one plan, rounds of groups, batches of groups as pieces of work, and one writer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flows import console
+from flows.findings import Finding, failed, skipped, unmeasurable
+from flows.options import AnalyzeOptions
+from flows.running import Failed, Runner
+from pipeline.selection import parse_steps
+
+if TYPE_CHECKING:
+    from analyzers.contract import Analyzer
+    from pipeline.compute.cluster import Cluster
+    from pipeline.compute.events import Event
+    from pipeline.compute.groups import Group
+    from pipeline.compute.plan import Plan
+    from pipeline.compute.run import Tally
+    from pipeline.store import Store
+
+BATCH_SECONDS = 60.0
+"""Estimated seconds of wall time in one batch: a Prefect task each, and workers idle only at its end."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a computation did, in units, and what could not be measured."""
+
+    present: int
+    measured: int
+    failures: int
+    findings: tuple[Finding, ...]
+    seconds: float
+
+
+def check_scheduler(options: AnalyzeOptions) -> None:
+    """Fails within seconds, before any reading, when a given scheduler cannot be used. Raises `ComputeError`."""
+    if options.scheduler is not None:
+        from pipeline.compute.cluster import open_cluster
+
+        with open_cluster(scheduler=options.scheduler, device=options.device):
+            pass
+
+
+def make_plan(store: Store, analyzers: Sequence[Analyzer], options: AnalyzeOptions, runs: Sequence[str]) -> Plan:
+    """What is to be computed for the archive's runs."""
+    from pipeline.compute.plan import plan
+
+    return plan(store, analyzers, runs, options.include, options.exclude, parse_steps(options.steps))
+
+
+def compute(
+    store: Store, analyzers: Sequence[Analyzer], options: AnalyzeOptions, runs: Sequence[str], runner: Runner
+) -> Computed:
+    """Computes what is missing. A unit that fails is recorded; only a lost cluster stops the rest."""
+    from pipeline.compute.cluster import open_cluster
+    from pipeline.compute.run import compact, iter_rounds
+
+    planned = make_plan(store, analyzers, options, runs)
+    started = time.monotonic()
+    measured, failures, blocked = 0, 0, 0
+    if tell_plan(planned):
+        with (
+            open_cluster(options.workers, options.scheduler, options.device, planned) as cluster,
+            console.progress("computing", planned.missing) as advance,
+        ):
+            console.say(f"Computing on {cluster.name}.")
+            bar = _Bar(advance)
+            for one in iter_rounds(store, planned):
+                blocked += len(one.blocked)
+                for tally in _batches(store, one.groups, cluster, bar, runner):
+                    measured += tally.measured + tally.unmeasurable
+                    failures += len(tally.failures)
+            compact(store, {stage.prepared.name for stage in planned.stages})
+    findings = [
+        *unmeasurable(store, planned),
+        *skipped(planned.skips),
+        *failed(f for f in store.failures() if f.run is None or f.run in runs),
+    ]
+    if blocked:
+        console.say(f"{console.plural(blocked, 'unit')} could not run because an input failed.")
+    return Computed(planned.present, measured, failures + blocked, tuple(findings), time.monotonic() - started)
+
+
+def tell_plan(planned: Plan) -> bool:
+    """Says what is to do; False when nothing is."""
+    total = planned.present + planned.missing
+    if not planned.missing:
+        console.say(f"Nothing new: 0 of {console.plural(total, 'unit')} to compute.")
+        return False
+    console.say(
+        f"To compute: {planned.missing} of {console.plural(total, 'unit')}, "
+        f"about {console.duration(planned.seconds)} of one core"
+    )
+    return True
+
+
+class _Bar:
+    """Turns events into progress."""
+
+    def __init__(self, advance: console.Advance) -> None:
+        self.advance = advance
+        self.done = 0
+
+    def __call__(self, event: Event, /) -> None:
+        from pipeline.compute.events import GroupFinished, UnitRetried
+
+        if isinstance(event, GroupFinished):
+            self.done += event.measured + event.unmeasurable + event.failed
+            self.advance(self.done, event.statistic)
+        elif isinstance(event, UnitRetried):
+            console.complain(f"trying again ({event.attempt}): {event.unit}: {event.error}")
+
+
+def _batches(store: Store, groups: Sequence[Group], cluster: Cluster, bar: _Bar, runner: Runner) -> Iterator[Tally]:
+    """Runs groups batch by batch, in this thread: one batch at a time writes to the store."""
+    from pipeline.compute.run import run_groups
+
+    batches = list(batched(groups, BATCH_SECONDS * max(cluster.workers, 1)))
+
+    def run(batch: Sequence[Group]) -> Tally:
+        return run_groups(store, batch, cluster, bar)
+
+    for answer in runner.each("compute", run, batches, _label, here=True):
+        if isinstance(answer, Failed):
+            raise answer.error  # units answer for themselves: this is a lost cluster or a store that cannot be written
+        yield answer
+
+
+def batched(groups: Sequence[Group], seconds: float) -> Iterator[tuple[Group, ...]]:
+    """Consecutive groups of about `seconds` estimated CPU time together."""
+    batch: list[Group] = []
+    taken = 0.0
+    for group in groups:
+        if batch and taken + group.seconds > seconds:
+            yield tuple(batch)
+            batch, taken = [], 0.0
+        batch.append(group)
+        taken += group.seconds
+    if batch:
+        yield tuple(batch)
+
+
+def _label(batch: Sequence[Group]) -> str:
+    names = ", ".join(dict.fromkeys(group.statistic.name for group in batch))
+    return f"{names}: {sum(len(group.units) for group in batch)} units"

@@ -1,0 +1,33 @@
+"""The flow `nightly`: what a schedule runs. The same analysis, which steps aside when the store is being written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed, Failed, State
+
+from flows import common, console, summary
+from flows.analysis import analyze
+from flows.lock import StoreBusy
+from flows.options import AnalyzeOptions
+from flows.running import PrefectRunner
+
+
+@flow(**common.settings("nightly"))
+def nightly(options: dict[str, Any]) -> State[None]:
+    """Analyses what is new. Completed when all was measured or is listed; skipped while another writes to the store."""
+    chosen = AnalyzeOptions(**options)
+    console.say(f"varve · scheduled analysis of {chosen.runs}")
+    try:
+        outcome = analyze(chosen, PrefectRunner())
+    except StoreBusy as busy:
+        console.say(f"Skipped: {busy}")
+        return Completed(name="Skipped", message=str(busy))
+    common.leave_artifact("varve-nightly", summary.markdown(outcome))
+    for line in summary.lines(outcome):
+        console.say(line)
+    if outcome.computed.failures:
+        return Failed(message=f"{outcome.computed.failures} units failed; the next run tries them again")
+    found = f"{len(outcome.problems)} problems listed" if outcome.problems else "all measured"
+    return Completed(message=f"{found}: {outcome.written.html}")

@@ -1,0 +1,60 @@
+"""The stage that reports: one derivation per analyzer, then the tree, its Zarr and its page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import console
+from flows.options import AnalyzeOptions
+from flows.running import Failed, Runner
+from pipeline.selection import parse_steps
+
+if TYPE_CHECKING:
+    from analyzers.contract import Analyzer, Derived
+    from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where the report is, and the analyzers that could not derive their part."""
+
+    zarr: Path
+    html: Path
+    problems: tuple[str, ...]
+
+
+def report(
+    store: Store, analyzers: Sequence[Analyzer], options: AnalyzeOptions, runs: Sequence[str] | None, runner: Runner
+) -> Written:
+    """Writes OUT/report.zarr and OUT/report.html from what is stored. An analyzer that fails costs its own node."""
+    from pipeline.report import assemble, derive, save, write_html
+
+    console.say("Writing the report.")
+
+    selection: dict[str, Any] = {
+        "include": options.include,
+        "exclude": options.exclude,
+        "steps": parse_steps(options.steps),
+    }
+
+    def of(analyzer: Analyzer) -> Derived:
+        return derive(store, analyzer, runs, **selection)
+
+    derived: dict[str, Derived] = {}
+    problems: list[str] = []
+    answers = runner.each("derive", of, analyzers, lambda a: a.name, here=True)
+    for analyzer, answer in zip(analyzers, answers, strict=True):
+        if isinstance(answer, Failed):
+            problems.append(f"analyzer {analyzer.name}: {answer.reason}")
+            console.complain(answer.trace.rstrip())
+        else:
+            derived[analyzer.name] = answer
+    tree = assemble(store, [a for a in analyzers if a.name in derived], runs, **selection, derived=derived)
+    tree.attrs["options"] = json.dumps(options.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    return Written(save(tree, out / "report.zarr"), write_html(tree, out / "report.html"), tuple(problems))

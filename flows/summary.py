@@ -1,0 +1,42 @@
+"""An outcome in words: lines for the terminal, markdown for Prefect."""
+
+from __future__ import annotations
+
+from flows import console
+from flows.analysis import Outcome
+
+_LISTED = 50
+
+
+def lines(outcome: Outcome) -> list[str]:
+    """The closing lines of `varve analyze`: counts, problems, paths."""
+    said = ["", console.table(("", "done", "there before", "failed"), _rows(outcome), right=(1, 2, 3))]
+    said += problem_lines(outcome.problems)
+    said += ["", f"report: {outcome.written.html}", f"        {outcome.written.zarr}  (xarray.open_datatree)"]
+    return said
+
+
+def problem_lines(problems: tuple[str, ...]) -> list[str]:
+    """Everything that could not be read or measured; nothing when there is nothing."""
+    if not problems:
+        return []
+    return ["", f"{console.plural(len(problems), 'problem')}:", *(f"  {line}" for line in problems)]
+
+
+def markdown(outcome: Outcome) -> str:
+    """The artifact of a flow run."""
+    rows = "\n".join(f"| {what} | {done} | {before} | {failed} |" for what, done, before, failed in _rows(outcome))
+    text = f"| | done | there before | failed |\n|---|---:|---:|---:|\n{rows}\n\n"
+    if outcome.problems:
+        listed = "\n".join(f"- {line}" for line in outcome.problems[:_LISTED])
+        more = len(outcome.problems) - _LISTED
+        text += f"**Problems**\n\n{listed}\n" + (f"- and {more} more\n" if more > 0 else "") + "\n"
+    return text + f"Report: `{outcome.written.html}`, `{outcome.written.zarr}`\n"
+
+
+def _rows(outcome: Outcome) -> list[tuple[str, int, int, int]]:
+    ingested, computed = outcome.ingested, outcome.computed
+    return [
+        ("checkpoints", ingested.read - ingested.failed, ingested.unchanged, ingested.failed),
+        ("units", computed.measured, computed.present, computed.failures),
+    ]

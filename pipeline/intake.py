@@ -1,0 +1,163 @@
+"""From an archive to a store: which checkpoints are still to be read, and what each run is compared with.
+
+`plan_intake` looks at headers and records only; `ingest_one` then reads one checkpoint. A base outside the archive is
+ingested as a run with the role "base".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analyzers.errors import BaseNotFoundError
+from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run
+from pipeline.selection import StepSelection
+
+if TYPE_CHECKING:
+    from pipeline.archive.bases import ResolvedBase
+    from pipeline.store import CheckpointRecord, Store
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What an archive brings to a store.
+
+    `items` are the checkpoints to read, bases first; `unchanged` counts those that are there already. `runs` are the
+    ids of the archive's runs, `bases` run id → "run@step", `gone` the checkpoints that the archive no longer has.
+    """
+
+    archive: Archive
+    items: tuple[Checkpoint, ...]
+    unchanged: int
+    runs: tuple[str, ...]
+    bases: Mapping[str, str]
+    base_kinds: Mapping[str, str]
+    problems: tuple[Problem, ...]
+    configs: Mapping[str, Mapping[str, object]]
+    gone: tuple[CheckpointRecord, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensors to read."""
+        return sum(c.nbytes for c in self.items)
+
+
+def plan_intake(
+    store: Store,
+    archive: Archive,
+    base: Sequence[str] = (),
+    catalog_bases: Mapping[str, str] | None = None,
+    steps: StepSelection | None = None,
+    rehash: bool = False,
+) -> Intake:
+    """Records the runs and their bases, and tells which checkpoints are to be read.
+
+    A base that is not found is a problem of its run, whose spectra are measured all the same. A base that the user
+    gave moves the recorded one; a default one never does.
+    """
+    selection = steps or StepSelection()
+    selection.check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
+    bases, problems = _resolve(archive, base, catalog_bases)
+    wanted: dict[tuple[str, int], Checkpoint] = {}
+    for resolved in bases.values():
+        wanted[resolved.run.id, resolved.checkpoint.step] = resolved.checkpoint
+    outside = {r.run.id: replace(r.run, role="base") for r in bases.values() if r.run.id not in _ids(archive)}
+    for run in archive.runs:
+        chosen = set(selection.of([c.step for c in run.checkpoints]))
+        wanted |= {(c.run, c.step): c for c in run.checkpoints if c.step in chosen}
+    gone = _record(store, archive, outside, bases, problems)
+    known = {(r.id, c.step): c for r in store.runs() for c in store.checkpoints(r.id)}
+    fresh = [c for at, c in wanted.items() if rehash or at not in known or not is_current(known[at], c)]
+    damaged = [p for run in archive.runs for c in run.checkpoints for p in c.problems]
+    return Intake(
+        archive=archive,
+        items=tuple(fresh),
+        unchanged=len(wanted) - len(fresh),
+        runs=tuple(run.id for run in archive.runs),
+        bases={run_id: resolved.reference for run_id, resolved in bases.items()},
+        base_kinds={run_id: resolved.kind for run_id, resolved in bases.items()},
+        problems=tuple(dict.fromkeys((*archive.problems, *damaged, *problems.values()))),
+        configs={run_id: resolved.checkpoint.config for run_id, resolved in bases.items()},
+        gone=gone,
+    )
+
+
+def ingest_one(store: Store, intake: Intake, checkpoint: Checkpoint, rehash: bool = False) -> CheckpointRecord:
+    """Reads one checkpoint into the store. Raises `ArchiveError` when nothing of it can be read."""
+    from pipeline.store import ingest_checkpoint
+
+    return ingest_checkpoint(
+        store, checkpoint, layout_of(checkpoint, intake.configs.get(checkpoint.run)), rehash=rehash
+    )
+
+
+def layout_of(checkpoint: Checkpoint, base_config: Mapping[str, object] | None = None) -> Layout:
+    """The matrices of a checkpoint, with its attention circuits where the config tells the heads.
+
+    An adapter has no config of its own: fused tensors are cut by its base's.
+    """
+    from pipeline.archive import describe
+    from pipeline.archive.circuits import circuits
+
+    config = checkpoint.config or (base_config if checkpoint.kind == "adapter" else None) or {}
+    layout = describe(checkpoint, config)
+    return replace(layout, matrices=(*layout.matrices, *circuits(layout, config)))
+
+
+def is_current(known: CheckpointRecord, found: Checkpoint) -> bool:
+    """Whether a recorded checkpoint is of these very files: equal path, size and modification time of each."""
+    return not known.source_gone and sorted(known.files, key=str) == sorted(found.files, key=str)
+
+
+def _ids(archive: Archive) -> set[str]:
+    return {run.id for run in archive.runs}
+
+
+def _resolve(
+    archive: Archive, base: Sequence[str], catalog_bases: Mapping[str, str] | None
+) -> tuple[dict[str, ResolvedBase], dict[str, Problem]]:
+    """The base of each run that has one, and a problem for each that should have one."""
+    from pipeline.archive.bases import parse_base_options, resolve_base
+
+    options = parse_base_options(base)
+    found: dict[str, ResolvedBase] = {}
+    problems: dict[str, Problem] = {}
+    for run in archive.runs:
+        if run.role == "base":
+            continue
+        try:
+            found[run.id] = resolve_base(run, archive, options, catalog_bases)
+        except BaseNotFoundError as error:
+            problems[run.id] = Problem(str(run.path), str(error), hint="its spectra are measured all the same")
+    return found, problems
+
+
+def _record(
+    store: Store,
+    archive: Archive,
+    outside: Mapping[str, Run],
+    bases: Mapping[str, ResolvedBase],
+    problems: Mapping[str, Problem],
+) -> tuple[CheckpointRecord, ...]:
+    """Writes the run records; returns the checkpoints that the archive no longer has."""
+    from pipeline.store import mark_gone, record_run
+
+    gone: list[CheckpointRecord] = []
+    for run in outside.values():
+        record_run(store, run)
+    for run in archive.runs:
+        resolved = bases.get(run.id)
+        reference = resolved.reference if resolved else None
+        kind = resolved.kind if resolved else None
+        mine = (*_problems_of(run, archive), *((problems[run.id],) if run.id in problems else ()))
+        record_run(store, run, reference, kind, force=kind == "given", problems=mine)
+        gone += mark_gone(store, run.id, [c.step for c in run.checkpoints])
+    return tuple(gone)
+
+
+def _problems_of(run: Run, archive: Archive) -> tuple[Problem, ...]:
+    """The archive's problems that lie in a run's folder."""
+    folder = Path(run.path)
+    return tuple(p for p in archive.problems if folder in (archive.root / p.path).parents)

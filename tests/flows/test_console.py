@@ -1,0 +1,47 @@
+"""What a user sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows import console
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2e9, "2.0 GB"), (5e15, "5000.0 TB")]
+)
+def test_sizes(count: float, text: str) -> None:
+    assert console.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
+
+
+def test_a_table_aligns_numbers_right_and_words_left() -> None:
+    assert console.table(("run", "n"), [("a", 5), ("bcd", 10)], right=(1,)) == "run   n\n---  --\na     5\nbcd  10"
+
+
+def test_a_log_gets_plain_lines_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("ingesting", 3) as advance:
+        advance(1)
+        advance(3)
+    said = capsys.readouterr().out
+    assert said.startswith("ingesting: 3 of 3 in ") and "\x1b" not in said and "\r" not in said
+
+
+def test_a_long_work_speaks_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "LOG_EVERY_SECONDS", 0.0)
+    with console.progress("computing", 4) as advance:
+        advance(2, "layer 0")
+    assert "computing: 2 of 4 (50 %)" in capsys.readouterr().out
+
+
+def test_nothing_to_do_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("computing", 0) as advance:
+        advance(0)
+    assert capsys.readouterr().out == ""
