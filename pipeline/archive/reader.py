@@ -5,6 +5,7 @@ Files are read, not mapped: a file that is cut short meanwhile is an ArchiveErro
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -117,7 +118,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
         try:
             file = self._file(part)
             return _gather(file, part)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise ArchiveError(f"{whole.path}: {whole.header.name}: cannot be read: {error}") from error
 
     def _file(self, place: Place) -> IO[bytes]:
@@ -157,11 +158,13 @@ def _as_values(stored: np.ndarray, place: Place) -> np.ndarray:
 
 def _gather(file: IO[bytes], place: Place) -> np.ndarray:
     """Reads one strided place into a new contiguous array."""
-    out = np.empty(place.header.shape, NUMPY[place.header.dtype])
+    dtype = NUMPY[place.header.dtype]
+    out = np.empty(place.header.shape, dtype)
     if place.contiguous:
         _read_into(file, place.offset, _raw(out))
     elif out.size:
-        _gather_strided(file, place.offset, out, place.strides)
+        # As opaque bytes: numpy's strided views do not know every dtype of ml_dtypes.
+        _gather_strided(file, place.offset, out.view(np.dtype((np.void, dtype.itemsize))), place.strides)
     return out
 
 

@@ -25,8 +25,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 def data_offset(file: IO[bytes], path: Path, info: zipfile.ZipInfo, file_size: int) -> int:
     """Byte of the file at which a member's data starts; its local header says so, not the list at the end."""
-    file.seek(info.header_offset)
-    raw = file.read(_LOCAL_HEADER.size)
+    file.seek(max(0, info.header_offset))
+    raw = file.read(_LOCAL_HEADER.size) if info.header_offset >= 0 else b""
     if len(raw) < _LOCAL_HEADER.size or raw[:4] != b"PK\x03\x04":
         raise ArchiveError(f"{path}: {info.filename}: no member at byte {info.header_offset}, where the list has it")
     _, name_length, extra_length = _LOCAL_HEADER.unpack(raw)
@@ -65,5 +65,10 @@ def read_member(file: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo, limit:
 @contextmanager
 def open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
     """A compressed member as a seekable stream of its unpacked bytes (seeking back unpacks it again)."""
-    with open_zip(path) as file, file.open(member) as stream:
-        yield stream
+    with open_zip(path) as file:
+        try:
+            stream = file.open(member)
+        except (NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+            raise ArchiveError(f"{path}: {member}: cannot be unpacked: {error}") from error
+        with stream:
+            yield stream

@@ -90,7 +90,7 @@ def read_pickle(data: bytes, max_opcodes: int = MAX_OPCODES) -> Any:
             machine.at += 1
             handlers[opcode](machine)
     except _Stop:
-        return machine.stack.pop()
+        return machine.result
     except KeyError as error:
         raise PickleError(f"unknown opcode or memo {error} before byte {machine.at}") from error
     except (IndexError, ValueError, TypeError, AttributeError, struct.error, OverflowError) as error:
@@ -106,6 +106,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.result: Any = None
 
     def take(self, count: int) -> bytes:
         end = self.at + count
@@ -262,6 +263,7 @@ def _int_line(m: _Machine) -> None:
 
 
 def _stop(m: _Machine) -> None:
+    m.result = m.stack.pop()
     raise _Stop
 
 

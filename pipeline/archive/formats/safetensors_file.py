@@ -111,7 +111,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise ArchiveError(f"{path}: {name}: no dtype, shape and two data_offsets in its header entry") from error
-    if dtype not in DTYPES and dtype not in PACKED_BITS:
+    if not isinstance(dtype, str) or (dtype not in DTYPES and dtype not in PACKED_BITS):
         raise ArchiveError(f"{path}: {name}: unknown dtype {dtype!r}")
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or begin > end or len(shape) > 32:
