@@ -110,7 +110,7 @@ class Results:
             references = self.table(p.name).lookup(dict.fromkeys(places.values()))
             reasons = {key: reference.reason for key, reference in references.items() if reference.reason is not None}
             listed.extend(
-                Skip(run or "", step, matrix, p.name, reasons[key])
+                Skip(run or "", step, matrix, p.name, reasons[key], wrong=True)
                 for (run, step, matrix), key in places.items()
                 if key in reasons
             )

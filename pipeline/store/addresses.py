@@ -23,9 +23,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Because:
-    """Why there is no unit, as a sentence for the report."""
+    """Why there is no unit, as a sentence for the report. `wrong`: something is amiss with the data (a shape, a base
+    that is not there); otherwise it is by design (a vector has no spectrum, a base is not compared with itself)."""
 
     reason: str
+    wrong: bool = False
+
+    def after(self, words: str) -> Because:
+        """The same reason, introduced by some words."""
+        return Because(f"{words}{self.reason}", self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +82,14 @@ class UnitAddress:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Something that is not measured, and why. None for step, matrix or statistic means all of them."""
+    """Something that is not measured, and why (`wrong`: see `Because`). None for step, matrix, statistic: all."""
 
     run: str
     step: int | None
     matrix: str | None
     statistic: str | None
     reason: str
+    wrong: bool = False
 
 
 class Steps(Protocol):

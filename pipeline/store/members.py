@@ -52,7 +52,7 @@ class Members:
         for one in p.inputs:
             got = self.matrix(one, run, step, source)
             if isinstance(got, Because):
-                return Because(f"needs {one.name}: {got.reason}")
+                return got.after(f"needs {one.name}: ")
             inputs.append((one.name, got))
         its_key = unit_key(p.identity, (source.key,), entering(p, inputs))
         units = self.found[p.identity].units
@@ -83,7 +83,7 @@ class Members:
             if one.statistic.scope == "checkpoint":
                 got = self.checkpoint(one, run, step)
                 if isinstance(got, Because):
-                    return Because(f"needs {one.name}: {got.reason}")
+                    return got.after(f"needs {one.name}: ")
                 own.append((one.name, got))
         if isinstance(members, Because) and not own:
             return members
@@ -110,7 +110,7 @@ class Members:
                 got = self._observe(p, run, step, each, statistic.against, strict=False)
                 if isinstance(got, Because):
                     reason = got
-                    skips.append(Skip(run, step, each, p.name, got.reason))
+                    skips.append(Skip(run, step, each, p.name, got.reason, got.wrong))
                 else:
                     members.append(got)
         if not members and (of_matrices or name is not None):
@@ -142,11 +142,12 @@ class Members:
             where = f"{there.run}@{there.step}"
             other = there.matrices.get(name)
             if other is None:
-                return Because(f"{where}, which it is compared with, has no matrix of this name")
+                return Because(f"{where}, which it is compared with, has no matrix of this name", wrong=True)
             if isinstance(other, Because):
-                return Because(f"in {where}, which it is compared with: {other.reason}")
+                return other.after(f"in {where}, which it is compared with: ")
             if other.info.shape != source.info.shape:
-                return Because(f"its shape is {source.info.shape}, and {other.info.shape} in {where}, its reference")
+                reason = f"its shape is {source.info.shape}, and {other.info.shape} in {where}, its reference"
+                return Because(reason, wrong=True)
             reference = other
         refused = self._refusal(p, source.info, reference.info if reference else None)
         if refused is not None:
@@ -163,13 +164,13 @@ class Members:
                     if not isinstance(of_reference, Because):
                         reference_inputs.append((one.name, of_reference))
                     elif strict:
-                        return Because(f"needs {one.name} of {there.run}@{there.step}: {of_reference.reason}")
+                        return of_reference.after(f"needs {one.name} of {there.run}@{there.step}: ")
             else:
                 continue
             if not isinstance(got, Because):
                 inputs.append((one.name, got))
             elif strict:
-                return Because(f"needs {one.name}: {got.reason}")
+                return got.after(f"needs {one.name}: ")
         return Member(run, step, source, reference, tuple(inputs), tuple(reference_inputs))
 
     def _reference(self, p: Prepared, run: str, step: int) -> Reference | Because | None:

@@ -83,7 +83,7 @@ class SeriesUnits:
                     continue
                 got = self.series(p, run, name)
                 if isinstance(got, Because):
-                    self.members.found[p.identity].skips.append(Skip(run, None, name, p.name, got.reason))
+                    self.members.found[p.identity].skips.append(Skip(run, None, name, p.name, got.reason, got.wrong))
                 else:
                     alike.setdefault(self._likeness(p, run, name, got), []).append((run, got))
             self._groups[at] = [self._group(p, name, group) for group in alike.values()]
@@ -139,7 +139,7 @@ class SeriesUnits:
             return last
         if len(shapes) > 1:
             seen = ", ".join(f"{shape} from step {step}" for shape, step in shapes.items())
-            return Because(f"its shape changes over the run: {seen}")
+            return Because(f"its shape changes over the run: {seen}", wrong=True)
         inputs = self._inputs(p, run, name, steps)
         if isinstance(inputs, Because):
             return inputs
@@ -159,7 +159,7 @@ class SeriesUnits:
             over = None if one.statistic.over == "checkpoint" else name
             got = self.series(one, run, over)
             if isinstance(got, Because):
-                return Because(f"needs {one.name}: {got.reason}")
+                return got.after(f"needs {one.name}: ")
             self.unit(one, run, over)
             keys = dict(zip(got.steps, got.keys, strict=True))
             latest = NO_INPUT

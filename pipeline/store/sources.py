@@ -82,12 +82,14 @@ class Sources:
         if not at:
             id, step = base, ""
         if id not in self._all:
-            return Because(f"its base {base!r} is not in the store")
+            return Because(f"its base {base!r} is not in the store", wrong=True)
         there = self.checkpoints(id)
         if not step and len(there) == 1:
             return id, next(iter(there))
         if not step.isdigit() or int(step) not in there:
-            return Because(f"its base {base!r} has no such step in the store (there are: {_few(tuple(there))})")
+            return Because(
+                f"its base {base!r} has no such step in the store (there are: {_few(tuple(there))})", wrong=True
+            )
         return id, int(step)
 
     def base_targets(self) -> tuple[tuple[str, int], ...]:
@@ -104,7 +106,7 @@ class Sources:
             for matrix in self.store.matrices(self.checkpoints(run)[step]):
                 if matrix.spec.name in found:
                     self.skips.append(
-                        Skip(run, step, matrix.spec.name, None, "another matrix of the checkpoint has this name")
+                        Skip(run, step, matrix.spec.name, None, "another matrix of the checkpoint has this name", True)
                     )
                     continue
                 found[matrix.spec.name] = Source(self._info(matrix.spec), matrix.recipe, matrix.key)
@@ -157,10 +159,10 @@ class Sources:
         else:
             there = against.removeprefix("run:")
             if there not in self._all:
-                return Because(f"the run {there!r} that it is compared with is not in the store")
+                return Because(f"the run {there!r} that it is compared with is not in the store", wrong=True)
             others = self.checkpoints(there)
             if step not in others and len(others) != 1:
-                return Because(f"the run {there!r} that it is compared with has no step {step}")
+                return Because(f"the run {there!r} that it is compared with has no step {step}", wrong=True)
             at = step if step in others else next(iter(others))
         if (there, at) == (run, step):
             return Because("is the base itself" if against == "base" else "is what the others are compared with")
@@ -171,17 +173,16 @@ class Sources:
             return source
         base = self.base_of(run)
         if isinstance(base, Because):
-            return Because(f"it is an adapter's Δ, and {base.reason}")
+            return Because(f"it is an adapter's Δ, and {base.reason}", wrong=True)
         where = f"{base[0]}@{base[1]}"
         under = self.stored(*base).get(name)
         if under is None:
-            return Because(f"it is an adapter's Δ, and its base {where} has no matrix of this name")
+            return Because(f"it is an adapter's Δ, and its base {where} has no matrix of this name", wrong=True)
         if not isinstance(under.recipe, Dense):
-            return Because(f"it is an adapter's Δ, and in its base {where} this is no plain tensor")
+            return Because(f"it is an adapter's Δ, and in its base {where} this is no plain tensor", wrong=True)
         if under.info.shape != source.info.shape:
-            return Because(
-                f"it is an adapter's Δ of shape {source.info.shape}, its base {where} has {under.info.shape}"
-            )
+            reason = f"it is an adapter's Δ of shape {source.info.shape}, its base {where} has {under.info.shape}"
+            return Because(reason, wrong=True)
         recipe = Merged(under.recipe, source.recipe)
         return Source(under.info, recipe, recipe_key(recipe))
 

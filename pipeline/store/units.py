@@ -66,7 +66,7 @@ class Units:
                 continue
             reference = self.sources.reference(run, step, against)
             if isinstance(reference, Because):
-                found.skips.append(Skip(run, step, None, p.name, reference.reason))
+                found.skips.append(Skip(run, step, None, p.name, reference.reason, reference.wrong))
                 continue
             stored = self.sources.stored(run, step)
             for name in self.sources.kept(run, step):
@@ -76,7 +76,8 @@ class Units:
             where = f"{reference.run}@{reference.step}"
             missing = (name for name in reference.matrices if name not in stored)
             found.skips.extend(
-                Skip(run, step, name, p.name, f"{where} has this matrix, this checkpoint has not") for name in missing
+                Skip(run, step, name, p.name, f"{where} has this matrix, this checkpoint has not", wrong=True)
+                for name in missing
             )
 
     def _checkpoints(self, p: Prepared, found: Found) -> None:
@@ -110,6 +111,6 @@ def _note(found: Found, p: Prepared, place: Place, got: str | Because) -> None:
     if isinstance(got, Because):
         run, step, name = place
         assert run is not None
-        found.skips.append(Skip(run, step, name, p.name, got.reason))
+        found.skips.append(Skip(run, step, name, p.name, got.reason, got.wrong))
     else:
         found.places[place] = got
