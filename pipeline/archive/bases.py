@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from analyzers.errors import ArchiveError, BaseNotFoundError
+from pipeline.archive.recipes import digest
 from pipeline.archive.types import Archive, Checkpoint, Layout, MatrixSpec, Run
 
-Opener = Callable[[Path], Archive]
-"""Reads the headers of a folder: `pipeline.archive.open_archive`."""
+Opener = Callable[[Path, str], Archive]
+"""Reads the headers of a folder or file, under a name: `pipeline.archive.open_archive`."""
+
+_STEP_LIKE = re.compile(r"\d|final|last|best|^model|^base$|^output$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,11 @@ def resolve_base(
     """
     search = _Search(run, archive, open_path or _open_archive, [])
     options = parse_base_options([given]) if isinstance(given, str) else tuple(given or ())
-    chosen = _option(options, run.id)
+    chosen = _option(options, run, archive)
     if chosen is not None:
         return search.required(chosen.target, "given", (Path.cwd(), archive.root))
     for glob, target in (catalog_map or {}).items():
-        if fnmatchcase(run.id, glob):
+        if _fits(run, archive, glob):
             return search.required(target, "catalog", (archive.root,))
     if found := search.sibling():
         return found
@@ -108,12 +112,12 @@ def resolve_base(
     name = str((adapter or {}).get("base_model_name_or_path") or "")
     if name:
         first = run.checkpoints[0].path
-        for start in dict.fromkeys((first if first.is_dir() else first.parent, run.path, archive.root)):
+        for start in (first if first.is_dir() else first.parent, run.path, archive.root, Path.cwd()):
             if found := search.path(start / Path(name).expanduser(), "adapter_config"):
                 return found
         revision = str((adapter or {}).get("revision") or "main")
         for snapshot in hf_snapshots(name, revision, os.environ if environ is None else environ):
-            if found := search.path(snapshot, "hf_cache"):
+            if found := search.path(snapshot, "hf_cache", f"{name}~{snapshot.name[:7]}"):
                 return found
     raise search.failure(f"its adapter_config.json names {name!r}" if name else "it names no base of its own")
 
@@ -166,17 +170,44 @@ def match_base(run: Layout, base: Layout) -> BaseMatch:
     return BaseMatch(tuple(pairs), tuple(unmatched))
 
 
-def _option(options: Sequence[BaseOption], run_id: str) -> BaseOption | None:
+def outside_name(path: Path) -> str:
+    """The name of a base outside the archive: its folder's, and six digits of its whole path.
+
+    Two bases of one folder name (``a/checkpoint-500``, ``b/checkpoint-500``) never become one run of a store.
+    """
+    folder = path if path.is_dir() else path.parent
+    label = folder.name or "base"
+    if _STEP_LIKE.search(label) and folder.parent.name:
+        label = f"{folder.parent.name}/{label}"
+    return f"{label}~{digest(str(path))[:6]}"
+
+
+def check_base_options(options: Sequence[BaseOption], archive: Archive) -> None:
+    """ArchiveError when a RUN_GLOB fits no run: a misspelt one would be ignored in silence."""
+    for option in options:
+        if not any(_fits(run, archive, option.runs) for run in archive.runs):
+            ids = [run.id for run in archive.runs]
+            near = difflib.get_close_matches(option.runs, ids, n=3, cutoff=0.0)
+            raise ArchiveError(
+                f"--base {option.runs}={option.target}: no run fits {option.runs!r}; runs: {', '.join(near) or 'none'}"
+            )
+
+
+def _fits(run: Run, archive: Archive, glob: str) -> bool:
+    """Whether a glob names this run, with or without the archive's name before it."""
+    return fnmatchcase(run.id, glob) or fnmatchcase(run.id.removeprefix(f"{archive.name}/"), glob)
+
+
+def _option(options: Sequence[BaseOption], run: Run, archive: Archive) -> BaseOption | None:
     """The option for a run: the first glob that fits, those for every run last."""
-    fitting = [o for o in options if fnmatchcase(run_id, o.runs)]
+    fitting = [o for o in options if _fits(run, archive, o.runs)]
     return next((o for o in fitting if o.runs != "*"), fitting[0] if fitting else None)
 
 
-def _open_archive(path: Path) -> Archive:
-    import pipeline.archive  # here: the package's front imports this module
+def _open_archive(path: Path, name: str) -> Archive:
+    from pipeline.archive.discover import open_archive  # here: only a base outside the archive is opened
 
-    opened: Archive = pipeline.archive.open_archive(path)
-    return opened
+    return open_archive(path, name)
 
 
 @dataclass
@@ -192,7 +223,7 @@ class _Search:
         """What the user named: a run of the archive, or a path."""
         if not target.startswith(("/", "./", "../", "~")) and (found := self.named(target, kind)):
             return found
-        for start in dict.fromkeys(starts):
+        for start in starts:
             if found := self.path(start / Path(target).expanduser(), kind):
                 return found
         raise self.failure(f"{kind} as {target!r}")
@@ -210,47 +241,60 @@ class _Search:
             if checkpoint is not None:
                 return ResolvedBase(run, checkpoint, kind)
             steps = ", ".join(str(c.step) for c in run.checkpoints) or "none"
-            self.looked.append(f"run {run.id!r} has no step {step} (its steps: {steps})")
+            self._looked(f"run {run.id!r} has no step {step} (its steps: {steps})")
             return None
-        self.looked.append(f"no run {name!r} in the archive {self.archive.name!r}")
+        self._looked(f"no run {name!r} in the archive {self.archive.name!r}")
         return None
 
     def sibling(self) -> ResolvedBase | None:
-        """A run in a folder ``base`` beside the run or beside one of its parents, nearest first."""
-        root, folder = self.archive.root, self.run.path
-        while True:
-            place = folder.parent / "base"
-            if folder == root or not (folder.parent == root or root in folder.parent.parents):
-                return None
-            if self.run.path != place and place not in self.run.path.parents:
-                inside = [r for r in self.archive.runs if r.path == place or place in r.path.parents]
-                if inside and inside[0].checkpoints and inside[0].id != self.run.id:
-                    return ResolvedBase(inside[0], inside[0].checkpoints[-1], "sibling")
-                self.looked.append(f"{place} (no run there)")
-            folder = folder.parent
+        """A run in a folder ``base`` in the run's folder, beside it, or beside one of its parents; nearest first."""
+        root = self.archive.root
+        inside = [p for p in (self.run.path, *self.run.path.parents) if p == root or root in p.parents]
+        for place in (folder / "base" for folder in inside):
+            if place == self.run.path or place in self.run.path.parents:
+                continue
+            for run in self.archive.runs:
+                here = run.path == place or place in run.path.parents
+                full = [c for c in run.checkpoints if c.kind == "full"]
+                if here and full and run.id != self.run.id:
+                    return ResolvedBase(run, full[-1], "sibling")
+            self._looked(f"{place} (no run there)")
+        return None
 
-    def path(self, path: Path, kind: str) -> ResolvedBase | None:
-        """A run of the archive that lies at this path, or a folder or file outside, opened now."""
+    def path(self, path: Path, kind: str, name: str | None = None) -> ResolvedBase | None:
+        """The run of the archive that lies at this path, or what lies there outside the archive, opened now."""
         path = Path(os.path.normpath(path.absolute()))
-        for run in self.archive.runs:
-            for checkpoint in run.checkpoints:
-                here = checkpoint.path.absolute() == path
-                last_of = run.path.absolute() == path and checkpoint is run.checkpoints[-1]
-                if (here or last_of) and (run.id != self.run.id or checkpoint.kind == "full"):
-                    return ResolvedBase(run, checkpoint, kind)
+        if found := self._inside(path, kind):
+            return found
         if not path.exists():
-            self.looked.append(f"{path} (does not exist)")
+            self._looked(f"{path} (does not exist)")
             return None
-        opened = self.open_path(path)
+        try:
+            opened = self.open_path(path, name or outside_name(path))
+        except ArchiveError as error:
+            self._looked(str(error))
+            return None
         runs = [r for r in opened.runs if any(c.kind == "full" for c in r.checkpoints)]
         if len(runs) != 1:
-            found = ", ".join(r.id for r in runs) or "none"
+            found_runs = ", ".join(r.id for r in runs) or "none"
             problems = "".join(f"; {p}" for p in opened.problems[:3])
-            self.looked.append(f"{path} (wanted one run of full weights, found: {found}{problems})")
+            self._looked(f"{path} (wanted one run of full weights, found: {found_runs}{problems})")
             return None
-        base = replace(runs[0], role="base")
-        last = [c for c in base.checkpoints if c.kind == "full"][-1]
-        return ResolvedBase(base, last, kind)
+        last = [c for c in runs[0].checkpoints if c.kind == "full"][-1]
+        return ResolvedBase(replace(runs[0], role="base"), last, kind)
+
+    def _inside(self, path: Path, kind: str) -> ResolvedBase | None:
+        """A checkpoint of the archive whose file, folder or (its last) whose run's folder this is."""
+        every = [(r, c) for r in self.archive.runs for c in r.checkpoints if c.kind == "full"]
+        for at in ([x for x in every if x[1].path == path], [x for x in every if x[1].path.parent == path]):
+            if len(at) == 1:
+                return ResolvedBase(*at[0], kind)
+        last = [(r, c) for r, c in every if r.path == path and c.step == r.checkpoints[-1].step]
+        return ResolvedBase(*last[0], kind) if len(last) == 1 else None
+
+    def _looked(self, place: str) -> None:
+        if place not in self.looked:
+            self.looked.append(place)
 
     def failure(self, why: str) -> BaseNotFoundError:
         places = "; ".join(self.looked) or "nowhere"

@@ -30,7 +30,7 @@ def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
         return _not_float(header, leaf, owner, names)
     if len(shape) == 0:
         return "a scalar"
-    if _BUFFER.match(leaf):
+    if leaf != "weight_mask" and _BUFFER.match(leaf):
         return f"{size}: a buffer, not a weight"
     if len(shape) == 1:
         if leaf.endswith("bias") or leaf == "beta":

@@ -1,0 +1,216 @@
+"""Hand-made checkpoints: every tensor is measured or listed, whatever it is, and what is cut is cut right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.utils.prune
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.archive.layout import describe, tied_names
+from pipeline.archive.names import words
+from pipeline.archive.types import TensorHeader
+from tests.pipeline.archive.tiny import State, assert_accounted, checkpoint, layout_of, matrices
+
+PARTS = st.sampled_from(
+    sorted(
+        words(
+            "model layers 0 1 3 self_attn c_attn qkv_proj query_key_value Wqkv in_proj_weight mlp experts gate_up_proj"
+            " down_proj w1 w2 weight kernel bias embed_tokens lm_head norm running_mean position_embeddings conv gate"
+            " router kv_b_proj weight_scale weight_g weight_v original1 lora_A attn rel_attn q o moe expert_3"
+        )
+    )
+)
+NAMES = st.lists(PARTS, min_size=1, max_size=6).map(".".join)
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 6, 8, 12, 24]), max_size=5).map(tuple)
+DTYPES = st.sampled_from(
+    ["float32", "bfloat16", "float8_e4m3fn", "int64", "uint8", "bool", "complex64", "float8_e8m0fnu"]
+)
+CONFIGS: list[dict[str, Any]] = [
+    {},
+    {"model_type": "gpt2", "n_head": 2},
+    {"model_type": "gpt_neox", "num_attention_heads": 2},
+    {"model_type": "falcon", "num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True},
+    {"model_type": "gpt_oss", "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 2},
+    {"model_type": "dbrx", "ffn_config": {"moe_num_experts": 2}, "attn_config": {"kv_n_heads": 1}, "n_heads": 2},
+    {"num_attention_heads": 2, "qk_nope_head_dim": 2, "v_head_dim": 1},
+    {"num_attention_heads": "many", "vocab_size": None, "text_config": [], "vision_config": {"num_attention_heads": 0}},
+]
+
+
+@given(
+    tensors=st.dictionaries(NAMES, st.tuples(SHAPES, DTYPES), max_size=12),
+    config=st.sampled_from(CONFIGS),
+)
+def test_every_tensor_of_any_checkpoint_is_measured_or_listed_under_one_name(
+    tensors: dict[str, tuple[tuple[int, ...], str]], config: dict[str, Any]
+) -> None:
+    found = tuple(TensorHeader(name, dtype, shape, 0) for name, (shape, dtype) in tensors.items())
+    layout = describe(checkpoint(found, config))
+    assert_accounted(layout)
+    assert all(min(spec.shape) > 0 for spec in layout.matrices)
+    state = {h.name: torch.arange(float(np.prod(h.shape, dtype=int))).reshape(h.shape) for h in found}
+    values = matrices(layout, state)  # every recipe replays, to the shape that was promised
+    for name in {h.name for h in found} - {u.tensor for u in layout.unmeasured}:
+        parts = [values[s.name].ravel() for s in layout.matrices if s.recipe.tensor == name]  # type: ignore[union-attr]
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), state[name].ravel().numpy(), err_msg=name)
+
+
+def only(state: State, config: dict[str, Any] | None = None) -> tuple[str, np.ndarray]:
+    ((name, values),) = matrices(layout_of(state, config), state).items()
+    return name, values
+
+
+def test_a_convolution_is_flattened_to_out_by_the_rest() -> None:
+    w = torch.randn(8, 3, 5, 5)
+    layout = layout_of({"features.conv.weight": w})
+    (spec,) = layout.matrices
+    assert (spec.shape, spec.kind) == ((8, 75), "conv")
+    np.testing.assert_array_equal(only({"features.conv.weight": w})[1], w.reshape(8, 75).double())
+
+
+def test_a_flax_kernel_is_turned() -> None:
+    w = torch.randn(4, 6)
+    name, values = only({"params/Dense_0/kernel": w})
+    assert name == "Dense_0"
+    np.testing.assert_array_equal(values, w.T.double())
+    k = torch.randn(3, 3, 4, 6)  # Flax: (height, width, in, out)
+    np.testing.assert_array_equal(only({"Conv_0.kernel": k})[1], k.permute(3, 2, 0, 1).reshape(6, 36).double())
+
+
+def test_torch_s_multihead_attention_is_cut_in_thirds() -> None:
+    attention = torch.nn.MultiheadAttention(6, 2)
+    state = {f"layers.0.self_attn.{name}": tensor for name, tensor in attention.state_dict().items()}
+    found = matrices(layout_of(state), state)
+    q, k, v = attention.in_proj_weight.double().detach().chunk(3)
+    for part, expected in (("q", q), ("k", k), ("v", v)):
+        np.testing.assert_array_equal(found[f"layers.0.self_attn.in_proj.{part}"], expected)
+    assert "layers.0.self_attn.out_proj" in found
+
+
+def test_a_c_attn_tells_by_its_shape_whether_it_is_transposed() -> None:
+    w = torch.randn(4, 12)
+    hf = {"h.0.attn.c_attn.weight": w, "h.0.attn.c_proj.weight": torch.randn(4, 4)}
+    nano = {"h.0.attn.c_attn.weight": w.T.contiguous(), "h.0.attn.c_proj.weight": hf["h.0.attn.c_proj.weight"]}
+    ours, theirs = matrices(layout_of(hf), hf), matrices(layout_of(nano), nano)
+    np.testing.assert_array_equal(ours["h.0.attn.c_attn.k"], theirs["h.0.attn.c_attn.k"])
+    np.testing.assert_array_equal(ours["h.0.attn.c_proj"], theirs["h.0.attn.c_proj"].T)
+
+
+@pytest.mark.parametrize("name", ["attn.query_key_value.weight", "attn.qkv_proj.weight"])
+def test_a_fused_projection_of_an_unknown_model_stays_whole(name: str) -> None:
+    rows = 12 if "query" in name else 10
+    layout = layout_of({f"layers.0.{name}": torch.zeros(rows, 4)})
+    assert [spec.kind for spec in layout.matrices] == ["attention.qkv"]
+
+
+def test_a_three_dimensional_stack_of_experts_is_never_skipped() -> None:
+    state = {
+        "layers.2.mlp.experts.w1": torch.randn(3, 6, 4),
+        "layers.2.moe.experts.weight_in": torch.randn(3, 6, 4),
+    }
+    layout = layout_of(state)
+    assert len(layout.matrices) == 6
+    assert {spec.layer for spec in layout.matrices} == {2}
+    found = matrices(layout, state)
+    np.testing.assert_array_equal(
+        found["layers.2.mlp.experts.1.gate_proj"], state["layers.2.mlp.experts.w1"][1].double()
+    )
+
+
+def test_an_unknown_three_dimensional_parameter_is_listed_with_its_shape() -> None:
+    layout = layout_of({"mixer.tensor": torch.zeros(2, 3, 4)})
+    (listed,) = layout.unmeasured
+    assert "(2, 3, 4)" in listed.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "word"),
+    [
+        ("fc.bias", torch.zeros(4), "bias"),
+        ("norm.weight", torch.zeros(4), "gain"),
+        ("q_norm.weight", torch.zeros(2, 4), "gain"),
+        ("bn.num_batches_tracked", torch.zeros((), dtype=torch.int64), "counter"),
+        ("embeddings.position_ids", torch.zeros(1, 512, dtype=torch.int64), "index"),
+        ("attn.rotary_emb.inv_freq", torch.zeros(8), "buffer"),
+        ("attn.bias", torch.zeros(1, 1, 4, 4), "bias"),
+        ("experts.gate_up_proj_bias", torch.zeros(3, 8), "bias"),
+        ("cls_token", torch.zeros(1, 1, 8), "vector"),
+        ("temperature", torch.zeros(()), "scalar"),
+        ("fc.weight", torch.zeros(0, 5), "no entries"),
+        ("fc.weight", torch.zeros(3, 5, dtype=torch.complex64), "complex64"),
+        ("fc.weight", torch.zeros(3, 5, dtype=torch.int8), "quantised"),
+        ("fc.qweight", torch.zeros(3, 5, dtype=torch.int32), "quantised"),
+        ("fc.weight_mask", torch.zeros(3, 5), "mask"),
+        ("fc.lora_A.default.weight", torch.zeros(3, 5), "adapter_config"),
+    ],
+)  # fmt: skip
+def test_what_is_no_matrix_says_why(name: str, tensor: torch.Tensor, word: str) -> None:
+    (listed,) = layout_of({name: tensor}).unmeasured
+    assert word in listed.reason
+
+
+def test_fp8_weights_with_a_scale_are_listed_and_without_one_measured() -> None:
+    weight = torch.zeros(4, 4).to(torch.float8_e4m3fn)
+    assert layout_of({"fc.weight": weight}).matrices
+    scaled = layout_of({"fc.weight": weight, "fc.weight_scale_inv": torch.ones(2, 2)})
+    assert not scaled.matrices
+    assert all("dequantise" in u.reason for u in scaled.unmeasured)
+
+
+def test_weight_norm_and_pruning_save_no_weight() -> None:
+    linear = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 3))
+    assert not layout_of(linear.state_dict()).matrices
+    pruned = torch.nn.Linear(4, 3)
+    torch.nn.utils.prune.random_unstructured(pruned, "weight", 0.5)
+    assert not layout_of(pruned.state_dict()).matrices
+
+
+def test_two_models_in_one_file_keep_both_under_longer_names() -> None:
+    layout = layout_of(
+        {"bert.fc.weight": torch.zeros(2, 3), "vit.fc.weight": torch.zeros(2, 3), "bert.out.weight": torch.zeros(2, 3)}
+    )
+    assert [spec.name for spec in layout.matrices] == ["bert.fc", "vit.fc", "out"]
+
+
+def test_a_tied_head_counts_once_though_it_stands_the_other_way_round() -> None:
+    e = torch.randn(9, 4)
+    state = {
+        "lm_head.weight": e,
+        "model.embed_tokens.weight": e,
+        "model.layers.0.mlp.up_proj.weight": torch.randn(9, 4),
+    }
+    digests = {
+        "lm_head.weight": "same",
+        "model.embed_tokens.weight": "same",
+        "model.layers.0.mlp.up_proj.weight": "other",
+    }
+    assert tied_names(layout_of(state), digests) == {"lm_head": "embed_tokens"}
+    assert tied_names(layout_of(state), {name: name for name in state}) == {}
+
+
+def test_parts_of_one_fused_tensor_are_not_tied_to_each_other() -> None:
+    state = {"h.0.attn.c_attn.weight": torch.zeros(4, 12), "h.1.attn.c_attn.weight": torch.zeros(4, 12)}
+    tied = tied_names(layout_of(state), dict.fromkeys(state, "same"))
+    assert tied == {f"h.1.attn.c_attn.{part}": f"h.0.attn.c_attn.{part}" for part in "qkv"}
+
+
+def test_a_dense_gate_up_is_gate_then_up() -> None:
+    w = torch.randn(6, 4)
+    state = {"model.layers.0.mlp.gate_up_proj.weight": w}
+    found = matrices(layout_of(state), state)
+    np.testing.assert_array_equal(found["layers.0.mlp.gate_up_proj.gate"], w[:3].double())
+    np.testing.assert_array_equal(found["layers.0.mlp.gate_up_proj.up"], w[3:].double())
+
+
+def test_dbrx_experts_are_cut_from_their_two_dimensional_stacks() -> None:
+    w1, w2 = torch.randn(6, 4), torch.randn(6, 4)
+    prefix = "transformer.blocks.0.ffn.experts.mlp"
+    state = {f"{prefix}.w1": w1, f"{prefix}.w2": w2}
+    found = matrices(layout_of(state, {"model_type": "dbrx", "ffn_config": {"moe_num_experts": 2}}), state)
+    np.testing.assert_array_equal(found["blocks.0.ffn.experts.1.gate_proj"], w1[3:].double())
+    np.testing.assert_array_equal(found["blocks.0.ffn.experts.0.down_proj"], w2[:3].T.double())
