@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy.linalg
 import torch
 from scipy.linalg.blas import dsyrk
 
@@ -143,11 +144,22 @@ def _gram(content: Content) -> torch.Tensor:
 
 
 def _from_gram(gram: torch.Tensor, gram_condition: float) -> torch.Tensor | None:
-    """σ descending from the upper triangle of a Gram matrix; None where κ is too large for it, or it is not finite."""
+    """σ descending from the upper triangle of a Gram matrix, which is overwritten.
+
+    None where κ is too large for it, or it is not finite.
+    """
+    # The diagonal holds sums of squares: an entry that is not finite shows there, and bounds all others.
     largest = float(gram.diagonal().max())
-    if not math.isfinite(largest) or largest < 1e-200 or not bool(torch.isfinite(gram).all()):
+    if not math.isfinite(largest) or largest < 1e-200:
         return None
-    values = torch.linalg.eigvalsh(gram, UPLO="U")
+    if gram.device.type == "cpu":  # in place, on the column-major lower triangle
+        values = torch.from_numpy(
+            scipy.linalg.eigh(
+                gram.numpy().T, lower=True, eigvals_only=True, overwrite_a=True, check_finite=False, driver="ev"
+            )
+        )
+    else:
+        values = torch.linalg.eigvalsh(gram)
     smallest = float(values[0])
     if smallest <= 0 or float(values[-1]) > smallest * gram_condition**2:
         return None
@@ -157,7 +169,15 @@ def _from_gram(gram: torch.Tensor, gram_condition: float) -> torch.Tensor | None
 def _svdvals(content: Content, exponent: int) -> torch.Tensor:
     dense = dense64(content)
     require_finite(dense)
-    return _scaled(torch.linalg.svdvals(_scaled(dense, -exponent)), exponent)
+    own = _scaled(dense, -exponent)
+    if own.device.type != "cpu":
+        return _scaled(torch.linalg.svdvals(own), exponent)
+    # In place, which torch does not offer: a column-major view of a copy that nobody else holds.
+    if isinstance(content, torch.Tensor) and own.data_ptr() == content.data_ptr():
+        own = own.clone(memory_format=torch.contiguous_format)
+    del dense
+    values = scipy.linalg.svd(own.contiguous().numpy().T, compute_uv=False, overwrite_a=True, check_finite=False)
+    return _scaled(torch.from_numpy(values), exponent)
 
 
 def _low_rank_values(content: LowRank) -> Spectrum:

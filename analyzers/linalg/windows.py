@@ -17,8 +17,8 @@ def window_grid(
 ) -> tuple[int, int, list[int], list[int]]:
     """Rows and columns of a window of an M × N matrix (M ≤ N), and where windows start along each side.
 
-    The window is the largest with columns = aspect · rows that fits, or has `rows` rows if that is less; windows cover each side with the least overlap,
-    evenly spaced, at most `per_side` of them. `aspect` ≥ 1.
+    The window is the largest with columns = aspect · rows that fits, or has `rows` rows if that is less. Windows
+    cover each side with the least overlap, evenly spaced, at most `per_side` of them. `aspect` ≥ 1.
     """
     largest = max(1, min(M, math.floor(N / aspect)))
     height = largest if rows is None else min(rows, largest)
