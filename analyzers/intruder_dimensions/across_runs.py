@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from analyzers.contract import Context, Cost, LowRank, MatrixInfo, Result, Scope, Statistic, Unit
-from analyzers.intruder_dimensions.change import exceeds, top_entries
+from analyzers.intruder_dimensions.change import top_entries
 from analyzers.intruder_dimensions.matched import last_steps, members
 from analyzers.intruder_dimensions.pair import Pair, Update, frobenius_norm, load_pair, refusal
 from analyzers.linalg.blocks import dense64, shape_of
@@ -71,10 +71,7 @@ class ChangeAcrossRuns(Statistic):
 
 def top_masks(pair: Pair, update: Update, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Flat indices of the entries that changed most: all of them, and those that changed by more than rounding."""
-    dense = dense64(update)
-    top = top_entries(dense, fraction)
-    stored = pair.tuned if isinstance(pair.tuned, torch.Tensor) and pair.update is None else pair.reference
-    above = dense.flatten()[top].abs() > exceeds(stored, pair.reference).flatten()[top]
+    top, above = top_entries(pair, dense64(update), fraction)
     return top.cpu().numpy(), top[above].cpu().numpy()
 
 

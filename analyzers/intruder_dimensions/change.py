@@ -12,8 +12,8 @@ import torch
 
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.pair import Pair, cached_base, frobenius_norm, identify, load_pair, refusal
-from analyzers.intruder_dimensions.rounding import base_rounding, ulps, update_noise_floor
-from analyzers.linalg.blocks import dense64
+from analyzers.intruder_dimensions.rounding import Format, base_rounding, stored_formats, ulps, update_noise_floor
+from analyzers.linalg.blocks import BLOCK_BYTES, dense64
 from analyzers.linalg.subspaces import subspace_shares
 
 
@@ -70,38 +70,50 @@ class Change(Statistic):
 
 
 def entry_changes(pair: Pair, update: torch.Tensor, top_fraction: float) -> dict[str, float]:
-    """The scalars of `Change` that need every entry. update: Δ (m, n) float64."""
-    base = pair.reference
-    tuned = update + base
-    stored = pair.tuned if isinstance(pair.tuned, torch.Tensor) and pair.update is None else tuned.to(base.dtype)
-    above = update.abs() > exceeds(stored, base)
-    result = {
-        "norm_tuned": float(torch.linalg.vector_norm(tuned)),
-        "inner": float((tuned * base).sum()),
-        "unchanged": float(same_bits(stored, base).double().mean()),
-        "changed_above_noise": float(above.double().mean()),
-        "sign_flips": float((torch.sign(tuned) * torch.sign(base.double()) < 0).double().mean()),
-        "top_share": math.nan,
-        "top_share_above_noise": math.nan,
-    }
+    """The scalars of `Change` that need every entry, in one pass over blocks of rows. update: Δ (m, n) float64."""
+    formats = stored_formats(pair)
+    sums = dict.fromkeys(("norm_tuned", "inner", "unchanged", "changed_above_noise", "sign_flips"), 0.0)
+    rows, columns = update.shape
+    step = max(1, BLOCK_BYTES // (8 * columns))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        delta, base = update[part], pair.reference[part]
+        tuned, stored = delta + base, stored_entries(pair, update, part)
+        sums["norm_tuned"] += float((tuned**2).sum())
+        sums["inner"] += float((tuned * base).sum())
+        sums["unchanged"] += float(same_bits(stored, base).sum()) / update.numel()
+        sums["changed_above_noise"] += float((delta.abs() > by_rounding(stored, base, formats)).sum()) / update.numel()
+        sums["sign_flips"] += float((torch.sign(tuned) * torch.sign(base.double()) < 0).sum()) / update.numel()
+    result = sums | {"norm_tuned": math.sqrt(sums["norm_tuned"])}
     total = float((update**2).sum())
-    if total > 0:
-        top = top_entries(update, top_fraction)
-        energy = update.flatten()[top] ** 2
-        result["top_share"] = float(energy.sum()) / total
-        result["top_share_above_noise"] = float(energy[above.flatten()[top]].sum()) / total
-    return result
+    if total == 0:
+        return result | {"top_share": math.nan, "top_share_above_noise": math.nan}
+    top, above = top_entries(pair, update, top_fraction)
+    energy = update.flatten()[top] ** 2
+    shares = float(energy.sum()) / total, float(energy[above].sum()) / total
+    return result | dict(zip(("top_share", "top_share_above_noise"), shares, strict=True))
 
 
-def top_entries(update: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Flat indices of the ⌈fraction · m n⌉ entries of greatest |Δ|."""
+def top_entries(pair: Pair, update: torch.Tensor, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat indices of the ⌈fraction · m n⌉ entries of greatest |Δ|, and which of them changed by more than rounding."""
     count = max(1, math.ceil(fraction * update.numel()))
-    return torch.topk(update.abs().flatten(), count, sorted=False).indices
+    top = torch.topk(update.abs().flatten(), count, sorted=False).indices
+    base = pair.reference.flatten()[top]
+    delta = update.flatten()[top]
+    stored = pair.tuned.flatten()[top] if isinstance(pair.tuned, torch.Tensor) else delta + base
+    return top, delta.abs() > by_rounding(stored, base, stored_formats(pair))
 
 
-def exceeds(stored: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """(m, n): the greatest |Δ| that rounding both numbers to nearest can make out of none, half an ulp of each."""
-    return (ulps(stored) + ulps(base)) / 2
+def stored_entries(pair: Pair, update: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Rows of W as it is stored; of an adapter as it would be, merged and rounded to the base's dtype."""
+    if pair.update is None and isinstance(pair.tuned, torch.Tensor):
+        return pair.tuned[rows]
+    return (update[rows] + pair.reference[rows]).to(pair.reference.dtype)
+
+
+def by_rounding(stored: torch.Tensor, base: torch.Tensor, formats: tuple[Format, Format]) -> torch.Tensor:
+    """The greatest |Δ| that rounding both numbers to nearest can make out of none, half an ulp of each; same shape."""
+    return (ulps(stored, formats[0]) + ulps(base, formats[1])) / 2
 
 
 def same_bits(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

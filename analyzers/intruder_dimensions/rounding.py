@@ -8,7 +8,7 @@ import torch
 
 from analyzers.contract import Content, Context, Matrix
 from analyzers.intruder_dimensions.pair import Pair
-from analyzers.linalg.entries import EntryFacts, entry_facts
+from analyzers.linalg.entries import entry_facts
 from analyzers.linalg.noise import noise_floor, storage_noise_floor, ulp_squared
 
 _FORMATS = {
@@ -20,6 +20,8 @@ _FORMATS = {
     torch.float64: (52, -1022),
 }
 """Fraction bits and least normal exponent."""
+
+Format = tuple[int, int]
 
 
 def rms_rounding(content: Content) -> float:
@@ -56,14 +58,21 @@ def update_noise_floor(pair: Pair, of_base: float) -> float:
     return noise_floor(12.0 * (of_tuned**2 + of_base**2), shape)
 
 
-def ulps(tensor: torch.Tensor) -> torch.Tensor:
-    """Spacing of the stored numbers at each entry, float64, same shape, by the effective mantissa (7 bits or more)."""
-    bits, least = effective_format(entry_facts(tensor), tensor.dtype)
-    exponent = torch.frexp(tensor.to(torch.float64)).exponent.sub_(1).clamp_(min=least)
-    return torch.ldexp(torch.ones((), dtype=torch.float64, device=tensor.device), exponent - bits)
+def stored_formats(pair: Pair) -> tuple[Format, Format]:
+    """The effective formats of W and W0 as they are stored; an adapter's W, once merged, takes the base's."""
+    of_base = effective_format(pair.reference)
+    stored = pair.update is None and isinstance(pair.tuned, torch.Tensor)
+    return (effective_format(pair.tuned) if stored else of_base), of_base
 
 
-def effective_format(facts: EntryFacts, dtype: torch.dtype) -> tuple[int, int]:
+def effective_format(tensor: Content) -> Format:
     """(fraction bits, least exponent) in use: a float32 file that was bfloat16 once has bfloat16's spacing."""
-    bits, least = _FORMATS.get(dtype, (52, -1022))
-    return min(bits, max(7, facts.mantissa_bits)), least
+    bits, least = _FORMATS.get(tensor.dtype, (52, -1022)) if isinstance(tensor, torch.Tensor) else (52, -1022)
+    return min(bits, max(7, entry_facts(tensor).mantissa_bits)), least
+
+
+def ulps(values: torch.Tensor, stored: Format) -> torch.Tensor:
+    """Spacing of the stored numbers at each of `values`, float64, same shape."""
+    bits, least = stored
+    exponent = torch.frexp(values.to(torch.float64)).exponent.sub_(1).clamp_(min=least).sub_(bits)
+    return torch.ldexp(torch.ones_like(values, dtype=torch.float64), exponent)
