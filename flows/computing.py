@@ -72,7 +72,7 @@ def compute(
             bar = _Bar(advance)
             for one in iter_rounds(store, planned):
                 blocked += len(one.blocked)
-                for tally in _batches(store, one.groups, cluster, bar, runner):
+                for tally in _batches(store, one.groups, cluster, bar, runner, options):
                     measured += tally.measured + tally.unmeasurable
                     failures += len(tally.failures)
             compact(store, {stage.prepared.name for stage in planned.stages})
@@ -116,14 +116,18 @@ class _Bar:
             console.complain(f"trying again ({event.attempt}): {event.unit}: {event.error}")
 
 
-def _batches(store: Store, groups: Sequence[Group], cluster: Cluster, bar: _Bar, runner: Runner) -> Iterator[Tally]:
+def _batches(
+    store: Store, groups: Sequence[Group], cluster: Cluster, bar: _Bar, runner: Runner, options: AnalyzeOptions
+) -> Iterator[Tally]:
     """Runs groups batch by batch, in this thread: one batch at a time writes to the store."""
     from pipeline.compute.run import run_groups
+    from pipeline.compute.work import CACHE_BYTES
 
+    cache_bytes = CACHE_BYTES if options.cache_bytes is None else options.cache_bytes
     batches = list(batched(groups, BATCH_SECONDS * max(cluster.workers, 1)))
 
     def run(batch: Sequence[Group]) -> Tally:
-        return run_groups(store, batch, cluster, bar)
+        return run_groups(store, batch, cluster, bar, cache_bytes)
 
     for answer in runner.each("compute", run, batches, _label, here=True):
         if isinstance(answer, Failed):

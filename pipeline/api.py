@@ -114,6 +114,7 @@ def compute(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     scheduler: str | None = None,
+    cache_bytes: int | None = None,
 ) -> Summary:
     """Computes what the analyzers need and the store does not hold; the second call computes nothing.
 
@@ -123,12 +124,22 @@ def compute(
     from pipeline.compute.cluster import open_cluster
     from pipeline.compute.plan import plan
     from pipeline.compute.run import compute as carry_out
+    from pipeline.compute.work import CACHE_BYTES
 
     chosen = configured(analyzers, settings)
     selection = parse_steps(steps)
     planned = plan(store, chosen, runs, include, exclude, selection)
     with open_cluster(workers, scheduler, device, planned) as cluster:
-        return carry_out(store, chosen, cluster, runs=runs, include=include, exclude=exclude, steps=selection)
+        return carry_out(
+            store,
+            chosen,
+            cluster,
+            runs=runs,
+            include=include,
+            exclude=exclude,
+            steps=selection,
+            cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+        )
 
 
 def assemble(
