@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from pipeline.report.tables import legal_names, table
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Problem
+    from pipeline.store.addresses import Skip
+    from pipeline.store.failures import Failure
     from pipeline.store.records import CheckpointRecord, RunRecord
     from pipeline.store.store import Store
 
@@ -20,20 +22,26 @@ Checkpoints = Mapping[str, Sequence["CheckpointRecord"]]
 
 
 def archive_nodes(
-    store: Store, runs: Sequence[RunRecord], skips: Iterable[Mapping[str, Any]] = ()
+    store: Store,
+    runs: Sequence[RunRecord],
+    steps: Mapping[str, Collection[int]],
+    skips: Iterable[Skip] = (),
+    failures: Iterable[Failure] = (),
 ) -> dict[str, xr.Dataset]:
     """Path → dataset: /archive/runs, parameters, unmeasured, problems, failures, skipped, /provenance, /metrics.
 
-    Tables without a row are left out; /archive counts the rows of each in its attributes. `skips` are rows
-    {statistic, reason, run, step, matrix} of units that have no value.
+    `runs` are those of the report with their bases; of a run that `steps` names, only these steps are listed. Tables
+    without a row are left out; /archive counts the rows of each in its attributes.
     """
-    checkpoints = {run.id: store.checkpoints(run.id) for run in runs}
+    checkpoints = {
+        run.id: [c for c in store.checkpoints(run.id) if run.id not in steps or c.step in steps[run.id]] for run in runs
+    }
     tables = {
         "runs": _runs(runs, checkpoints),
         "parameters": _parameters(store, checkpoints),
         "unmeasured": _unmeasured(store, checkpoints),
         "problems": _problems(runs, checkpoints),
-        "failures": _failures(store, {run.id for run in runs}),
+        "failures": _failures(failures),
         "skipped": _skipped(skips),
     }
     nodes = {"/archive": xr.Dataset(attrs={f"n_{name}": len(rows) for name, rows in tables.items()})}
@@ -127,7 +135,7 @@ def _problems(runs: Sequence[RunRecord], checkpoints: Checkpoints) -> list[Row]:
     return list(rows.values())
 
 
-def _failures(store: Store, runs: set[str]) -> list[Row]:
+def _failures(failures: Iterable[Failure]) -> list[Row]:
     return [
         {
             "statistic": f.statistic,
@@ -136,27 +144,19 @@ def _failures(store: Store, runs: set[str]) -> list[Row]:
             "matrix": f.matrix or "",
             "error": f.error or (f.traceback.strip().splitlines() or [""])[-1],
         }
-        for f in store.failures()
-        if f.run is None or f.run in runs
+        for f in failures
     ]
 
 
-def _skipped(skips: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Units without a value, by statistic and reason: how many, and the first as an example."""
+def _skipped(skips: Iterable[Skip]) -> list[Row]:
+    """What has no value, by statistic and reason: how many, and the first as an example."""
     groups: dict[tuple[str, str], Row] = {}
     for skip in skips:
-        place = " ".join(
-            str(part)
-            for part in (
-                skip.get("run"),
-                "" if skip.get("step") is None else f"step {skip['step']}",
-                skip.get("matrix"),
-            )
-            if part
-        )
+        statistic = skip.statistic or "all"
+        place = [skip.run, "" if skip.step is None else f"step {skip.step}", skip.matrix or ""]
         row = groups.setdefault(
-            (str(skip["statistic"]), str(skip["reason"])),
-            {"statistic": skip["statistic"], "reason": skip["reason"], "count": 0, "example": place},
+            (statistic, skip.reason),
+            {"statistic": statistic, "reason": skip.reason, "count": 0, "example": ", ".join(filter(None, place))},
         )
         row["count"] += 1
     return sorted(groups.values(), key=lambda row: (row["statistic"], -row["count"]))

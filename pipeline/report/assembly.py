@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,6 @@ from pipeline.report.tables import RESERVED, legal_names
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Derived, View
-    from pipeline.store.addresses import Steps
     from pipeline.store.addresses import Steps
     from pipeline.store.store import Store
 

@@ -59,8 +59,8 @@ class Section:
     tone: str = ""
 
 
-def number(value: Any, digits: int = 3) -> str:
-    """A number as a reader wants it: "0.0123", "1.2e+05", "42", "–" where there is none."""
+def number(value: Any, digits: int = 3, sign: bool = False) -> str:
+    """A number as a reader wants it: "0.0123", "1.2e+05", "42", "–" where there is none; "+3" with `sign`."""
     if value is None or value == "":
         return "–"
     if isinstance(value, str):
@@ -71,8 +71,10 @@ def number(value: Any, digits: int = 3) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value == int(value) and abs(value) < 1e6:
-        return f"{int(value)}".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
+        text = f"{int(value):{'+' if sign else ''}d}"
+    else:
+        text = f"{value:{'+' if sign else ''}.{digits}g}"
+    return text.replace("-", "−")
 
 
 def from_rows(

@@ -10,7 +10,9 @@ import xarray as xr
 
 from pipeline.report.tables import RESERVED
 
-PREFERRED = {"side": "left", "k": 10, "epsilon": 0.5}
+COUNTED = ("n_intruders", "n_intruders_null", "excess_intruders", "n_intruders_matched")
+"""Counts: summed over the matrices of a layer, where other variables have their median."""
+PREFERRED = {"side": "left", "k": 10, "epsilon": 0.5, "matched_to": "geometric_mean"}
 """The convention shown where a variable has several (the paper's side, k and ε)."""
 
 
@@ -35,8 +37,8 @@ def analyzer_nodes(tree: xr.DataTree) -> list[str]:
     return [name for name in tree.children if name not in RESERVED]
 
 
-def key_variables(tree: xr.DataTree, per_variable: int = 4) -> Iterator[KeyVariable]:
-    """Every variable with a true `key` attribute; one with further dims at the preferred or up to four entries."""
+def key_variables(tree: xr.DataTree, per_variable: int = 3) -> Iterator[KeyVariable]:
+    """Every variable with a true `key` attribute; one with further dims at the preferred or up to three entries."""
     for node in analyzer_nodes(tree):
         dataset = tree[node].to_dataset()
         for name, array in dataset.data_vars.items():

@@ -17,7 +17,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Contents:
-    """Rows of the tables under /archive (empty where the tree has none); `steps` is the union, sorted."""
+    """Rows of the tables under /archive (empty where the tree has none); `steps` is the union, sorted.
+
+    `runs` are those analysed, without bases that were only compared with.
+    """
 
     runs: tuple[str, ...]
     steps: np.ndarray
@@ -32,18 +35,18 @@ class Contents:
     def of(tree: xr.DataTree) -> Contents:
         """Collects them; runs and steps come from the analyzers' nodes where /archive does not name them."""
         run_rows = archive_rows(tree, "runs")
-        analysed = [row for row in run_rows if row.get("role") != "base"]
-        runs = [str(row["run"]) for row in analysed]
+        named = [str(row["run"]) for row in run_rows if row.get("role") != "base"]
+        found: list[str] = []
         names: dict[str, None] = {}
         steps: set[int] = set()
         for node in analyzer_nodes(tree):
             dataset = tree[node].to_dataset()
-            runs += [str(r) for r in dataset["run"].values.ravel()] if "run" in dataset.coords else []
+            found += [str(r) for r in dataset["run"].values.ravel()] if "run" in dataset.coords else []
             steps |= {int(s) for s in dataset["step"].values.ravel()} if "step" in dataset.coords else set()
             if "matrix" in dataset.coords:
                 names.update(dict.fromkeys(str(m) for m in dataset["matrix"].values.ravel()))
         return Contents(
-            tuple(dict.fromkeys(runs)),
+            tuple(dict.fromkeys(named or found)),
             np.array(sorted(steps), dtype=np.int64),
             len(names),
             run_rows,

@@ -44,6 +44,8 @@ def canvas(width: float, height: float) -> Iterator[Canvas]:
 
 def image(figure: Canvas, title: str, caption: str, alt: str) -> Image:
     """Renders within `canvas`' context."""
+    figure.draw_without_rendering()  # lays out once; each format would do it again
+    figure.set_layout_engine("none")
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     svg = _render(figure, "svg")
     uri = _data_uri("image/svg+xml", svg)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
 
-from pipeline.report.compare import analyzer_nodes, prefer
+from pipeline.report.compare import COUNTED, PREFERRED, analyzer_nodes, prefer
 from pipeline.report.spectra import run_datasets, spectral_changes
 
 CHANGE = "relative_change"
 """‖Δ‖/‖W0‖, from intruder_dimensions."""
 CHANGES = ("stable_rank", "alpha", "spectral_norm")
 """Variables of which the table shows the first and the last value."""
-COUNTS = ("n_intruders", "n_intruders_null", "excess_intruders", "n_intruders_matched")
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ def most_moved(tree: xr.DataTree, limit: int = 20, per_run: int = 5) -> MoverTab
     return None
 
 
-def find(tree: xr.DataTree, name: str) -> xr.DataArray | None:
-    """A variable of any analyzer with that name, with at least (run, step, matrix)."""
+def find(tree: xr.DataTree, name: str, dims: Sequence[str] = ("run", "step", "matrix")) -> xr.DataArray | None:
+    """A variable of any analyzer with that name and at least these dims."""
     for node in analyzer_nodes(tree):
         dataset = tree[node].to_dataset()
-        if name in dataset.data_vars and {"run", "step", "matrix"} <= set(dataset[name].dims):
+        if name in dataset.data_vars and set(dims) <= set(dataset[name].dims):
             return dataset[name]
     return None
 
@@ -119,28 +118,28 @@ def _largest(values: xr.DataArray, limit: int, per_run: int) -> list[tuple[str, 
 
 
 def _counts(tree: xr.DataTree) -> tuple[dict[str, xr.DataArray], str]:
+    """The counts at the preferred side, k, ε and norm, over (run, matrix) and perhaps step; and which these are."""
     found: dict[str, xr.DataArray] = {}
     label = ""
-    for name in COUNTS:
-        array = find(tree, name)
+    for name in COUNTED:
+        array = find(tree, name, ("run", "matrix"))
         if array is None:
             continue
         shown = []
-        for dim in [str(d) for d in array.dims if d not in ("run", "step", "matrix")]:
-            if dim not in ("side", "k", "epsilon"):
-                break
+        for dim in [d for d in PREFERRED if d in array.dims]:
             array, part = prefer(array, dim)
             shown.append(part)
-        else:
-            found[name], label = array, ", ".join(shown)
+        if set(array.dims) <= {"run", "step", "matrix"}:
+            found[name] = array.load()
+            label = ", ".join(shown) if name == "n_intruders" else label
     return found, label
 
 
 def _series(array: xr.DataArray, run: str, matrix: str) -> np.ndarray:
     runs, matrices = ([str(v) for v in array[d].values] for d in ("run", "matrix"))
-    if run not in runs or matrix not in matrices or set(array.dims) != {"run", "step", "matrix"}:
+    if run not in runs or matrix not in matrices or not set(array.dims) <= {"run", "step", "matrix"}:
         return np.empty(0)
-    values = np.asarray(array.isel(run=runs.index(run), matrix=matrices.index(matrix)).values, dtype=float)
+    values = np.atleast_1d(array.isel(run=runs.index(run), matrix=matrices.index(matrix)).values.astype(float))
     return values[~np.isnan(values)]
 
 

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from pipeline.report.compare import KeyVariable, Series, log_steps, quartiles, series_of
+from pipeline.report.compare import COUNTED, KeyVariable, Series, log_steps, quartiles, series_of
 from pipeline.report.figures import Image, canvas, image
 from pipeline.report.style import SEQUENTIAL, RunStyle, literal
 
@@ -45,6 +45,7 @@ def curves(variable: KeyVariable, styles: Styles, spread: str = "matrices") -> I
             positive = positive and bool(np.all(one.low > 0))
         if variable.log and positive:
             axes.set_yscale("log")
+            plain_log_ticks(axes)
         step_axis(axes, np.concatenate([one.steps for one in series]))
         axes.set_ylabel(axis_label(variable.long_name, variable.units))
         legend(figure, [one.run for one in series], styles)
@@ -81,6 +82,7 @@ def _dots(variable: KeyVariable, series: Sequence[Series], styles: Styles, title
         axes.set_ylim(-0.6, len(shown) - 0.4)
         if variable.log and all(s.low[0] > 0 for s in shown):
             axes.set_xscale("log")
+            plain_log_ticks(axes)
         axes.set_xlabel(axis_label(variable.long_name, variable.units))
         more = f" The first {len(shown)} of {len(series)} runs." if len(series) > len(shown) else ""
         caption = f"Median over matrices, bar between its quartiles; each run has one step.{more}"
@@ -109,6 +111,15 @@ def step_axis(axes: Axes, steps: np.ndarray) -> None:
         axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
 
 
+def plain_log_ticks(axes: Axes) -> None:
+    """Plain numbers at 1, 2, 5 of each decade where a logarithmic axis spans less than two, powers of ten beyond."""
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if axis.get_scale() == "log" and high < 100 * low:
+            axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 3, 5) if high < 10 * low else (1, 2, 5)))
+            axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
 def legend(figure: Canvas, runs: Sequence[str], styles: Styles) -> None:
     """Runs with a style of their own by name, the grey rest as one entry; none for a single run."""
     named = [run for run in runs if styles[run].named]
@@ -127,7 +138,7 @@ def legend(figure: Canvas, runs: Sequence[str], styles: Styles) -> None:
 
 
 def heatmaps(variable: KeyVariable, runs: Sequence[str]) -> Image | None:
-    """Median over a layer's matrices at each step: rows are layers, columns the run's measured steps; one panel a run.
+    """Median (of counts: sum) over a layer's matrices at each step: rows are layers, columns the run's measured steps; one panel a run.
 
     All panels share one colour scale. None where the variable has no layers or nothing was measured.
     """
@@ -141,23 +152,24 @@ def heatmaps(variable: KeyVariable, runs: Sequence[str]) -> Image | None:
         return None
     logarithmic = variable.log and bool(np.all(finite > 0)) and finite.max() > finite.min()
     norm = (LogNorm if logarithmic else Normalize)(finite.min(), finite.max())
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
     tallest = max(grid.shape[0] for _, _, grid, _ in panels)
     title = variable.long_name + (f" ({variable.label})" if variable.label else "")
-    with canvas(3.4 * columns + 1.0, rows * (1.15 + min(0.14 * tallest, 3.2))) as figure:
-        grid_of_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    with canvas(2.55 * len(panels) + 1.3, 1.2 + min(0.11 * tallest, 2.4)) as figure:
+        grid_of_axes = figure.subplots(1, len(panels), squeeze=False).ravel()
         colormap = mpl.colormaps[SEQUENTIAL].with_extremes(bad="#f0f0f0")
         for axes, (run, layers, cells, steps) in zip(grid_of_axes, panels, strict=False):
             mesh = axes.imshow(cells, aspect="auto", cmap=colormap, norm=norm, interpolation="nearest", origin="lower")
             axes.set_title(literal(run, 40), loc="left")
             axes.grid(False)
-            _ticks(axes, layers, steps)
-        for axes in grid_of_axes[len(panels) :]:
-            axes.set_visible(False)
-        bar = figure.colorbar(mesh, ax=list(grid_of_axes), shrink=0.9, pad=0.02)
+            _ticks(axes, layers, steps, labelled=axes is grid_of_axes[0] or layers != panels[0][1])
+        bar = figure.colorbar(mesh, ax=list(grid_of_axes), pad=0.015, aspect=16)
         bar.set_label(axis_label(variable.long_name, variable.units))
-        caption = "Median over the matrices of a layer; “none” are matrices outside the layers; grey was not measured."
+        if logarithmic:
+            plain_log_ticks(bar.ax)
+        what = "Sum" if variable.name in COUNTED else "Median"
+        caption = (
+            f"{what} over the matrices of a layer; “none” are matrices outside the layers; columns are checkpoints."
+        )
         names = ", ".join(run for run, *_ in panels)
         alt = (
             f"Heatmap of {title}: layers by training steps, for {names}. From {finite.min():.3g} to {finite.max():.3g}."
@@ -184,24 +196,37 @@ def _layer_grid(variable: KeyVariable, run: str) -> tuple[list[str], np.ndarray,
         labels.append("none")
     if not labels or not measured.any():
         return None
-    grid = np.stack([quartiles(table[measured][:, member])[1] for member in members])
+    summary = _sums if variable.name in COUNTED else _medians
+    grid = np.stack([summary(table[measured][:, member]) for member in members])
     return labels, grid, np.asarray(values["step"].values)[measured]
+
+
+def _medians(values: np.ndarray) -> np.ndarray:
+    """(step, matrix) → (step,)."""
+    return np.asarray(quartiles(values)[1])
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """(step, matrix) → (step,), NaN where no matrix has a value."""
+    return np.where(np.isnan(values).all(axis=1), np.nan, np.nansum(values, axis=1))
 
 
 def _is_none(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 
-def _ticks(axes: Axes, layers: Sequence[str], steps: np.ndarray) -> None:
+def _ticks(axes: Axes, layers: Sequence[str], steps: np.ndarray, labelled: bool) -> None:
     """A few labels at true positions: columns are checkpoints in order, not to the scale of steps."""
-    columns = np.unique(np.linspace(0, steps.size - 1, min(5, steps.size)).round().astype(int))
+    columns = np.unique(np.linspace(0, steps.size - 1, min(4, steps.size)).round().astype(int))
     axes.set_xticks(columns, [_short(steps[c]) for c in columns])
     axes.set_xlabel("training step")
-    numbered = [i for i, label in enumerate(layers) if label != "none"]
-    rows = {numbered[i] for i in np.linspace(0, len(numbered) - 1, min(7, len(numbered))).round().astype(int)}
-    rows |= {i for i, label in enumerate(layers) if label == "none"}
-    axes.set_yticks(sorted(rows), [layers[i] for i in sorted(rows)])
-    axes.set_ylabel("layer")
+    numbered = sum(label != "none" for label in layers)
+    apart = max(1, -(-numbered // 6))  # "none" stands above the last layer, which then has no label of its own
+    rows = [i for i in range(0, numbered, apart) if layers[-1] != "none" or numbered < 6 or i < numbered - 1]
+    rows += [numbered] if len(layers) > numbered else []
+    axes.set_yticks(rows, [layers[i] for i in rows] if labelled else [""] * len(rows))
+    if labelled:
+        axes.set_ylabel("layer")
 
 
 def _short(step: int) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analyzers.contract import Analyzer
+    from analyzers.contract import Analyzer, Statistic
+    from pipeline.store.store import Store
 
 CONVENTIONS = "varve-1"
 PACKAGES = ("torch", "numpy", "scipy", "xarray", "zarr", "numcodecs", "dask", "prefect", "safetensors", "matplotlib")
@@ -66,8 +67,41 @@ def described(analyzers: Sequence[Analyzer]) -> list[dict[str, Any]]:
     ]
 
 
+def computed_by(store: Store, analyzers: Sequence[Analyzer]) -> dict[str, Any]:
+    """Statistic → the devices and software that computed what the store holds of it, and from when to when."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(s.name for analyzer in analyzers for s in _with_inputs(analyzer.statistics())):
+        table = store.statistic(name)
+        devices: set[str] = set()
+        software: set[str] = set()
+        written: set[str] = set()
+        for key in table.keys():  # noqa: SIM118 - a table is not a mapping
+            made = table.provenance(key)
+            devices.add(str(made.get("device", "unknown")))
+            software.update(f"{k} {v}" for k, v in dict(made.get("software", {})).items())
+            written.add(str(made.get("written", "")))
+        if written:
+            found[name] = {
+                "devices": sorted(devices),
+                "software": sorted(software),
+                "first": min(written),
+                "last": max(written),
+            }
+    return found
+
+
+def _with_inputs(statistics: Iterable[Statistic]) -> Iterator[Statistic]:
+    for statistic in statistics:
+        yield statistic
+        yield from _with_inputs(statistic.inputs())
+
+
 def root_attributes(
-    store: Path | str, store_schema: int | None, archives: Sequence[str], analyzers: Sequence[Analyzer]
+    store: Path | str,
+    store_schema: int | None,
+    archives: Sequence[str],
+    analyzers: Sequence[Analyzer],
+    computed: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The attributes of the tree's root: plain strings, structured ones as JSON text."""
     return {
@@ -78,6 +112,8 @@ def root_attributes(
         "archive": ", ".join(archives),
         "store": str(store),
         "store_schema": "" if store_schema is None else str(store_schema),
+        "device": ", ".join(sorted({d for made in computed.values() for d in made["devices"]})),
+        "computed": json.dumps(computed, sort_keys=True),
         "software": json.dumps(installed(), sort_keys=True),
         "machine": json.dumps(machine(), sort_keys=True),
         "analyzers": json.dumps(described(analyzers), sort_keys=True, default=str),

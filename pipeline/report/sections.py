@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from pipeline.report import intruders
+from pipeline.report import intruder_totals
 from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number, several
-from pipeline.report.compare import KeyVariable, analyzer_nodes, key_variables
+from pipeline.report.compare import COUNTED, KeyVariable, analyzer_nodes, key_variables
 from pipeline.report.contents import Contents, Rows, archive_rows
 from pipeline.report.figures import Image
-from pipeline.report.movers import CHANGES, COUNTS, MoverTable, most_moved
+from pipeline.report.intruder_figures import epsilon_figure, excess_figure, steps_figure
+from pipeline.report.intruder_totals import Totals
+from pipeline.report.movers import CHANGES, MoverTable, most_moved
 from pipeline.report.plots import Styles, curves, heatmaps
 from pipeline.report.provenance import parsed
 from pipeline.report.spectra import spectra_figure, spectrum_of
@@ -36,12 +38,12 @@ def page(tree: xr.DataTree) -> list[Section]:
     made = [
         Section("summary", "Summary", (Prose(sentences(tree, contents, variables, movers), "paragraph"),)),
         _analysed(tree, contents),
-        _not_analysed(contents),
+        _not_analysed(tree, contents),
         _metrics(tree, styles),
         _curves(variables, styles),
         _heatmaps(variables, contents.runs),
         _spectra(tree, movers),
-        _intruders(tree, styles, contents),
+        _intruders(tree, styles),
         _movers(movers),
         _conventions(tree, contents),
         _provenance(tree),
@@ -50,9 +52,12 @@ def page(tree: xr.DataTree) -> list[Section]:
 
 
 def _all_runs(tree: xr.DataTree, contents: Contents) -> list[str]:
-    runs = list(contents.runs)
-    if "metrics" in tree.children:
-        runs += [str(r) for r in tree["metrics"].to_dataset()["run"].values]
+    """Every run that a figure may show: those analysed first, then bases; "all" stands for variables without runs."""
+    runs = [*contents.runs, *(str(row["run"]) for row in contents.run_rows)]
+    for name in tree.children:
+        dataset = tree[name].to_dataset()
+        if "run" in dataset.coords:
+            runs += [str(r) for r in dataset["run"].values.ravel()]
     return list(dict.fromkeys([*runs, "all"]))
 
 
@@ -86,8 +91,11 @@ def _flag(row: Mapping[str, object]) -> str:
     return "; ".join(notes)
 
 
-def _not_analysed(contents: Contents) -> Section:
+def _not_analysed(tree: xr.DataTree, contents: Contents) -> Section:
     blocks: list[Block] = []
+    said = tuple(line for line in str(tree.attrs.get("problems", "")).splitlines() if line.strip())
+    if said:
+        blocks.append(Prose(said))
     if contents.problems:
         columns = {"path": "file", "tensor": "tensor", "reason": "reason", "hint": "way out"}
         blocks.append(from_rows("Files and tensors that could not be read.", contents.problems, columns, 50))
@@ -157,7 +165,7 @@ def _gallery(images: Sequence[Image | None]) -> tuple[Block, ...]:
 
 
 def _curves(variables: Sequence[KeyVariable], styles: Styles) -> Section:
-    drawn = [image for v in variables if v.node != intruders.NODE or not _is_count(v) if (image := curves(v, styles))]
+    drawn = [image for v in variables if v.name not in COUNTED if (image := curves(v, styles))]
     blocks = _gallery(drawn[:SHOWN_VARIABLES])
     if drawn[SHOWN_VARIABLES:]:
         rest = drawn[SHOWN_VARIABLES:]
@@ -167,10 +175,6 @@ def _curves(variables: Sequence[KeyVariable], styles: Styles) -> Section:
             Prose(("No analyzer of this report declares key variables over runs; the tables are in report.zarr.",)),
         )
     return Section("curves", "Key variables over steps", blocks)
-
-
-def _is_count(variable: KeyVariable) -> bool:
-    return variable.name in COUNTS
 
 
 def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str]) -> Section:
@@ -195,42 +199,38 @@ def _spectra(tree: xr.DataTree, movers: MoverTable | None) -> Section | None:
     return Section("spectra", "Singular values of the matrices that moved most", _gallery([spectra_figure(chosen)]))
 
 
-def _intruders(tree: xr.DataTree, styles: Styles, contents: Contents) -> Section | None:
-    if not intruders.has_counts(tree):
+def _intruders(tree: xr.DataTree, styles: Styles) -> Section | None:
+    if not intruder_totals.has_counts(tree):
         return None
-    totals, label = intruders.over_steps(tree)
-    sweep, sweep_label = intruders.over_epsilon(tree)
-    matrices = int(tree[intruders.NODE].sizes.get("matrix", 0))
-    blocks: list[Block] = []
-    if totals:
-        images = [
-            intruders.excess_figure(totals, styles, label),
-            intruders.steps_figure(totals[:PANELS], styles, label, matrices),
-            intruders.epsilon_figure(sweep[:PANELS], styles, sweep_label) if sweep else None,
-        ]
-        blocks += _gallery(images)
-        further: list[Image | None] = []
-        for i in range(PANELS, min(len(totals), SHOWN_RUNS), PANELS):
-            further.append(intruders.steps_figure(totals[i : i + PANELS], styles, label, matrices))
-            further += (
-                [intruders.epsilon_figure(sweep[i : i + PANELS], styles, sweep_label)] if sweep[i : i + PANELS] else []
-            )
-        if further:
-            blocks.append(Details("Further runs", _gallery(further)))
-        blocks.append(_totals_table(totals, label))
+    totals, label = intruder_totals.over_steps(tree)
+    sweep, sweep_label = intruder_totals.over_epsilon(tree)
+    if not totals:
+        return None
+    matrices = int(tree[intruder_totals.NODE].sizes["matrix"])
+    figures: list[list[Image | None]] = []
+    for i in range(0, min(len(totals), SHOWN_RUNS), PANELS):
+        figures.append([steps_figure(totals[i : i + PANELS], styles, label, matrices)])
+        if sweep[i : i + PANELS]:
+            figures[-1].append(epsilon_figure(sweep[i : i + PANELS], styles, sweep_label))
+    blocks = [*_gallery([*figures[0], excess_figure(totals, styles, label)]), _totals_table(totals, label)]
+    further = _gallery([figure for group in figures[1:] for figure in group])
+    if further:
+        blocks.append(Details("Further runs", further))
     return Section("intruders", "Intruder dimensions beside their controls", tuple(blocks))
 
 
-def _totals_table(totals: Sequence[intruders.Totals], label: str) -> Table:
+def _totals_table(totals: Sequence[Totals], label: str) -> Table:
     rows = [
         {
             "run": t.run,
-            "step": number(t.x[-1]),
+            "step": t.step,
             "count": t.count[-1],
+            "undetermined": t.count_high[-1] - t.count_low[-1],
             "null": t.null[-1],
-            "interval": f"[{number(t.low[-1])}, {number(t.high[-1])}]" if np.isfinite(t.low[-1]) else "",
+            "interval": f"{number(t.null_low[-1])} … {number(t.null_high[-1])}" if np.isfinite(t.null_low[-1]) else "",
             "excess": t.excess[-1],
             "matched": t.matched[-1],
+            "verdict": t.verdict(),
         }
         for t in totals
     ]
@@ -238,29 +238,30 @@ def _totals_table(totals: Sequence[intruders.Totals], label: str) -> Table:
         "run": "run",
         "step": "last step",
         "count": "count",
+        "undetermined": "undetermined",
         "null": "null, mean",
-        "interval": "null, sum of 95 % intervals",
+        "interval": "95 % of the null",
         "excess": "excess",
         "matched": "at matched norm",
+        "verdict": "count against the null",
     }
-    return from_rows(f"Totals over matrices at each run’s last step ({label}).", rows, columns)
+    caption = (
+        f"Totals over matrices at each run’s last step ({label}). Undetermined: scores that rounding may put on either "
+        "side of ε. The verdict is about this run’s matrices, not about the method that trained it."
+    )
+    return from_rows(caption, rows, columns)
 
 
 def _movers(table: MoverTable | None) -> Section | None:
     if table is None:
         return None
     names = [n for n in CHANGES if any(n in m.first_last for m in table.movers)]
-    counts = [n for n in COUNTS if any(n in m.counts for m in table.movers)]
+    counts = [n for n in COUNTED if any(n in m.counts for m in table.movers)]
     rows = []
     for m in table.movers:
-        row: dict[str, object] = {"run": m.run, "matrix": m.matrix, "moved": m.moved}
-        for n in names:
-            first, last = m.first_last.get(n, (float("nan"), float("nan")))
-            row[n], row[f"{n} change"] = f"{number(first)} → {number(last)}", last - first
-        rows.append({**row, **{n: m.counts.get(n) for n in counts}})
-    columns = {"run": "run", "matrix": "matrix", "moved": "moved"}
-    for n in names:
-        columns |= {n: n.replace("_", " "), f"{n} change": f"Δ {n.replace('_', ' ')}"}
+        ends = {n: f"{number(a)} → {number(b)} ({number(b - a, 2, sign=True)})" for n, (a, b) in m.first_last.items()}
+        rows.append({"run": m.run, "matrix": m.matrix, "moved": m.moved, **ends, **m.counts})
+    columns = {"run": "run", "matrix": "matrix", "moved": "moved"} | {n: n.replace("_", " ") for n in names}
     headings = {
         "n_intruders": "intruders",
         "n_intruders_null": "null",
@@ -269,7 +270,8 @@ def _movers(table: MoverTable | None) -> Section | None:
     }
     columns |= {n: headings[n] for n in counts}
     counted = f" Intruder counts at {table.counted}, last step." if table.counted and counts else ""
-    caption = f"Largest first, at most five of each run. Moved: {table.measure}.{counted}"
+    others = " Others: first → last measured step (change)." if names else ""
+    caption = f"Largest first, at most five of each run. Moved: {table.measure}.{others}{counted}"
     return Section("movers", "Matrices that moved most", (from_rows(caption, rows, columns),))
 
 

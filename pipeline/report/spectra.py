@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.report.figures import Image, canvas, image
+from pipeline.report.plots import plain_log_ticks
 from pipeline.report.style import DASHES, SEQUENTIAL, literal
 
 NODE = "weight_spectra"
@@ -28,11 +29,11 @@ class Spectrum:
 def spectrum_of(tree: xr.DataTree, run: str, matrix: str) -> Spectrum | None:
     """σ over the steps, or None where the report holds none."""
     for dataset in run_datasets(tree, run):
-        if "matrix" not in dataset.coords or "step" not in dataset.coords:
-            continue
-        names = [str(v) for v in dataset["matrix"].values]
         array = dataset.get("sigma")
-        if matrix not in names or array is None or array.ndim != 3:
+        if array is None or array.ndim != 3 or not {"step", "matrix"} <= set(array.coords):
+            continue
+        names = [str(v) for v in array["matrix"].values]
+        if matrix not in names:
             continue
         (rank,) = (d for d in array.dims if d not in ("step", "matrix"))
         sigma = array.isel(matrix=names.index(matrix)).transpose("step", rank).values.astype(float)
@@ -48,7 +49,7 @@ def run_datasets(tree: xr.DataTree, run: str) -> list[xr.Dataset]:
     if NODE not in tree.children or "runs" not in tree[NODE].children:
         return []
     return [
-        child.to_dataset()
+        _plain_dims(child.to_dataset())
         for name, child in tree[f"{NODE}/runs"].children.items()
         if str(child.attrs.get("run", name)) == run
     ]
@@ -76,13 +77,19 @@ def spectral_changes(dataset: xr.Dataset) -> dict[str, float]:
     return changes
 
 
+def _plain_dims(dataset: xr.Dataset) -> xr.Dataset:
+    """With the dims called step and matrix also where they have entries of their own (`assembly.fitted`)."""
+    own = {f"run_{dim}": dim for dim in ("step", "matrix") if f"run_{dim}" in dataset.dims}
+    return dataset.drop_vars([dim for dim in own.values() if dim in dataset.coords]).rename(own)
+
+
 def spectra_figure(spectra: Sequence[Spectrum]) -> Image | None:
     """σ against rank at up to five steps, one panel per (run, matrix). None without a spectrum."""
     if not spectra:
         return None
     columns = min(3, len(spectra))
     rows = -(-len(spectra) // columns)
-    with canvas(3.6 * columns, 3.1 * rows) as figure:
+    with canvas(3.85 * columns, 3.0 * rows) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, spectrum in zip(panels, spectra, strict=False):
             chosen = np.unique(np.linspace(0, spectrum.steps.size - 1, min(5, spectrum.steps.size)).round().astype(int))
@@ -101,11 +108,13 @@ def spectra_figure(spectra: Sequence[Spectrum]) -> Image | None:
                     label=f"step {spectrum.steps[index]}",
                 )
             axes.set_title(f"{literal(spectrum.matrix, 38)}\n{literal(spectrum.run, 38)}", loc="left", fontsize=9)
+            axes.set_xscale("log")
             if np.isfinite(lowest):
                 axes.set_yscale("log")
+            plain_log_ticks(axes)
             axes.set_xlabel("rank i")
             axes.set_ylabel("singular value σᵢ")
-            axes.legend(fontsize=7.5)
+            axes.legend(fontsize=7.5, loc="lower left")
         for axes in panels[len(spectra) :]:
             axes.set_visible(False)
         names = "; ".join(f"{s.matrix} in {s.run}" for s in spectra)

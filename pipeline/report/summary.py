@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from pipeline.report import intruders
+from pipeline.report import intruder_totals
 from pipeline.report.blocks import number, several
 from pipeline.report.compare import KeyVariable, analyzer_nodes, series_of
 from pipeline.report.contents import Contents
@@ -79,7 +79,7 @@ def _moved(variables: Sequence[KeyVariable]) -> str:
             for s in series_of(variable)
             if s.steps.size > 1 and np.isfinite(s.median[[0, -1]]).all() and s.median[0] > 0 and s.median[-1] > 0
         ]
-        if not ends or variable.node == intruders.NODE:
+        if not ends or variable.node == intruder_totals.NODE:
             continue
         run, first, last = max(ends, key=lambda e: abs(np.log(e[2] / e[1])))
         if number(first) == number(last):
@@ -100,26 +100,17 @@ def _top(movers: MoverTable | None) -> str:
 
 
 def _intruders(tree: xr.DataTree) -> str:
-    if not intruders.has_counts(tree):
+    if not intruder_totals.has_counts(tree):
         return ""
-    totals, label = intruders.over_steps(tree)
+    totals, label = intruder_totals.over_steps(tree)
     said = []
     for one in sorted(totals, key=lambda t: -t.count[-1])[:SAID]:
-        count, null, low, high = one.count[-1], one.null[-1], one.low[-1], one.high[-1]
-        if np.isnan(null):
-            said.append(f"{one.run} ends with {number(count)}, with no null beside it: not evidence by itself")
-            continue
-        interval = f" [{number(low)}, {number(high)}]" if np.isfinite(low) and np.isfinite(high) else ""
-        verdict = "within chance"
-        if np.isfinite(low) and (count > high or count < low):
-            verdict = "more than chance" if count > high else "fewer than chance"
-        elif not np.isfinite(low):
-            verdict = "the null has no interval"
-        said.append(
-            f"{one.run} ends with {number(count)}, where random directions give {number(null)}{interval}: {verdict}"
-        )
-    more = f" (of {len(totals)} runs, those with most)" if len(totals) > SAID else ""
-    return f"Intruder dimensions ({label}){more}: {'; '.join(said)}." if said else ""
+        null, low, high = one.null[-1], one.null_low[-1], one.null_high[-1]
+        interval = f" ({number(low, 2)} to {number(high, 2)})" if np.isfinite(low) else ""
+        beside = "" if np.isnan(null) else f" where random directions give {number(null)}{interval}"
+        said.append(f"{one.run} ends with {number(one.count[-1])}{beside}, {one.verdict()}")
+    more = f", the {SAID} of {len(totals)} runs with most" if len(totals) > SAID else ""
+    return f"Intruder dimensions ({label}{more}): {'; '.join(said)}." if said else ""
 
 
 def _list(parts: Sequence[str]) -> str:

@@ -114,13 +114,20 @@ def intruder_dimensions(runs: Sequence[str], steps: Sequence[int], matrices: int
             "n_intruders_null_low": _variable(dims, np.maximum(null - 0.5, 0), "2.5 % of the null"),
             "n_intruders_null_high": _variable(dims, null + 0.8, "97.5 % of the null"),
             "excess_intruders": _variable(dims, count - null, "intruder dimensions above the null", 1),
-            "n_intruders_matched": _variable(dims, np.floor(0.8 * count), "intruder dimensions at matched norm"),
+            "n_intruders_low": _variable(dims, np.maximum(count - 1, 0), "surely below ε"),
+            "n_intruders_high": _variable(dims, count, "perhaps below ε"),
+            "n_intruders_matched": _variable(
+                ("run", "matched_to", *dims[2:]),
+                np.repeat(np.floor(0.8 * count[:, -1:]), 2, axis=1),
+                "intruder dimensions at matched norm",
+            ),
             "relative_change": _variable(dims[:3], change, "‖Δ‖/‖W0‖", 1, 1),
             "chance_similarity": _variable(("matrix", "side"), np.full((matrices, 2), 0.163), "of a random vector"),
         },
         coordinates(runs, steps, matrices),
         {"notes": "run base is merely the run's own first step: <b>flagged</b>"},
     )
+    dataset = dataset.assign_coords(matched_to=("matched_to", np.array([runs[0], "geometric_mean"], object)))
     return dataset.assign_coords(side=("side", np.array(["left", "right"], object)), k=list(ks), epsilon=list(EPSILONS))
 
 

@@ -1,0 +1,140 @@
+"""Intruder counts and their controls, summed over the matrices of each run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from pipeline.report.compare import prefer
+
+NODE = "intruder_dimensions"
+NAMES = {
+    "count": "n_intruders",
+    "count_low": "n_intruders_low",
+    "count_high": "n_intruders_high",
+    "null": "n_intruders_null",
+    "null_low": "n_intruders_null_low",
+    "null_high": "n_intruders_null_high",
+    "matched": "n_intruders_matched",
+}
+"""Fields of `Totals` → variables of the node."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over one run's matrices along x (steps, or thresholds ε); NaN where a control was not measured.
+
+    `count_low`, `count_high`: without and with the scores that rounding leaves undetermined. `null`: mean of updates
+    with random directions, with `null_low` and `null_high` about it: 95 % of the sum, the matrices' draws being
+    independent (variance of a matrix: the larger of its interval's and the binomial mean(1 − mean/k)).
+    `matched`: at the common norm, at the last step only. `excess`: count − null over the matrices that have both.
+    """
+
+    run: str
+    x: np.ndarray
+    step: int
+    count: np.ndarray
+    count_low: np.ndarray
+    count_high: np.ndarray
+    null: np.ndarray
+    null_low: np.ndarray
+    null_high: np.ndarray
+    matched: np.ndarray
+    excess: np.ndarray
+
+    def verdict(self, index: int = -1) -> str:
+        """How the count stands to the null at one x, in words."""
+        if np.isnan(self.null[index]):
+            return "no null beside it"
+        if np.isnan(self.null_low[index]):
+            return "the null has no interval"
+        if self.count[index] > self.null_high[index]:
+            return "more than chance"
+        return "fewer than chance" if self.count[index] < self.null_low[index] else "within chance"
+
+
+def has_counts(tree: xr.DataTree) -> bool:
+    """Whether the report has intruder counts over runs, steps and matrices."""
+    if NODE not in tree.children:
+        return False
+    array = tree[NODE].to_dataset().get("n_intruders")
+    return array is not None and {"run", "step", "matrix"} <= set(array.dims)
+
+
+def over_steps(tree: xr.DataTree) -> tuple[list[Totals], str]:
+    """Each run's totals at each of its steps, at the preferred side, k and ε; and which these are."""
+    return _totals(tree, "step")
+
+
+def over_epsilon(tree: xr.DataTree) -> tuple[list[Totals], str]:
+    """Each run's totals at its last measured step for every ε, at the preferred side and k; none without a sweep."""
+    return _totals(tree, "epsilon")
+
+
+def _totals(tree: xr.DataTree, along: str) -> tuple[list[Totals], str]:
+    dataset = tree[NODE].to_dataset()
+    if along not in dataset["n_intruders"].dims:
+        return [], ""
+    label, limit, arrays = "", np.inf, {}
+    for field, name in NAMES.items():
+        array = dataset.get(name)
+        if array is None:
+            continue
+        shown = []
+        for dim in [d for d in ("side", "k", "epsilon", "matched_to") if d != along and d in array.dims]:
+            array, part = prefer(array, dim)
+            shown.append(part)
+        further = [d for d in array.dims if d not in ("run", "step", "matrix", along)]
+        arrays[field] = array.isel(dict.fromkeys(further, 0)).load()
+        if field == "count":
+            label, limit = ", ".join(shown), float(array["k"]) if "k" in array.coords else np.inf
+    runs = [str(r) for r in arrays["count"]["run"].values]
+    found = (_of_run(arrays, i, run, along, limit) for i, run in enumerate(runs))
+    return [one for one in found if one is not None], label
+
+
+def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str, limit: float) -> Totals | None:
+    count = arrays["count"].isel(run=index)
+    measured = np.flatnonzero(count.notnull().any([d for d in count.dims if d != "step"]).values)
+    if not measured.size:
+        return None
+    chosen = measured if along == "step" else measured[-1:]
+    x = np.asarray(count["step"].values)[chosen] if along == "step" else np.asarray(count["epsilon"].values)
+    tables = {field: _table(array.isel(run=index), chosen, along, x.size) for field, array in arrays.items()}
+    absent = np.full((x.size, 1), np.nan)
+    mean, low, high = (tables.get(field, absent) for field in ("null", "null_low", "null_high"))
+    variance = np.fmax(mean * (1 - mean / limit), ((high - low) / 3.92) ** 2)
+    half = 1.96 * np.sqrt(_sum(np.where(np.isnan(high), np.nan, variance)))
+    null = _sum(mean)
+    return Totals(
+        run,
+        x,
+        int(count["step"].values[measured[-1]]),
+        _sum(tables["count"]),
+        _sum(tables.get("count_low", absent)),
+        _sum(tables.get("count_high", absent)),
+        null,
+        np.maximum(null - half, 0),
+        null + half,
+        _sum(tables.get("matched", absent)),
+        _sum(tables["count"] - mean),
+    )
+
+
+def _table(array: xr.DataArray, steps: np.ndarray, along: str, length: int) -> np.ndarray:
+    """(x, matrix). What has no step is known at the last one only."""
+    if along == "epsilon":
+        one = array.isel(step=int(steps[0])) if "step" in array.dims else array
+        return np.asarray(one.transpose("epsilon", "matrix").values, dtype=float)
+    if "step" in array.dims:
+        return np.asarray(array.isel(step=steps).transpose("step", "matrix").values, dtype=float)
+    last = np.full((length, array.sizes["matrix"]), np.nan)
+    last[-1] = array.values
+    return last
+
+
+def _sum(table: np.ndarray) -> np.ndarray:
+    """Over matrices, leaving NaN out; NaN where there is nothing else."""
+    return np.where(np.isnan(table).all(axis=1), np.nan, np.nansum(table, axis=1))
