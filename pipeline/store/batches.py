@@ -6,7 +6,9 @@ column of a thousand results is one slice, and the index of 300 results is a few
 
 from __future__ import annotations
 
+import functools
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +20,7 @@ import numpy as np
 
 from analyzers.errors import StoreError
 from pipeline.store.documents import FILE, encode, read_document
-from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, tensor_digest
+from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, read_rows, tensor_digest
 
 if TYPE_CHECKING:
     from analyzers.contract import Result
@@ -60,14 +62,34 @@ class Column:
             return self.offset + row * math.prod(self.shape), self.shape
         return self.starts[row], self.shapes[row]
 
+    def pieces(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """(start, stop) in the array for rows in order: one span where the rows are dense, else one piece each."""
+        if self.shape is not None and (rows[-1] - rows[0] + 1) <= 2 * len(rows):
+            size = math.prod(self.shape)
+            return [(self.offset + rows[0] * size, self.offset + (rows[-1] + 1) * size)]
+        places = [self.place(row) for row in rows]
+        return [(offset, offset + math.prod(shape)) for offset, shape in places]
+
+    def values(self, rows: Sequence[int], read: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The values of the rows, from what was read for `pieces`: views."""
+        if self.shape is not None and len(read) == 1:
+            block = read[0].reshape(rows[-1] - rows[0] + 1, *self.shape)
+            return [block[row - rows[0], ...] for row in rows]
+        return [flat.reshape(self.place(row)[1]) for row, flat in zip(rows, read, strict=True)]
+
 
 @dataclass(frozen=True)
 class Table:
-    """Entries `first` … `first + count − 1` of a batch; without columns they are reasons."""
+    """Entries `first` … `last − 1` of a batch, whose results have the same fields."""
 
     first: int
     count: int
     columns: tuple[Column, ...]
+
+    @property
+    def last(self) -> int:
+        """One past the last entry."""
+        return self.first + self.count
 
 
 @dataclass(frozen=True)
@@ -96,7 +118,7 @@ class Batch:
     def table_of(self, entry: int) -> Table | None:
         """The table that holds an entry; None for a reason."""
         for table in self.tables:
-            if table.first <= entry < table.first + table.count:
+            if table.first <= entry < table.last:
                 return table
         return None
 
@@ -110,7 +132,7 @@ def write_batch(folder: Path, statistic: str, entries: Sequence[Entry]) -> None:
             reasons.append(entry)
             continue
         values = {name: _exact(statistic, entry.key, name, value) for name, value in entry.value.items()}
-        signature = tuple((name, value.dtype.str, value.dtype.name, value.ndim) for name, value in values.items())
+        signature = tuple((name, _dtype_name(value.dtype), value.ndim) for name, value in values.items())
         groups.setdefault(signature, []).append((entry, values))
     arrays: dict[str, list[np.ndarray]] = {}
     filled: dict[str, int] = {}
@@ -173,6 +195,39 @@ def read_batch(folder: Path) -> Batch:
         raise StoreError(f"{folder / FILE} is damaged: {error!r}; `varve verify` lists what else is") from error
 
 
+def read_entries(
+    folder: Path, batch: Batch, entries: Iterable[int], fields: Sequence[str] | None = None
+) -> dict[str, Result | str]:
+    """Chosen entries of a batch by key: of each, all fields or those named in `fields`, or its reason."""
+    chosen = sorted(set(entries))
+    found: dict[str, Result | str] = {batch.keys[at]: batch.reasons[at] for at in chosen if at in batch.reasons}
+    work = []
+    for table in batch.tables:
+        rows = [at - table.first for at in chosen[bisect_left(chosen, table.first) : bisect_left(chosen, table.last)]]
+        columns = [column for column in table.columns if fields is None or column.name in fields]
+        if rows:
+            work.append((table, rows, columns, [column.pieces(rows) for column in columns]))
+    slices = read_slices(
+        folder,
+        (
+            (column.dtype, *piece)
+            for _, _, columns, pieces in work
+            for column, of_column in zip(columns, pieces, strict=True)
+            for piece in of_column
+        ),
+    )
+    for table, rows, columns, pieces in work:
+        keys = [batch.keys[table.first + row] for row in rows]
+        names = [column.name for column in columns]
+        values = [
+            column.values(rows, [slices[(column.dtype, *piece)] for piece in of_column])
+            for column, of_column in zip(columns, pieces, strict=True)
+        ]
+        for position, key in enumerate(keys):
+            found[key] = {name: of_column[position] for name, of_column in zip(names, values, strict=True)}
+    return found
+
+
 def read_slices(folder: Path, wanted: Iterable[tuple[str, int, int]]) -> dict[tuple[str, int, int], np.ndarray]:
     """The values start..stop of a dtype's array, for each (dtype, start, stop); neighbours are read together."""
     found: dict[tuple[str, int, int], np.ndarray] = {}
@@ -183,11 +238,7 @@ def read_slices(folder: Path, wanted: Iterable[tuple[str, int, int]]) -> dict[tu
         array, logical = open_array(folder / dtype), _value_dtype(dtype)
         width = logical.itemsize // array.dtype.itemsize  # more than 1 for strings, which are held as bytes
         for low, high, members in _merged(sorted(pieces)):
-            try:
-                block = np.asarray(array[low * width : high * width]).view(logical)
-            except (ValueError, OSError, RuntimeError) as error:
-                where = folder / dtype
-                raise StoreError(f"{where} is damaged: {error}; `varve verify` lists what else is") from error
+            block = read_rows(folder / dtype, array, low * width, high * width).view(logical)
             found.update({(dtype, start, stop): block[start - low : stop - low] for start, stop in members})
     return found
 
@@ -213,16 +264,24 @@ def plain_values(value: np.ndarray) -> np.ndarray:
 
 
 def _exact(statistic: str, key: str, name: str, value: Any) -> np.ndarray:
+    """A field's value as a little-endian array; StoreError where its dtype cannot be stored."""
     array = np.asarray(value)
-    if array.dtype.itemsize == 0:  # an array of empty strings
-        array = array.astype(f"{array.dtype.kind}1")
     try:
-        _value_dtype(_dtype_name(array.dtype))
+        dtype = _held_dtype(array.dtype)
     except StoreError as error:
         raise StoreError(f"statistic {statistic!r}, key {key}: field {name!r} cannot be stored: {error}") from error
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return array if array.dtype is dtype else array.astype(dtype, copy=False)
 
 
+@functools.lru_cache(maxsize=256)
+def _held_dtype(dtype: np.dtype) -> np.dtype:
+    if dtype.itemsize == 0:  # an array of empty strings
+        dtype = np.dtype(f"{dtype.kind}1")
+    _value_dtype(_dtype_name(dtype))
+    return dtype.newbyteorder("<")
+
+
+@functools.lru_cache(maxsize=256)  # numpy takes microseconds to spell a dtype's name
 def _dtype_name(dtype: np.dtype) -> str:
     return dtype.str[1:] if dtype.kind in "US" else dtype.name
 

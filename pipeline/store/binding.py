@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import blake3
 
@@ -34,6 +34,16 @@ class _Template:
     pieces: tuple[str, ...]
     slots: tuple[int, ...]
     cut: tuple[object, ...]
+    last: dict[tuple[str, ...], BoundMatrix] = field(default_factory=dict, compare=False)
+
+    def bind(self, digests: tuple[str, ...]) -> BoundMatrix:
+        """The matrix of these tensors. The last one is kept: a frozen matrix is one object in all checkpoints."""
+        bound = self.last.get(digests)
+        if bound is None:
+            bound = BoundMatrix(self.spec, _bound_recipe(self, digests), self.key(digests))
+            self.last.clear()
+            self.last[digests] = bound
+        return bound
 
     def key(self, digests: tuple[str, ...]) -> str:
         """`recipe_key` of the bound recipe: the same hash of the same text."""
@@ -58,8 +68,8 @@ def _cut(recipe: Recipe) -> tuple[object, ...]:
         turned = bool(recipe.ops) and recipe.ops[-1] == ("permute", 1, 0)
         return recipe.ops[:-1] if turned else recipe.ops
     if isinstance(recipe, LowRankProduct):
-        return (_cut(recipe.b), _cut(recipe.a), recipe.scale)
-    return (_cut(recipe.base), _cut(recipe.delta))
+        return (recipe.b.ops, recipe.a.ops, recipe.scale)
+    return (recipe.base.ops, recipe.delta.b.ops, recipe.delta.a.ops, recipe.delta.scale)
 
 
 @functools.lru_cache(maxsize=64)
@@ -76,7 +86,7 @@ def _embeddings_first(layout: Layout) -> tuple[_Template, ...]:
 def bind(record: CheckpointRecord, layout: Layout) -> Binding:
     """The matrices of a checkpoint, in the layout's order; of matrices with equal content (tied tensors) one counts.
 
-    The same rule as `pipeline.archive.layout.tied_names`: whichever way round, and an embedding before others.
+    Equal is equal whichever way round (an embedding and the output head tied to it), and of two the embedding counts.
     """
     digests = digest_map(record, layout)
     unreadable = {problem.tensor: problem.reason for problem in record.problems if problem.tensor}
@@ -93,7 +103,7 @@ def bind(record: CheckpointRecord, layout: Layout) -> Binding:
             unmeasured.append(Unmeasured(template.tensors[0], f"tied to {tied[template.spec.name]}"))
         else:
             known = tuple(digest for digest in bound if digest is not None)
-            matrices.append(BoundMatrix(template.spec, _bound_recipe(template, known), template.key(known)))
+            matrices.append(template.bind(known))
     return Binding(tuple(matrices), tuple(unmeasured))
 
 

@@ -76,7 +76,7 @@ def ingest_checkpoint(
         revision=0,
         layout=layout_digest,
         digests=digests,
-        places=tuple(writer.places[digest] if digest else None for digest in digests),
+        places=writer.containers(digests),
         files=checkpoint.files,
         source=str(checkpoint.path),
         format=checkpoint.format,

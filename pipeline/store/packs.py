@@ -18,7 +18,7 @@ import numpy as np
 
 from analyzers.errors import StoreError
 from pipeline.store.scratch import publish, scratch
-from pipeline.store.tensors import create_array, logical_dtype, open_array, plain
+from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, read_rows
 
 PACK_BELOW = 2**20
 PACK_BYTES = 128 * 2**20
@@ -101,11 +101,8 @@ def pack_contents(path: Path) -> dict[str, Packed]:
 def read_packed(root: Path, place: Packed) -> np.ndarray:
     """The tensor at `place`, in its logical dtype."""
     path = root / "packs" / place.pack
-    try:
-        data = np.asarray(open_array(path)[place.offset : place.offset + place.nbytes])
-    except (ValueError, OSError, RuntimeError) as error:
-        raise StoreError(f"{path} is damaged: {error}; `varve verify` lists what else is") from error
-    return np.frombuffer(data.tobytes(), logical_dtype(place.dtype)).reshape(place.shape)
+    data = read_rows(path, open_array(path), place.offset, place.offset + place.nbytes)
+    return data.view(logical_dtype(place.dtype)).reshape(place.shape)
 
 
 class PackIndex:

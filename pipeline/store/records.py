@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.archive.recipes import Recipe, from_json, to_json
@@ -55,14 +55,18 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor's bytes are: kind "array" (tensors/<digest>) or "pack" (`at`["pack"], offset, nbytes).
+class Container:
+    """Where the bytes of some tensors are: `kind` "array" (tensors/<digest>), or "pack" (packs/<name>).
 
-    `at` is open: a later kind can point into an original file without a new layout.
+    `tensors` are indices into the layout's; of a pack, `offsets` and `nbytes` say which bytes are whose. A later kind
+    can name an original file in the same way.
     """
 
     kind: str
-    at: Mapping[str, Any] = field(default_factory=dict)
+    name: str
+    tensors: tuple[int, ...]
+    offsets: tuple[int, ...] = ()
+    nbytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,10 @@ class Alias:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """A checkpoint in the store. `digests` and `places` follow the layout's tensors; None: it could not be read.
+    """A checkpoint in the store. `digests` follow the layout's tensors (None: it could not be read).
 
-    `revision` counts how often this step was rewritten in the archive; `source_gone` once it was deleted there.
+    `places` say where their bytes are. `revision` counts how often this step was rewritten in the archive, and
+    `source_gone` tells that it was deleted there.
     """
 
     run: str
@@ -85,7 +90,7 @@ class CheckpointRecord:
     revision: int
     layout: str
     digests: tuple[str | None, ...]
-    places: tuple[Place | None, ...]
+    places: tuple[Container, ...]
     files: tuple[FileStamp, ...]
     source: str
     format: str
@@ -99,7 +104,7 @@ class CheckpointRecord:
     ingested: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, the inverse of `from_json`; digests joined, places grouped, so that it stays small."""
+        """Plain data, the inverse of `from_json`; digests joined, so that it stays small."""
         return {
             "varve": "checkpoint",
             "run": self.run,
@@ -107,7 +112,7 @@ class CheckpointRecord:
             "revision": self.revision,
             "layout": self.layout,
             "digests": "".join(digest or _ABSENT for digest in self.digests),
-            "places": _places_to_json(self.places),
+            "places": [asdict(container) for container in self.places],
             "files": _files_to_json(self.files),
             "source": self.source,
             "format": self.format,
@@ -132,7 +137,7 @@ class CheckpointRecord:
             data["revision"],
             data["layout"],
             tuple(None if digest == _ABSENT else digest for digest in digests),
-            _places_from_json(data["places"], len(digests)),
+            tuple(_container(place) for place in data["places"]),
             _files_from_json(data["files"]),
             data["source"],
             data["format"],
@@ -202,30 +207,5 @@ def _files_from_json(data: list[list[Any]]) -> tuple[FileStamp, ...]:
     return tuple(FileStamp(*stamp) for stamp in data)
 
 
-def _places_to_json(places: tuple[Place | None, ...]) -> list[dict[str, Any]]:
-    """Tensors in one container share an entry: {"kind", shared fields, "tensors": [indices], varying columns}."""
-    groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for index, place in enumerate(places):
-        if place is None:
-            continue
-        container = {name: value for name, value in place.at.items() if isinstance(value, str)}
-        group = groups.setdefault(
-            (place.kind, repr(sorted(container.items()))), {"kind": place.kind, **container, "tensors": []}
-        )
-        group["tensors"].append(index)
-        for name, value in place.at.items():
-            if name not in container:
-                group.setdefault(name, []).append(value)
-    return list(groups.values())
-
-
-def _places_from_json(groups: list[dict[str, Any]], count: int) -> tuple[Place | None, ...]:
-    places: list[Place | None] = [None] * count
-    for group in groups:
-        varying = {name: value for name, value in group.items() if isinstance(value, list) and name != "tensors"}
-        shared = {name: value for name, value in group.items() if isinstance(value, str) and name != "kind"}
-        for position, index in enumerate(group["tensors"]):
-            places[index] = Place(
-                group["kind"], {**shared, **{name: column[position] for name, column in varying.items()}}
-            )
-    return tuple(places)
+def _container(data: Mapping[str, Any]) -> Container:
+    return Container(data["kind"], data["name"], tuple(data["tensors"]), tuple(data["offsets"]), tuple(data["nbytes"]))

@@ -8,6 +8,7 @@ table.read([key])
 from __future__ import annotations
 
 import datetime
+import math
 import re
 import secrets
 import threading
@@ -17,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from analyzers.errors import StoreError
 from pipeline.archive.recipes import digest
-from pipeline.store.batches import Batch, Entry, read_batch, read_slices, write_batch
+from pipeline.store.batches import Batch, Entry, read_batch, read_entries, read_slices, write_batch
 from pipeline.store.documents import FILE, create_document
 from pipeline.store.scratch import publish, scratch, withdraw
 
@@ -100,15 +99,13 @@ class StatisticTable:
         Each batch is opened once. Arrays of one batch may be views of one buffer.
         """
         wanted = tuple(keys)
-        for attempt in (0, 1):
-            references = self.lookup(wanted)
-            try:
-                return _read(self._folder, references.values(), fields)
-            except StoreError:
-                if attempt or all((self._folder / ref.batch).exists() for ref in references.values()):
-                    raise
-                self.refresh()  # a batch was compacted away between looking up and reading
-        raise AssertionError("unreachable")
+        try:
+            return self._read(wanted, fields)
+        except StoreError:
+            if all((self._folder / name).exists() for name in tuple(self._batches)):
+                raise
+            self.refresh()  # a batch was compacted away between looking up and reading
+            return self._read(wanted, fields)
 
     def write(
         self,
@@ -145,6 +142,17 @@ class StatisticTable:
                     group.append(batch)
             self.refresh()
             return gone
+
+    def _read(self, keys: Iterable[str], fields: Sequence[str] | None) -> dict[str, Result | str]:
+        with self._lock:
+            places = {key: self._where[key] for key in keys if key in self._where}
+        by_batch: dict[str, tuple[Batch, list[int]]] = {}
+        for batch, entry in places.values():
+            by_batch.setdefault(batch.name, (batch, []))[1].append(entry)
+        found: dict[str, Result | str] = {}
+        for batch, entries in by_batch.values():
+            found.update(read_entries(self._folder / batch.name, batch, entries, fields))
+        return found
 
     def _merge(self, group: Sequence[Batch]) -> int:
         if len(group) < 2:
@@ -210,7 +218,7 @@ def read_references(path: str | Path, references: Iterable[Reference]) -> dict[s
         members = [reference for reference in grouped if reference.statistic == statistic]
         folder = table_folder(root, statistic)
         try:
-            found.update(_read(folder, members, None))
+            found.update(_read_places(folder, members))
         except StoreError:
             if all((folder / member.batch).exists() for member in members):
                 raise
@@ -220,7 +228,7 @@ def read_references(path: str | Path, references: Iterable[Reference]) -> dict[s
     return found
 
 
-def _read(folder: Path, references: Iterable[Reference], fields: Sequence[str] | None) -> dict[str, Result | str]:
+def _read_places(folder: Path, references: Iterable[Reference]) -> dict[str, Result | str]:
     by_batch: dict[str, list[Reference]] = {}
     found: dict[str, Result | str] = {}
     for reference in references:
@@ -228,17 +236,15 @@ def _read(folder: Path, references: Iterable[Reference], fields: Sequence[str] |
             found[reference.key] = reference.reason
         else:
             by_batch.setdefault(reference.batch, []).append(reference)
-    chosen = None if fields is None else frozenset(fields)
     for batch, members in by_batch.items():
-        places = {
+        wanted = {
             member.key: {
-                name: (dtype, offset, offset + int(np.prod(shape, dtype=np.int64)), shape)
-                for name, dtype, offset, shape in member.fields
-                if chosen is None or name in chosen
+                name: (dtype, offset, offset + math.prod(shape)) for name, dtype, offset, shape in member.fields
             }
             for member in members
         }
-        slices = read_slices(folder / batch, (place[:3] for named in places.values() for place in named.values()))
-        for key, named in places.items():
-            found[key] = {name: slices[place[:3]].reshape(place[3]) for name, place in named.items()}
+        slices = read_slices(folder / batch, (place for named in wanted.values() for place in named.values()))
+        for member in members:
+            places = wanted[member.key]
+            found[member.key] = {name: slices[places[name]].reshape(shape) for name, _, _, shape in member.fields}
     return found

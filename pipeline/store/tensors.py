@@ -5,8 +5,11 @@ bfloat16 and float8, which Zarr lacks, are stored as a uint16 or uint8 view with
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ def logical_dtype(name: str) -> np.dtype:
     return np.dtype(scalar)
 
 
+@functools.lru_cache(maxsize=256)  # numpy takes microseconds to spell a dtype's name
 def stored_dtype(dtype: np.dtype) -> np.dtype:
     """What Zarr holds for `dtype`: itself, or the unsigned integer of its size."""
     return dtype if dtype.name in _NATIVE else np.dtype(f"u{dtype.itemsize}")
@@ -79,6 +83,8 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, chunk_bytes: int = CHUNK_
             break
         blocks = min(extent, math.ceil(nbytes / chunk_bytes))
         chunks[axis] = math.ceil(extent / blocks)
+        if chunks[axis] > 1:  # a row fits: rounding up to even blocks is all that may exceed
+            break
     return tuple(chunks)
 
 
@@ -162,22 +168,51 @@ def rechunk(
 
 
 def read_array(path: Path, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """The tensor at `path`, or its rows start..stop along axis 0, in its logical dtype.
-
-    Read in turn by rows of chunks, so that no more than one of them is in memory beside the result.
-    """
+    """The tensor at `path`, or its rows start..stop along axis 0, in its logical dtype."""
     array = open_array(path)
     dtype = logical_dtype(str(array.attrs["logical_dtype"]))
-    try:
-        if not array.shape:
-            return np.asarray(array[...]).view(dtype).reshape(())
-        start, stop = rows or (0, array.shape[0])
-        out = np.empty((stop - start, *array.shape[1:]), array.dtype)
+    if not array.shape:
+        return read_rows(path, array, 0, 1).view(dtype).reshape(())
+    start, stop, _ = slice(*(rows or (None,))).indices(array.shape[0])
+    return read_rows(path, array, start, max(start, stop)).view(dtype)
+
+
+def read_rows(path: Path, array: zarr.Array, start: int, stop: int) -> np.ndarray:
+    """Rows start..stop of the array at `path` as it is held (a 0-d array has one row, and comes as a 1-D array).
+
+    Read in turn by rows of chunks, so that no more than one of them is in memory beside the result. StoreError names
+    the chunk that is damaged, or gone (which Zarr alone would read as zeros).
+    """
+    if not array.shape:
+        with _chunk_errors(path, array, 0):
+            return np.asarray(array[...]).reshape(1)
+    out = np.empty((stop - start, *array.shape[1:]), array.dtype)
+    if out.size:
         for first, last in row_blocks(array, start, stop):
-            out[first - start : last - start] = array[first:last]
-    except (ValueError, OSError, RuntimeError) as error:  # a checksum that fails, a chunk that is gone, blosc's refusal
-        raise StoreError(f"{path} is damaged: {error}; `varve verify` lists what else is") from error
-    return out.view(dtype)
+            with _chunk_errors(path, array, first // array.chunks[0]):
+                out[first - start : last - start] = array[first:last]
+    return out
+
+
+def chunk_files(path: Path, array: zarr.Array, row: int) -> list[Path]:
+    """The files of one row of chunks of the array at `path`."""
+    if not array.shape:
+        return [path / "c"]
+    grid = [range(-(-extent // chunk)) for extent, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)]
+    return [path.joinpath("c", str(row), *map(str, at)) for at in itertools.product(*grid)]
+
+
+@contextmanager
+def _chunk_errors(path: Path, array: zarr.Array, row: int) -> Iterator[None]:
+    files = chunk_files(path, array, row)
+    gone = [str(file) for file in files if not file.exists()]
+    if gone:
+        raise StoreError(f"{gone[0]} is missing: `varve verify` lists what else is")
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:  # a checksum that fails, blosc's refusal, a bad disk
+        where = files[0] if len(files) == 1 else files[0].parent
+        raise StoreError(f"{where} is damaged: {error}; `varve verify` lists what else is") from error
 
 
 def row_blocks(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,7 @@ from pipeline.store.documents import FILE, document_is_intact, read_document
 from pipeline.store.packs import pack_contents
 from pipeline.store.records import CheckpointRecord, layout_from_json
 from pipeline.store.store import Store
-from pipeline.store.tensors import TensorDigest, logical_dtype, open_array, row_blocks, tensor_digest
+from pipeline.store.tensors import TensorDigest, logical_dtype, open_array, read_rows, row_blocks, tensor_digest
 
 Progress = Callable[[str, int], None]
 """Called after each array or document with its name and bytes."""
@@ -94,12 +94,11 @@ def _check_array(folder: Path, users: _Users, problems: list[Problem], report: P
         problems.append(Problem(str(folder / FILE), f"unreadable metadata: {error}", who, _MEND))
         return
     digest, whole = TensorDigest(dtype.name, array.shape), True
-    for first, last in row_blocks(array, 0, array.shape[0]):
+    for first, last in row_blocks(array, 0, array.shape[0] if array.shape else 1):
         try:
-            digest.update(np.asarray(array[first:last]))
-        except (ValueError, OSError, RuntimeError) as error:
-            chunk = _chunk_path(folder, first // array.chunks[0])
-            problems.append(Problem(str(chunk), f"damaged chunk: {error}", who, _MEND))
+            digest.update(read_rows(folder, array, first, last))
+        except StoreError as error:
+            problems.append(Problem(str(folder), str(error), who, _MEND))
             whole = False
     if whole and digest.hexdigest() != folder.name:
         reason = f"its bytes have digest {digest.hexdigest()}, not {folder.name}"
@@ -118,14 +117,14 @@ def _check_pack(folder: Path, users: _Users, problems: list[Problem], report: Pr
     data, bad = np.empty(array.shape, np.uint8), []
     for first, last in row_blocks(array, 0, array.shape[0]):
         try:
-            data[first:last] = array[first:last]
-        except (ValueError, OSError, RuntimeError) as error:
-            bad.append((first, last, _chunk_path(folder, first // array.chunks[0]), str(error)))
+            data[first:last] = read_rows(folder, array, first, last)
+        except StoreError as error:
+            bad.append((first, last, str(error)))
     for name, place in contents.items():
         start, stop = place.offset, place.offset + place.nbytes
-        damage = [(path, error) for first, last, path, error in bad if start < last and first < stop]
+        damage = [error for first, last, error in bad if start < last and first < stop]
         if damage:
-            problems.append(Problem(str(damage[0][0]), f"damaged chunk: {damage[0][1]}", users.name(name), _MEND))
+            problems.append(Problem(str(folder), damage[0], users.name(name), _MEND))
             continue
         digest = TensorDigest(place.dtype, place.shape)
         digest.update(data[start:stop])
@@ -143,9 +142,10 @@ def _check_batch(folder: Path, problems: list[Problem], report: Progress) -> Non
     for dtype, expected in read_batch(folder).digests.items():
         path = folder / dtype
         try:
-            values = np.asarray(open_array(path)[...])
-        except (StoreError, ValueError, OSError, RuntimeError) as error:
-            problems.append(Problem(str(path), f"damaged values: {error}", hint=mend))
+            array = open_array(path)
+            values = read_rows(path, array, 0, array.shape[0])
+        except StoreError as error:
+            problems.append(Problem(str(path), str(error), hint=mend))
             continue
         found = tensor_digest(values)
         if found != expected:
@@ -176,10 +176,3 @@ def _groups(path: Path, problems: list[Problem]) -> Iterator[Path]:
             yield entry
         else:
             problems.append(Problem(str(entry), f"is not part of the store: it has no {FILE}", hint="delete it"))
-
-
-def _chunk_path(folder: Path, row: int) -> Path:
-    """The file of a row of chunks, or its folder where there are several."""
-    path = folder / "c" / str(row)
-    files = [entry for entry in path.rglob("*") if entry.is_file()] if path.is_dir() else []
-    return files[0] if len(files) == 1 else path

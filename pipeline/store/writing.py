@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.archive.types import TensorHeader
 from pipeline.store.documents import FILE
 from pipeline.store.packs import PACK_BELOW, PACK_BYTES, Packed, write_pack
-from pipeline.store.records import Place
+from pipeline.store.records import Container
 from pipeline.store.scratch import publish, scratch
 from pipeline.store.tensors import CHUNK_BYTES, TensorDigest, logical_dtype, plain, tensor_digest, write_tensor
 
@@ -39,14 +39,14 @@ class UnreadableTensorError(Exception):
 
 
 class TensorWriter:
-    """Collects the digests (by name) and places (by digest) of one checkpoint's tensors."""
+    """Collects the digests (by name) and places (by digest; None: an array of its own) of one checkpoint's tensors."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._small: dict[str, np.ndarray] = {}
         self._small_bytes = 0
         self.digests: dict[str, str] = {}
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, Packed | None] = {}
         store.packs.refresh()
 
     def add(self, header: TensorHeader, tensors: Tensors) -> None:
@@ -68,19 +68,35 @@ class TensorWriter:
         if self._small:
             packed = write_pack(self._store.path, list(self._small.items()))
             self._store.packs.add(packed)
-            self.places.update({digest: pack_place(place) for digest, place in packed.items()})
+            self.places.update(packed)
             self._small, self._small_bytes = {}, 0
+
+    def containers(self, digests: Sequence[str | None]) -> tuple[Container, ...]:
+        """Where the tensors of these digests are, grouped."""
+        groups: dict[str | None, list[int]] = {}
+        for index, digest in enumerate(digests):
+            if digest is not None:
+                packed = self.places[digest]
+                groups.setdefault(packed.pack if packed else None, []).append(index)
+        found = []
+        for pack, members in groups.items():
+            places = [self.places[digest] for index in members if (digest := digests[index]) is not None]
+            packed_places = [place for place in places if place is not None]
+            offsets, sizes = (tuple(p.offset for p in packed_places), tuple(p.nbytes for p in packed_places))
+            kind, name = ("array", "tensors") if pack is None else ("pack", pack)
+            found.append(Container(kind, name, tuple(members), offsets, sizes))
+        return tuple(found)
 
     def _find(self, digest: str) -> bool:
         """Whether the tensor is stored, or about to be; notes its place."""
         if digest in self.places or digest in self._small:
             return True
         if (self._store.path / "tensors" / digest / FILE).exists():
-            self.places[digest] = Place("array")
+            self.places[digest] = None
             return True
         packed = self._store.packs.peek(digest)
         if packed is not None:
-            self.places[digest] = pack_place(packed)
+            self.places[digest] = packed
         return packed is not None
 
     def _pack(self, digest: str, values: np.ndarray) -> None:
@@ -108,12 +124,7 @@ class TensorWriter:
             if written != digest:
                 raise UnreadableTensorError("its values changed between two reads: the file is being written")
             publish(made, root / "tensors" / digest)
-        self.places[digest] = Place("array")
-
-
-def pack_place(packed: Packed) -> Place:
-    """A pack's place as the manifest holds it."""
-    return Place("pack", {"pack": packed.pack, "offset": packed.offset, "nbytes": packed.nbytes})
+        self.places[digest] = None
 
 
 def _read(header: TensorHeader, tensors: Tensors) -> np.ndarray:
