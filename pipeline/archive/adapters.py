@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from pipeline.archive.fused import row_cuts
+from pipeline.archive.fused import model_type_of, row_cuts
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.matrices import Draft, drafts_of, layout_of
 from pipeline.archive.names import Dialect, one_form, strip_prefixes
@@ -25,6 +25,9 @@ _FACTOR = re.compile(r"^(.+)\.lora_([AB])(?:\.([^.]+))?\.(weight|bias)$")
 _EMBEDDING_FACTOR = re.compile(r"^(.+)\.lora_embedding_([AB])(?:\.([^.]+))?$")
 _MAGNITUDE = re.compile(r"^(.+)\.lora_magnitude_vector(?:\..+)?$")
 _ATTENTION_MODULE = re.compile(r"^(?:self_attn|cross_attn|attn|mha|multihead_attn|self_attention|attention)$")
+
+_RUNAWAY = re.compile(r"[+*}]\)[+*{]|\([^()]*[+*][^()]*\)[+*{]")
+_LARGEST = 1e9
 
 PLAIN_STARTS = frozenset(("gaussian", "eva", "orthogonal", "true", "false", "none"))
 """`init_lora_weights` that leave the base as it is: Δ is s·BA. (EVA starts from B = 0; orthogonal from BA = 0.)"""
@@ -77,7 +80,7 @@ def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layou
         return Layout(tensors, (), tuple(Unmeasured(t.name, reason) for t in tensors))
     pairs, rest, unmeasured = _sort(tensors)
     names = [t.name for t in tensors]
-    dialect = Dialect.of(names, str(config.get("model_type", "")))
+    dialect = Dialect.of(names, model_type_of(config))
     drafts: list[Draft] = []
     whole = _whole_reason(adapter)
     for pair in pairs:
@@ -101,29 +104,32 @@ def scale_of(module: str, adapter: Mapping[str, Any]) -> tuple[int, float] | str
     r and α from the first key of `rank_pattern` and `alpha_pattern` for which re.match(r"(.*\\.)?(KEY)$", module)
     holds, else `r` and `lora_alpha`; scale = α/r, with `use_rslora` α/√r.
     """
-    rank = _pattern(module, adapter.get("rank_pattern"), adapter.get("r", 8))
-    alpha = _pattern(module, adapter.get("alpha_pattern"), adapter.get("lora_alpha", 8))
-    for value in (rank, alpha):
-        if isinstance(value, str):
-            return value
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
-        return f"adapter_config.json gives the rank {rank!r}"
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        return f"adapter_config.json gives lora_alpha {alpha!r}"
+    try:
+        rank = _pattern(module, adapter.get("rank_pattern"), adapter.get("r", 8))
+        alpha = _pattern(module, adapter.get("alpha_pattern"), adapter.get("lora_alpha", 8))
+    except ValueError as error:
+        return f"adapter_config.json: {error}"
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= _LARGEST:
+        return f"adapter_config.json gives {module} the rank {rank!r}"
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST:
+        return f"adapter_config.json gives {module} lora_alpha {alpha!r}"
     return rank, alpha / math.sqrt(rank) if adapter.get("use_rslora") else alpha / rank
 
 
 def _pattern(module: str, patterns: Any, default: Any) -> Any:
-    """The value of the first pattern that names this module; a str is a reason."""
-    if isinstance(default, str):
-        return f"adapter_config.json holds {default!r} where a number belongs"
-    for key, value in (patterns or {}).items():
+    """The value of the first pattern that names this module. ValueError: what is wrong with the patterns."""
+    if not patterns:
+        return default
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"a pattern table is expected, not {patterns!r}")
+    for key, value in patterns.items():
+        if _RUNAWAY.search(key):
+            raise ValueError(f"the pattern {key!r} repeats a repetition and may never end: not tried")
         try:
-            hit = re.match(rf"(.*\.)?({key})$", module)
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
         except re.error as error:
-            return f"the pattern {key!r} of adapter_config.json is not a regular expression ({error})"
-        if hit:
-            return f"adapter_config.json holds {value!r} where a number belongs" if isinstance(value, str) else value
+            raise ValueError(f"the pattern {key!r} is not a regular expression ({error})") from error
     return default
 
 
@@ -199,7 +205,8 @@ def _pair_reason(pair: _Pair, adapter: Mapping[str, Any], pairs: Sequence[_Pair]
     if a.shape[0] != b.shape[1]:
         return f"ranks differ: {a.name} is {a.shape}, {b.name} is {b.shape}"
     module = _in_base(pair.module)
-    for target in adapter.get("target_parameters") or ():
+    targets = adapter.get("target_parameters")
+    for target in targets if isinstance(targets, list) else ():
         owner = str(target).rpartition(".")[0]
         if owner and re.match(rf"(.*\.)?{re.escape(owner)}(\.base_layer)*$", module):
             return f"LoRA on the bare parameters of {module} (target_parameters) is not supported yet"

@@ -74,7 +74,7 @@ def parse_base_options(values: Sequence[str]) -> tuple[BaseOption, ...]:
     options = []
     for value in values:
         glob, equals, target = value.partition("=")
-        if not equals or Path(value).expanduser().exists():
+        if not equals or _exists(_home(value)):
             glob, target = "*", value
         if not glob or not target:
             raise ArchiveError(f"--base {value!r}: expected PATH, RUN, RUN@STEP or RUN_GLOB=PATH")
@@ -113,7 +113,7 @@ def resolve_base(
     if name:
         first = run.checkpoints[0].path
         for start in (first if first.is_dir() else first.parent, run.path, archive.root, Path.cwd()):
-            if found := search.path(start / Path(name).expanduser(), "adapter_config"):
+            if found := search.path(start / _home(name), "adapter_config"):
                 return found
         revision = str((adapter or {}).get("revision") or "main")
         for snapshot in hf_snapshots(name, revision, os.environ if environ is None else environ):
@@ -133,7 +133,7 @@ def hf_snapshots(name: str, revision: str, environ: Mapping[str, str]) -> tuple[
     for cache in hf_caches(environ):
         model = cache / f"models--{name.replace('/', '--')}"
         ref = model / "refs" / revision
-        commit = ref.read_text().strip() if ref.is_file() else revision
+        commit = ref.read_bytes()[:100].decode(errors="replace").strip() if _exists(ref) and ref.is_file() else revision
         places.append(model / "snapshots" / commit)
     return tuple(places)
 
@@ -193,6 +193,22 @@ def check_base_options(options: Sequence[BaseOption], archive: Archive) -> None:
             )
 
 
+def _exists(path: Path) -> bool:
+    """Whether there is something at a path that may be no path at all (too long, a NUL inside, forbidden)."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _home(text: str) -> Path:
+    """The path with a leading ~ resolved; as it stands when there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def _fits(run: Run, archive: Archive, glob: str) -> bool:
     """Whether a glob names this run, with or without the archive's name before it."""
     return fnmatchcase(run.id, glob) or fnmatchcase(run.id.removeprefix(f"{archive.name}/"), glob)
@@ -224,7 +240,7 @@ class _Search:
         if not target.startswith(("/", "./", "../", "~")) and (found := self.named(target, kind)):
             return found
         for start in starts:
-            if found := self.path(start / Path(target).expanduser(), kind):
+            if found := self.path(start / _home(target), kind):
                 return found
         raise self.failure(f"{kind} as {target!r}")
 
@@ -266,7 +282,7 @@ class _Search:
         path = Path(os.path.normpath(path.absolute()))
         if found := self._inside(path, kind):
             return found
-        if not path.exists():
+        if not _exists(path):
             self._looked(f"{path} (does not exist)")
             return None
         try:

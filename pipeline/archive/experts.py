@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.archive.fused import Rows, config_for, gate_up, integer
+from pipeline.archive.fused import Rows, config_for, gate_up, integer, model_type_of
 from pipeline.archive.recipes import Op
 
 _TRANSPOSED = frozenset(("gpt_oss", "llama4", "llama4_text", "dbrx"))
 _FUSED = frozenset(("gate_up_proj", "w13", "gate_up", "w13_weight"))
 _DOWN = frozenset(("down_proj", "w2", "w2_weight"))
 _CANONICAL = {"w1": "gate_proj", "w3": "up_proj", "v1": "up_proj", "w2": "down_proj", "w2_weight": "down_proj"}
+
+MOST_EXPERTS = 65536
+"""A longer stack is no stack of experts: a header must not make varve name millions of matrices."""
 
 Cut = tuple[str, tuple[Op, ...], tuple[int, int], str]
 """(what follows ``experts.``, operations on the stored tensor, (out, in), orientation)"""
@@ -24,7 +27,11 @@ Cut = tuple[str, tuple[Op, ...], tuple[int, int], str]
 def is_stack(path: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor of this canonical path holds one matrix per expert along its first axis."""
     parts = path.split(".")
-    return len(shape) == 3 and ("experts" in parts[:-1] or parts[-1] == "experts" or "moe" in parts[:-1])
+    return (
+        len(shape) == 3
+        and shape[0] <= MOST_EXPERTS
+        and ("experts" in parts[:-1] or parts[-1] == "experts" or "moe" in parts[:-1])
+    )
 
 
 def stored_transposed(path: str, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> bool:
@@ -34,7 +41,7 @@ def stored_transposed(path: str, shapes: Mapping[str, tuple[int, ...]], config: 
     (out, in), b = 2c and a = d when not; else (out, in).
     """
     own = config_for(path, config)
-    if own.get("model_type") in _TRANSPOSED:
+    if model_type_of(own) in _TRANSPOSED:
         return True
     head = path.rsplit(".", 1)[0]
     fused = next((shapes[f"{head}.{leaf}"] for leaf in sorted(_FUSED) if f"{head}.{leaf}" in shapes), None)
@@ -60,8 +67,8 @@ def expert_cuts(
     orientation = "in_out" if transposed else "out_in"
     parts: tuple[Rows, ...] = ()
     if leaf in _FUSED and rows % 2 == 0:
-        model_type = config_for(path, config).get("model_type")
-        by_biases = model_type is None and transposed and f"{head}.{leaf}_bias" in shapes
+        model_type = model_type_of(config_for(path, config))
+        by_biases = not model_type and transposed and f"{head}.{leaf}_bias" in shapes
         parts = gate_up(rows, interleaved=model_type == "gpt_oss" or by_biases)
     cuts: list[Cut] = []
     for expert in range(count):

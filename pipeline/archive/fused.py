@@ -60,6 +60,12 @@ def integer(config: Mapping[str, Any], *names: str) -> int | None:
     return None
 
 
+def model_type_of(config: Mapping[str, Any]) -> str:
+    """The config's model_type; "" when there is none or it is no text."""
+    value = config.get("model_type")
+    return value if isinstance(value, str) else ""
+
+
 def config_for(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that speaks of this tensor: a composite model keeps one for text and one for vision."""
     lower = name.lower()
@@ -100,7 +106,7 @@ def row_cuts(path: str, rows: int, cols: int, config: Mapping[str, Any]) -> tupl
     """
     leaf = path.rsplit(".", 1)[-1]
     own = config_for(path, config)
-    model_type = str(own.get("model_type", ""))
+    model_type = model_type_of(own)
     if leaf == "query_key_value":
         return _query_key_value(rows, heads_of(config, path), own, model_type)
     if leaf in _SEQUENTIAL:

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from pipeline.archive.experts import dbrx_cuts, expert_cuts, is_stack
-from pipeline.archive.fused import config_for, integer, row_cuts
+from pipeline.archive.fused import config_for, integer, model_type_of, row_cuts
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.names import Dialect, layer_of, module_path, one_form, strip_prefixes, unique_names, words
 from pipeline.archive.recipes import Dense, Op, Recipe
@@ -39,7 +39,7 @@ class Draft:
 def drafts_of(tensors: Sequence[TensorHeader], config: Mapping[str, Any]) -> tuple[list[Draft], list[Unmeasured]]:
     """The matrices and the unmeasured tensors of full weights."""
     names = frozenset(t.name for t in tensors)
-    dialect = Dialect.of(names, str(config.get("model_type", "")))
+    dialect = Dialect.of(names, model_type_of(config))
     shapes = {one_form(strip_prefixes(module_path(t.name)), dialect): t.shape for t in tensors}
     conv1d = _uses_conv1d(shapes, config)
     drafts: list[Draft] = []
@@ -86,7 +86,7 @@ def _matrices(
         return Draft(names, size, Dense(header.name, ops), kind, header.dtype, orientation)
 
     cuts = expert_cuts(path, shape, shapes, config) if is_stack(path, shape) else []
-    if config.get("model_type") == "dbrx" and ".experts.mlp." in path and len(shape) == 2:
+    if model_type_of(config) == "dbrx" and ".experts.mlp." in path and len(shape) == 2:
         cuts = dbrx_cuts(path, shape, config)
     if cuts:
         head = path.removesuffix(f".{leaf}").removesuffix(".experts.mlp").removesuffix(".experts")
@@ -162,7 +162,7 @@ def _is_table(path: str, shape: tuple[int, ...], kind: str, config: Mapping[str,
 
 def _uses_conv1d(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> bool:
     """Whether c_attn, c_proj, c_fc are transformers' Conv1D (in, out): by the model type, else by c_attn's shape."""
-    if model_type := config.get("model_type"):
+    if model_type := model_type_of(config):
         return model_type in _CONV1D_TYPES
     return any(
         len(shape) == 2 and shape[1] == 3 * shape[0] and shape[0] > 0

@@ -11,6 +11,9 @@ from pipeline.archive.types import TensorHeader
 FLOATS = words("float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz")
 """Storage dtypes that hold a weight's values as they are."""
 
+LONGEST_NAME = 1000
+"""Characters; real names stay below 200."""
+
 _NORM = re.compile(r"(?:^|_)(?:\w*norm|ln|bn)\w*$|layernorm|rmsnorm", re.IGNORECASE)
 _BUFFER = re.compile(
     r"^(?:inv_freq|\w*cos_cached|\w*sin_cached|freqs_cis|\w*_mask|mask|causal_mask|position_ids|running_mean|running_var|"
@@ -23,6 +26,8 @@ _SCALES_OF_WEIGHT = ("weight_scale_inv", "weight_scale", "scale", "weight.absmax
 def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
     """The reason this tensor yields no matrix, or None when it is one. `names` are all of the checkpoint's."""
     shape, name = header.shape, header.name
+    if len(name) > LONGEST_NAME:
+        return f"a name of {len(name)} characters is no parameter's"
     leaf = re.split(r"[./]", name)[-1]
     owner = name[: -len(leaf)]
     size = f"{len(shape)}-D {shape}"

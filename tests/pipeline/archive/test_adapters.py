@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from pipeline.archive.adapters import scale_of
 from pipeline.archive.bases import match_base
+from pipeline.archive.circuits import circuits
 from pipeline.archive.layout import describe
 from pipeline.archive.types import Layout
 from tests.pipeline.archive.tiny import State, assert_accounted, checkpoint, layout_of, matrices
@@ -269,6 +270,8 @@ A, B = "base_model.model.fc.lora_A.weight", "base_model.model.fc.lora_B.weight"
         ({A: (2, 5), B: (3, 2)}, {"r": "two"}, "'two'"),
         ({A: (2, 5), B: (3, 2)}, {"lora_alpha": None}, "lora_alpha None"),
         ({A: (2, 5), B: (3, 2)}, {"rank_pattern": {"fc(": 2}}, "not a regular expression"),
+        ({A: (2, 5), B: (3, 2)}, {"rank_pattern": {"(.+)+x": 2}}, "may never end"),
+        ({A: (2, 5), B: (3, 2)}, {"alpha_pattern": [1]}, "pattern table"),
         ({A: (2, 5), B: (3, 2)}, {"init_lora_weights": "novel"}, "'novel' is not known"),
         ({A: (2, 5), B: (3, 2)}, {"use_qalora": True}, "use_qalora"),
         ({A: (2, 5), B: (3, 2)}, {"layer_replication": [[0, 2]]}, "layer map"),
@@ -302,6 +305,34 @@ def test_a_named_adapter_and_keys_of_raw_state_dicts_are_read_the_same() -> None
     }
     (spec,) = describe(checkpoint(embedding, adapter=BASE)).matrices
     assert (spec.name, spec.shape) == ("wte", (8, 30))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["fc", "(", "r", "x*"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+SETTINGS = [
+    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights", "use_dora",
+    "target_parameters", "fan_in_fan_out", "layer_replication", "model_type", "num_attention_heads", "text_config",
+]  # fmt: skip
+
+
+@given(
+    adapter=st.dictionaries(st.sampled_from(SETTINGS), JSON), config=st.dictionaries(st.sampled_from(SETTINGS), JSON)
+)
+def test_whatever_the_configs_hold_every_tensor_is_measured_or_listed(
+    adapter: dict[str, Any], config: dict[str, Any]
+) -> None:
+    names = ("fc", "self_attn.qkv_proj", "attention.query_key_value", "mlp.experts")
+    state = {name.replace("fc", n): torch.zeros(s) for n in names for name, s in ((A, (2, 4)), (B, (12, 2)))}
+    assert_accounted(describe(checkpoint(state, adapter=adapter), config))
+    full = {"mlp.experts.gate_up_proj": torch.zeros(2, 8, 4), "h.0.attn.c_attn.weight": torch.zeros(4, 12)}
+    layout = describe(checkpoint(full, config))
+    assert_accounted(layout)
+    circuits(layout, config)
 
 
 NAMES = st.sampled_from(

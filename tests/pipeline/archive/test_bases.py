@@ -198,6 +198,22 @@ def test_an_adapter_that_names_nothing_says_so(tmp_path: Path) -> None:
         resolved(lora, archive(tmp_path, lora))
 
 
+@given(
+    name=st.text(max_size=20) | st.sampled_from(["~nobody/x", "a\0b", "x" * 5000, "/", "..", "~"]),
+    revision=st.text(max_size=5),
+)
+def test_whatever_an_adapter_names_as_its_base_the_answer_is_a_base_or_a_clear_error(name: str, revision: str) -> None:
+    root = Path("/nowhere/runs")
+    lone = Checkpoint("demo/lora", 1, "name", root / "lora" / "a.safetensors", "safetensors", (), (), "adapter")
+    lora = Run(
+        "demo/lora", root / "lora", (replace(lone, adapter={"base_model_name_or_path": name, "revision": revision}),)
+    )
+    try:
+        assert resolved(lora, archive(root, lora)).kind in ("adapter_config", "hf_cache")
+    except BaseNotFoundError as error:
+        assert "--base" in str(error)
+
+
 def test_a_folder_of_several_runs_or_none_is_no_base(tmp_path: Path) -> None:
     run = full("demo/sft", tmp_path / "runs" / "sft", 5)
     outside = tmp_path / "many"

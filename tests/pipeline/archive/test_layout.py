@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.utils.prune
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.archive.layout import describe, tied_names
@@ -42,6 +42,7 @@ CONFIGS: list[dict[str, Any]] = [
 ]
 
 
+@settings(max_examples=300, deadline=None)
 @given(
     tensors=st.dictionaries(NAMES, st.tuples(SHAPES, DTYPES), max_size=12),
     config=st.sampled_from(CONFIGS),
@@ -152,6 +153,16 @@ def test_an_unknown_three_dimensional_parameter_is_listed_with_its_shape() -> No
 def test_what_is_no_matrix_says_why(name: str, tensor: torch.Tensor, word: str) -> None:
     (listed,) = layout_of({name: tensor}).unmeasured
     assert word in listed.reason
+
+
+def test_a_name_without_end_and_a_stack_of_millions_are_listed() -> None:
+    headers = (
+        TensorHeader("_" * 100_000, "float32", (2, 2), 16),
+        TensorHeader("mlp.experts.up_proj", "float32", (10**8, 1, 2), 8 * 10**8),
+    )
+    layout = describe(checkpoint(headers))
+    assert not layout.matrices
+    assert "100000 characters" in layout.unmeasured[0].reason
 
 
 def test_fp8_weights_with_a_scale_are_listed_and_without_one_measured() -> None:
