@@ -67,6 +67,7 @@ class MemoryView:
         self.steps = np.unique([step for steps in self.tuned.values() for step in steps])
         self.matrices = tuple(dict.fromkeys(n for s in self.tuned.values() for m in s.values() for n in m))
         self._results: dict[tuple[object, ...], Result] = {}
+        self._cache: dict = {}
         self._references = {name: Matrix.of(base, name) for name, base in self.bases.items()}
 
     def info(self, run: str, matrix: str) -> MatrixInfo | None:
@@ -90,7 +91,9 @@ class MemoryView:
                 rows = [(run, step)]
                 if matrix not in self.tuned[run].get(step, {}):
                     return None
-            self._results[at] = measure(stored, *(self._observe(stored, r, s, matrix) for r, s in rows))
+            self._results[at] = measure(
+                stored, *(self._observe(stored, r, s, matrix) for r, s in rows), cache=self._cache
+            )
         return self._results[at]
 
     def stacks(self, statistic: Statistic, name: str) -> Iterator[Stack]:
