@@ -1,7 +1,7 @@
 """One streamed pass over a matrix's entries: moments, and a histogram of magnitudes fine enough to fit laws on.
 
-The histogram's bins are the leading bits of |w| as a float32: exact for bfloat16, float16 and float8, and 2⁻¹⁰ of a
-binade wide otherwise, so that sums of |w|^β over bins are good to 1e-7.
+Up to 2¹⁶ entries it holds each distinct |w|. Above, its bins are the leading bits of |w| as a float32: exact for
+bfloat16, float16 and float8, and 2⁻¹⁰ of a binade wide otherwise (sums of |w|^β over bins are good to 1e-6).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from analyzers.linalg.blocks import blocks64, shape_of
 
 _DROPPED_BITS = 13
 """Of a float32's 23 mantissa bits, ten remain: as many as float16 has."""
+
+_DISTINCT_COUNT = 1 << 16
+"""Up to so many entries are kept one by one."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,15 @@ def entry_facts(content: Content) -> EntryFacts:
     if not isinstance(content, torch.Tensor) or content.dtype == torch.float64:
         largest = max((float(b.abs().max()) for b in blocks64(content)), default=0.0)
         exponent = math.frexp(largest)[1] if math.isfinite(largest) and largest else 0
-    moments = _Moments()
-    histogram = np.zeros(0, dtype=np.int64)
-    bits = 0
+    moments, bits = _Moments(), 0
+    histogram: _Histogram | _Distinct = _Distinct() if count <= _DISTINCT_COUNT else _Histogram(exponent)
     for block in blocks64(content):
         values = block.reshape(-1).cpu().numpy()
         moments.add(values, exponent)
         bits |= _fraction_bits(values)
-        scaled = values if not exponent else np.ldexp(values, -exponent)
-        keys = (scaled.astype(np.float32).view(np.int32) & 0x7FFFFFFF) >> _DROPPED_BITS
-        found = np.bincount(keys)
-        if len(found) > len(histogram):
-            histogram, found = found, histogram
-        histogram[: len(found)] += found
-    exact = not bits & ((1 << (52 - 10)) - 1)
-    zeros = int(histogram[0]) if len(histogram) else 0
-    used = np.flatnonzero(histogram)
-    used = used[used > 0]
-    half = 0 if exact else 1 << (_DROPPED_BITS - 1)
-    centres = ((used.astype(np.int32) << _DROPPED_BITS) + half).view(np.float32).astype(np.float64)
+        histogram.add(values)
+    exact = isinstance(histogram, _Distinct) or not bits & ((1 << (52 - 10)) - 1)
+    zeros, magnitudes, counts = histogram.results(exact)
     mean, std, skewness, kurtosis = moments.results()
     return EntryFacts(
         count=count,
@@ -83,11 +76,48 @@ def entry_facts(content: Content) -> EntryFacts:
         skewness=skewness,
         kurtosis=kurtosis,
         largest=math.ldexp(moments.largest, exponent),
-        magnitudes=np.ldexp(centres, exponent),
-        counts=histogram[used],
+        magnitudes=magnitudes,
+        counts=counts,
         exact=exact,
         mantissa_bits=52 - _trailing_zeros(bits),
     )
+
+
+class _Distinct:
+    """Every distinct magnitude."""
+
+    def __init__(self) -> None:
+        self.parts: list[np.ndarray] = []
+
+    def add(self, values: np.ndarray) -> None:
+        self.parts.append(np.abs(values))
+
+    def results(self, exact: bool) -> tuple[int, np.ndarray, np.ndarray]:
+        """Zeros, the other magnitudes ascending, their counts."""
+        magnitudes, counts = np.unique(np.concatenate(self.parts), return_counts=True)
+        first = int(magnitudes[0] == 0)
+        return int(counts[0]) * first, magnitudes[first:], counts[first:]
+
+
+class _Histogram:
+    """Magnitudes, divided by 2^exponent, by the leading bits of their float32."""
+
+    def __init__(self, exponent: int) -> None:
+        self.exponent, self.counts = exponent, np.zeros(0, dtype=np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        scaled = np.ldexp(values, -self.exponent) if self.exponent else values
+        found = np.bincount((scaled.astype(np.float32).view(np.int32) & 0x7FFFFFFF) >> _DROPPED_BITS)
+        if len(found) > len(self.counts):
+            self.counts, found = found, self.counts
+        self.counts[: len(found)] += found
+
+    def results(self, exact: bool) -> tuple[int, np.ndarray, np.ndarray]:
+        """Zeros, the bins' magnitudes ascending (their centres where not `exact`), their counts."""
+        used = np.flatnonzero(self.counts[1:]) + 1
+        half = 0 if exact else 1 << (_DROPPED_BITS - 1)
+        centres = ((used.astype(np.int32) << _DROPPED_BITS) + half).view(np.float32).astype(np.float64)
+        return int(self.counts[0]), np.ldexp(centres, self.exponent), self.counts[used]
 
 
 class _Moments:

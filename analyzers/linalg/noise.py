@@ -37,7 +37,8 @@ def _format(facts: EntryFacts, dtype: torch.dtype) -> tuple[int, int]:
     if dtype in _FORMATS:
         return _FORMATS[dtype]
     if dtype == torch.bfloat16 or facts.mantissa_bits <= 7:
-        return 7, -126
+        # Below 2⁻¹⁷ bfloat16 is finer than float16's grid: where all entries keep to the grid, it is the spacing.
+        return 7, -17 if dtype != torch.bfloat16 and _multiples_of(facts, -24) else -126
     if facts.mantissa_bits <= 10 and _multiples_of(facts, -24):
         return _FORMATS[torch.float16]
     if dtype == torch.float32 or facts.mantissa_bits <= 23:
@@ -61,7 +62,8 @@ def noise_floor(ulp_squared_mean: float, shape: tuple[int, int]) -> float:
 def storage_noise_floor(content: Content, facts: EntryFacts | None = None) -> float:
     """The noise floor of a matrix as it is stored; `facts` of a dense tensor spares its second reading.
 
-    A product s·B A inherits its factors' rounding: s √( (‖E_B‖ σ1(A))² + (σ1(B) ‖E_A‖)² ). `Sum` adds in quadrature.
+    A product s·B A inherits its factors' rounding, at most about s √( (‖E_B‖ σ1(A))² + (σ1(B) ‖E_A‖)² ).
+    `Sum` adds in quadrature.
     """
     if isinstance(content, torch.Tensor):
         shape = (int(content.shape[0]), int(content.shape[1]))
