@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.findings import Findings
 from pipeline.archive.formats import NOT_READ, SUFFIXES, sharded
 from pipeline.archive.steps import step_from_name
-from pipeline.archive.types import Problem
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -30,6 +30,9 @@ _SIDE_FILE = re.compile(
 )
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
 _ZERO_3 = re.compile(r"^zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt$")
+_ZERO_3_REASON = "DeepSpeed ZeRO-3 shards need merging first (zero_to_fp32.py)"
+# Of unread checkpoints of one folder so many are listed one by one.
+MAX_LISTED = 20
 # Formats that are told by a file without a suffix: the whole folder is one checkpoint.
 _FOLDER_FORMATS = {
     "manifest.ocdbt": "Orbax checkpoints are not read yet",
@@ -57,54 +60,75 @@ class Found:
         return _is_standard(first.name) or step_from_name(first.stem, is_file=True) is not None
 
 
-@dataclass
-class Listing:
-    """What the walk has seen so far."""
+@dataclass(frozen=True)
+class Refused:
+    """A file, or the first of several, of a format that is not read. `names_step`: it is one checkpoint of several."""
 
+    path: Path
+    reason: str
+    names_step: bool = False
+
+
+@dataclass
+class _Listing:
+    """What the walk has seen so far. `left` counts training state by file name."""
+
+    findings: Findings
     found: list[Found] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
 
 
-def walk(root: Path) -> Listing:
-    """Every checkpoint below `root`, in a stable order, with the problems of getting at them."""
-    listing = Listing()
+def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
+    """Every checkpoint below the root, in a stable order, and the files of formats that are not read."""
+    listing = _Listing(findings)
     seen: set[tuple[int, int]] = set()
-    folders = [root]
+    folders = [findings.root]
     links: list[Path] = []
     while folders or links:
         # Links last: a folder is listed where it is, and a link to it ('latest') is only noted.
         is_link = not folders
         folder = folders.pop() if folders else links.pop(0)
-        relative = folder.relative_to(root).as_posix()
         try:
             stat = folder.stat()
             if (stat.st_dev, stat.st_ino) in seen:
-                _note_link(folder, relative, listing)
+                _note_link(folder, findings)
                 continue
             seen.add((stat.st_dev, stat.st_ino))
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            files = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.is_dir())]
-            below = [entry for entry in entries if entry.is_dir() and not _skipped(entry.name)]
         except OSError as error:
             what = "symlink leads nowhere" if is_link else "folder cannot be opened"
-            listing.problems.append(Problem(relative, f"{what}: {error.strerror or error}"))
+            findings.problem(folder, f"{what}: {error.strerror or error}")
             continue
-        names = [entry.name for entry in files]
+        are_folders = [_is_folder(entry, findings) for entry in entries]
+        names = [entry.name for entry, is_folder in zip(entries, are_folders, strict=True) if not is_folder]
         if any(name in _STORE_FILES for name in names):
-            listing.notes.append(f"{relative}: a Zarr store, not looked into")
-            continue
-        if _classify(folder, root, names, listing):
+            findings.note(folder, "a Zarr store, not looked into")
+        elif _classify(folder, names, listing):
+            below = [entry for entry, is_folder in zip(entries, are_folders, strict=True) if is_folder]
+            below = [entry for entry in below if not _skipped(entry.name)]
             links += [folder / entry.name for entry in below if entry.is_symlink()]
             folders += [folder / entry.name for entry in reversed(below) if not entry.is_symlink()]
-    _drop_links_to_listed(listing, root)
     if listing.left:
-        counts = (
-            f"{name}" + (f" ({count} times)" if count > 1 else "") for name, count in sorted(listing.left.items())
-        )
-        listing.notes.append("left, as training state: " + ", ".join(counts))
-    return listing
+        counts = (name + (f" ({count} times)" if count > 1 else "") for name, count in sorted(listing.left.items()))
+        findings.notes.append("left, as training state: " + ", ".join(counts))
+    return _without_links_to_listed(listing), listing.refused
+
+
+def _is_folder(entry: os.DirEntry[str], findings: Findings) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        # A link that leads to itself: asking where it leads is what fails.
+        findings.problem(Path(entry.path), error)
+        return False
+
+
+def single_file(path: Path) -> Found:
+    """One weights file, or one index, as the whole archive."""
+    own_folder = _is_standard(path.name)
+    is_adapter = path.name in _ADAPTER_NAMES and (path.parent / ADAPTER_CONFIG).is_file()
+    return Found(path.parent, (), (path,), "adapter" if is_adapter else "full", own_folder)
 
 
 def _skipped(name: str) -> bool:
@@ -112,51 +136,53 @@ def _skipped(name: str) -> bool:
     return name.startswith((".", "tmp-")) or name.endswith((".zarr", ".zarr.cache", ".tmp")) or name == "__pycache__"
 
 
-def _note_link(folder: Path, relative: str, listing: Listing) -> None:
+def _note_link(folder: Path, findings: Findings) -> None:
     target = folder.resolve()
     if target == folder.parent.resolve() or target in folder.parent.resolve().parents:
-        listing.problems.append(Problem(relative, f"symlink loop: it leads to {target}, which contains it"))
+        findings.problem(folder, f"symlink loop: it leads to {target}, which contains it")
     else:
-        listing.notes.append(f"{relative}: a link to {target}, which is listed already")
+        findings.note(folder, f"a link to {target}, which is listed already")
 
 
-def _classify(folder: Path, root: Path, names: list[str], listing: Listing) -> bool:
+def _classify(folder: Path, names: list[str], listing: _Listing) -> bool:
     """Adds what one folder's files are; False when its subfolders belong to an unread checkpoint."""
-    relative = folder.relative_to(root)
     for name, reason in _FOLDER_FORMATS.items():
         if name in names:
-            listing.problems.append(Problem(relative.as_posix(), reason))
+            listing.refused.append(Refused(folder, reason, names_step=True))
             return False
     weights: list[str] = []
-    refused: dict[str, list[str]] = {}
+    refused: dict[tuple[str, bool], list[str]] = {}
     for name in names:
         path = Path(name)
+        suffix = path.suffix.lower()
         if name.startswith("."):
             continue
         if sharded.is_index(path):
             weights.append(name)
-        elif path.suffix.lower() in (*SUFFIXES, *NOT_READ):
-            if _SIDE_FILE.search(path.stem):
-                listing.left[re.sub(r"\d+", "N", name)] += 1
-            elif _ZERO_3.match(name):
-                refused.setdefault("DeepSpeed ZeRO-3 shards need merging (zero_to_fp32.py), not read", []).append(name)
-            elif path.suffix.lower() in SUFFIXES:
-                weights.append(name)
-            else:
-                refused.setdefault(NOT_READ[path.suffix.lower()], []).append(name)
-    weights = _without_shards(folder, relative, weights, listing)
-    found = list(_checkpoints(folder, relative, weights, ADAPTER_CONFIG in names, listing))
-    listing.found += found
-    for reason, files in refused.items():
-        where = (relative / files[0]).as_posix() + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-        if any(one.own_folder for one in found):
-            listing.notes.append(f"{where}: {reason}; {found[0].paths[0].name} beside it is")
+        elif suffix not in SUFFIXES and suffix not in NOT_READ:
+            continue
+        elif _SIDE_FILE.search(path.stem):
+            listing.left[re.sub(r"\d+", "N", name)] += 1
+        elif _ZERO_3.match(name):
+            refused.setdefault((_ZERO_3_REASON, True), []).append(name)
+        elif suffix in SUFFIXES:
+            weights.append(name)
         else:
-            listing.problems.append(Problem(where, reason))
+            names_step = step_from_name(path.stem, is_file=True) is not None
+            refused.setdefault((NOT_READ[suffix], names_step), []).append(name)
+    weights = _without_shards(folder, weights, listing.findings)
+    listing.found += _checkpoints(folder, weights, ADAPTER_CONFIG in names, listing.findings)
+    for (reason, names_step), files in refused.items():
+        if names_step:
+            listing.refused += [Refused(folder / name, reason, names_step) for name in files[:MAX_LISTED]]
+            files = files[MAX_LISTED:]
+        if files:
+            reason += f" (and {len(files) - 1} more such files)" if len(files) > 1 else ""
+            listing.refused.append(Refused(folder / files[0], reason))
     return True
 
 
-def _without_shards(folder: Path, relative: Path, weights: list[str], listing: Listing) -> list[str]:
+def _without_shards(folder: Path, weights: list[str], findings: Findings) -> list[str]:
     """The weights files that no index claims; a shard without an index is a problem."""
     indices = [name for name in weights if sharded.is_index(Path(name))]
     claimed: set[str] = set()
@@ -175,8 +201,8 @@ def _without_shards(folder: Path, relative: Path, weights: list[str], listing: L
         elif name not in claimed:
             kept.append(name)
     if orphans:
-        where = (relative / orphans[0]).as_posix() + (f" and {len(orphans) - 1} more" if len(orphans) > 1 else "")
-        listing.problems.append(Problem(where, "a shard without its index (*.index.json)", hint="copy the index too"))
+        more = f" (and {len(orphans) - 1} more such files)" if len(orphans) > 1 else ""
+        findings.problem(folder / orphans[0], f"a shard without its index (*.index.json){more}", "copy the index too")
     return kept
 
 
@@ -194,49 +220,43 @@ def _preference(name: str) -> tuple[bool, bool, bool, str]:
     )
 
 
-def _checkpoints(
-    folder: Path, relative: Path, weights: list[str], has_adapter: bool, listing: Listing
-) -> Iterator[Found]:
-    parts = relative.parts
+def _checkpoints(folder: Path, weights: list[str], has_adapter: bool, findings: Findings) -> Iterator[Found]:
+    """The checkpoints among a folder's weights files: the folder's own, and each file that stands for itself."""
+    parts = folder.relative_to(findings.root).parts
     adapters = [name for name in _ADAPTER_NAMES if name in weights]
-    if adapters and has_adapter:
+    is_adapter = has_adapter and bool(adapters)
+    others = [name for name in weights if name not in adapters]
+    standard = sorted(filter(_is_standard, others), key=_preference)
+    others = [name for name in others if name not in standard]
+    if is_adapter:
         yield Found(folder, parts, tuple(folder / name for name in adapters), "adapter", own_folder=True)
-        weights = [name for name in weights if name not in adapters]
-    elif has_adapter and not any(map(_is_standard, weights)):
-        listing.problems.append(
-            Problem((relative / ADAPTER_CONFIG).as_posix(), f"no weights beside it: {' or '.join(_ADAPTER_NAMES)}")
-        )
+        for name in standard:
+            findings.problem(folder / name, f"full weights beside {adapters[0]}, which is read", "move them to base/")
     elif adapters:
-        listing.problems.append(
-            Problem((relative / adapters[0]).as_posix(), f"no {ADAPTER_CONFIG} beside it: its α and rank are unknown")
-        )
-        weights = [name for name in weights if name not in adapters]
-    standard = sorted(filter(_is_standard, weights), key=_preference)
-    others = [name for name in weights if name not in standard]
-    stepped = [name for name in others if step_from_name(Path(name).stem, is_file=True)]
-    if standard and adapters and has_adapter:
-        problem = f"full weights beside an adapter ({adapters[0]}), which is read"
-        listing.problems.append(Problem((relative / standard[0]).as_posix(), problem, hint="move them to base/"))
-    elif standard:
+        findings.problem(folder / adapters[0], f"no {ADAPTER_CONFIG} beside it: its α and rank are unknown")
+    elif has_adapter and not weights:
+        findings.problem(folder / ADAPTER_CONFIG, f"no weights beside it: {' or '.join(_ADAPTER_NAMES)}")
+    if standard and not is_adapter:
         yield Found(folder, parts, tuple(folder / name for name in standard), own_folder=True)
-    if standard or (adapters and has_adapter):
-        taken = (standard or adapters)[0]
-        unnamed = [name for name in others if name not in stepped]
-        listing.notes += [f"{(relative / name).as_posix()}: left: the checkpoint is {taken}" for name in unnamed]
-        others = stepped
+    named = [name for name in others if step_from_name(Path(name).stem, is_file=True)]
+    if standard or adapters:
+        for name in others:
+            if name not in named:
+                findings.note(folder / name, f"left: the checkpoint is {(adapters or standard)[0]}")
+        others = named
+    alone = len(others) == 1 and not named
     for name in others:
-        alone = len(others) == 1 and not stepped and not standard
         yield Found(folder, parts, (folder / name,), own_folder=alone)
 
 
-def _drop_links_to_listed(listing: Listing, root: Path) -> None:
+def _without_links_to_listed(listing: _Listing) -> list[Found]:
     """A link to a file that is listed itself ('latest.pt') is noted, not listed again."""
-    real = {path for one in listing.found for path in one.paths if not path.is_symlink()}
+    real = {path.resolve() for one in listing.found for path in one.paths if not path.is_symlink()}
     kept = []
     for one in listing.found:
         first = one.paths[0]
-        if first.is_symlink() and first.resolve() in {path.resolve() for path in real}:
-            listing.notes.append(f"{first.relative_to(root).as_posix()}: a link to a file that is listed already")
+        if first.is_symlink() and first.resolve() in real:
+            listing.findings.note(first, "a link to a file that is listed already")
         else:
             kept.append(one)
-    listing.found = kept
+    return kept

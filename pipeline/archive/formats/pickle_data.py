@@ -80,21 +80,45 @@ def _key(value: Any) -> Any:
     return _Key(value)
 
 
+_BINPUT, _LONG_BINPUT, _BINGET, _LONG_BINGET, _BININT1, _MARK = b"qrhjK("
+
+
 def read_pickle(data: bytes, max_opcodes: int = MAX_OPCODES) -> Any:
     """The value a pickle describes (protocols 0 to 5), with `Call`, `Global` and `Persistent` where it would act."""
     machine = _Machine(data)
-    handlers = _HANDLERS
+    at, stack, marks, memo, handlers = 0, machine.stack, machine.marks, machine.memo, _HANDLERS
     try:
         for _ in range(max_opcodes):
-            opcode = data[machine.at]
-            machine.at += 1
-            handlers[opcode](machine)
+            opcode = data[at]
+            at += 1
+            # The opcodes that nine of ten are, in place: a checkpoint has tens of thousands, and many checkpoints.
+            if opcode == _BINPUT:
+                memo[data[at]] = stack[-1]
+                at += 1
+            elif opcode == _LONG_BINPUT:
+                memo[int.from_bytes(data[at : at + 4], "little")] = stack[-1]
+                at += 4
+            elif opcode == _BINGET:
+                stack.append(memo[data[at]])
+                at += 1
+            elif opcode == _LONG_BINGET:
+                stack.append(memo[int.from_bytes(data[at : at + 4], "little")])
+                at += 4
+            elif opcode == _BININT1:
+                stack.append(data[at])
+                at += 1
+            elif opcode == _MARK:
+                marks.append(len(stack))
+            else:
+                machine.at = at
+                handlers[opcode](machine)
+                at = machine.at
     except _Stop:
         return machine.result
     except KeyError as error:
-        raise PickleError(f"unknown opcode or memo {error} before byte {machine.at}") from error
+        raise PickleError(f"unknown opcode or memo {error} before byte {at}") from error
     except (IndexError, ValueError, TypeError, AttributeError, struct.error, OverflowError) as error:
-        raise PickleError(f"broken before byte {machine.at}: {error}") from error
+        raise PickleError(f"broken before byte {at}: {error}") from error
     raise PickleError(f"more than {max_opcodes} opcodes")
 
 
@@ -249,14 +273,6 @@ def _long(width: int) -> Callable[[_Machine], None]:
     return lambda m: m.push(int.from_bytes(m.take(m.number(width)), "little", signed=True))
 
 
-def _get(width: int) -> Callable[[_Machine], None]:
-    return lambda m: m.push(m.memo[m.number(width)])
-
-
-def _put(width: int) -> Callable[[_Machine], None]:
-    return lambda m: m.memo.__setitem__(m.number(width), m.stack[-1])
-
-
 def _int_line(m: _Machine) -> None:
     text = m.line()
     m.push({"00": False, "01": True}[text] if text in ("00", "01") else int(text))
@@ -274,7 +290,6 @@ def _refuse(m: _Machine) -> None:
 _HANDLERS: dict[int, Callable[[_Machine], None]] = {
     ord(code): handler
     for code, handler in {
-        "(": lambda m: m.marks.append(len(m.stack)),
         ".": _stop,
         "0": _pop,
         "1": lambda m: m.pop_mark() and None,
@@ -282,7 +297,6 @@ _HANDLERS: dict[int, Callable[[_Machine], None]] = {
         "F": lambda m: m.push(float(m.line())),
         "I": _int_line,
         "J": lambda m: m.push(int.from_bytes(m.take(4), "little", signed=True)),
-        "K": lambda m: m.push(m.number(1)),
         "L": lambda m: m.push(int(m.line().rstrip("L"))),
         "M": lambda m: m.push(m.number(2)),
         "N": lambda m: m.push(None),
@@ -301,15 +315,11 @@ _HANDLERS: dict[int, Callable[[_Machine], None]] = {
         "}": lambda m: m.push({}),
         "e": _appends,
         "g": lambda m: m.push(m.memo[int(m.line())]),
-        "h": _get(1),
         "i": _inst,
-        "j": _get(4),
         "l": lambda m: m.push(m.pop_mark()),
         "]": lambda m: m.push([]),
         "o": _obj,
         "p": lambda m: m.memo.__setitem__(int(m.line()), m.stack[-1]),
-        "q": _put(1),
-        "r": _put(4),
         "s": _set_item,
         "t": lambda m: m.push(tuple(m.pop_mark())),
         ")": lambda m: m.push(()),

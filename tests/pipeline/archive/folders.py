@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,19 @@ def only_run(root: Path, **options: Any) -> Run:
     archive = open_archive(root, **options)
     assert len(archive.runs) == 1, steps(archive)
     return archive.runs[0]
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As nobody, where the tests run as root: root reads and writes whatever the permissions say."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def bits(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:

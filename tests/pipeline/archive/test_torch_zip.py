@@ -244,7 +244,7 @@ def test_a_file_cut_after_listing_is_an_error_that_names_the_tensor(tmp_path: Pa
 def test_the_old_format_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "old.pt"
     torch.save(weights(), path, _use_new_zipfile_serialization=False)
-    with pytest.raises(ArchiveError, match="legacy format .* not supported yet"):
+    with pytest.raises(ArchiveError, match=r"legacy format .* not supported yet"):
         detect(path)
 
 
@@ -270,10 +270,12 @@ def test_a_view_that_expands_one_number_to_a_terabyte_is_refused(tmp_path: Path)
 
 def test_a_pickle_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        with file.open("archive/data.pkl", "w", force_zip64=True) as member:
-            for _ in range(300):
-                member.write(bytes(1 << 20))
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("archive/data.pkl", "w", force_zip64=True) as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(1 << 20))
     with pytest.raises(ArchiveError, match="refused"):
         scan(path)
 

@@ -1,0 +1,36 @@
+"""What goes wrong, or is left on purpose, while an archive is listed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.archive.types import Problem
+
+
+@dataclass
+class Findings:
+    """Problems and notes, with paths relative to the archive's root."""
+
+    root: Path
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def relative(self, path: Path) -> str:
+        """The path below the root, with forward slashes."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+    def made(self, path: Path, reason: object, hint: str = "", tensor: str | None = None) -> Problem:
+        """A problem with one file; an error's message loses the path that it begins with."""
+        if isinstance(reason, OSError):
+            reason = reason.strerror or reason
+        return Problem(self.relative(path), str(reason).removeprefix(f"{path}: "), tensor, hint)
+
+    def problem(self, path: Path, reason: object, hint: str = "") -> None:
+        """Something that could not be read, and is listed."""
+        self.problems.append(self.made(path, reason, hint))
+
+    def note(self, path: Path, text: str) -> None:
+        """Something that was left on purpose, and is said."""
+        self.notes.append(f"{self.relative(path)}: {text}")

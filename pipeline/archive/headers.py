@@ -1,0 +1,104 @@
+"""Reads one checkpoint's headers, and the configs and trainer's state that stand beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from analyzers.errors import ArchiveError
+from pipeline.archive.findings import Findings
+from pipeline.archive.formats import Contents, detect, scan
+from pipeline.archive.jsonfile import read_json
+from pipeline.archive.metrics import STATE_FILE, TrainerState, read_trainer_state
+from pipeline.archive.placing import Placed
+from pipeline.archive.types import Problem
+from pipeline.archive.walk import ADAPTER_CONFIG
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Headers:
+    """A checkpoint whose headers have been read, before its step is settled. `files` are all that it is made of."""
+
+    placed: Placed
+    path: Path
+    format: str
+    contents: Contents
+    files: tuple[Path, ...]
+    config: dict[str, Any]
+    adapter: dict[str, Any] | None = None
+    state: TrainerState | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def read_headers(placed: Placed, findings: Findings) -> Headers | None:
+    """The first of a checkpoint's files that can be read, None when none can; each that cannot is a problem."""
+    found = placed.found
+    adapter: dict[str, Any] | None = None
+    if found.kind == "adapter":
+        try:
+            adapter = read_json(found.folder / ADAPTER_CONFIG)
+        except ArchiveError as error:
+            findings.problem(found.folder / ADAPTER_CONFIG, error, "without it the adapter's scale is unknown")
+            return None
+    for at, path in enumerate(found.paths):
+        try:
+            format_name = detect(path)
+            contents = scan(path, format_name)
+        except (ArchiveError, OSError) as error:
+            if path.suffix == ".bin" and not found.standard:
+                # Any data may be called .bin: tokens, vocabularies.
+                findings.note(path, f"not taken for a checkpoint: {findings.made(path, error).reason}")
+            else:
+                findings.problem(path, error)
+            continue
+        if not contents.places:
+            _without_weights(path, contents, found.standard, findings)
+            continue
+        for other in found.paths[at + 1 :]:
+            findings.note(other, f"left: {path.name} beside it is the same checkpoint")
+        headers = Headers(placed, path, format_name, contents, contents.files, dict(contents.config), adapter)
+        return _with_side_files(headers, findings)
+    return None
+
+
+def _without_weights(path: Path, contents: Contents, standard: bool, findings: Findings) -> None:
+    """A file without a readable tensor: a problem if it should be a checkpoint, else only noted."""
+    what = f"holds no weights: {'; '.join(contents.notes) or 'nothing that is a tensor'}"
+    if contents.problems:
+        findings.problems += [replace(problem, path=findings.relative(path)) for problem in contents.problems]
+    elif standard:
+        findings.problem(path, what)
+    else:
+        findings.note(path, what)
+
+
+def _with_side_files(headers: Headers, findings: Findings) -> Headers:
+    """The nearest config.json and trainer_state.json, from the weights' folder up to the run's."""
+    found = headers.placed.found
+    files = list(headers.files)
+    problems = [findings.made(Path(one.path), one.reason, one.hint, one.tensor) for one in headers.contents.problems]
+    config: dict[str, Any] | None = None
+    state: TrainerState | None = None
+    if headers.adapter is not None:
+        files.append(found.folder / ADAPTER_CONFIG)
+    depth = len(headers.placed.run)
+    for up in range(max(0, len(found.parts) - depth) + 1):
+        folder = found.folder if up == 0 else found.folder.parents[up - 1]
+        # A state in the run's folder speaks of the run's end, not of one of its step folders.
+        speaks_of_this = found.own_folder and (up == 0 or len(found.parts) - up > depth)
+        if config is None and (folder / CONFIG).is_file():
+            files.append(folder / CONFIG)
+            try:
+                config = read_json(folder / CONFIG)
+            except ArchiveError as error:
+                problems.append(findings.made(folder / CONFIG, error))
+        if state is None and speaks_of_this and (folder / STATE_FILE).is_file():
+            files.append(folder / STATE_FILE)
+            try:
+                state = read_trainer_state(folder)
+            except ArchiveError as error:
+                problems.append(findings.made(folder / STATE_FILE, error))
+    return replace(headers, files=tuple(files), config=config or headers.config, state=state, problems=tuple(problems))
