@@ -48,7 +48,7 @@ class WeightSpectraParameters(AnalyzerParameters):
     bulk_scales: tuple[Literal["total", "median", "shuffle"], ...] = Field(
         ("total", "median"), description="choices of the noise's s; 'shuffle' factorizes a shuffled matrix as well"
     )
-    mp_draws: int = Field(100, ge=20, description="Gaussian matrices per shape that mp_ks is judged by")
+    mp_draws: int = Field(100, ge=50, description="Gaussian matrices per shape that mp_ks is judged by")
     welore_reduction: float = Field(0.5, gt=0, lt=1, description="total rank reduction that WeLore's threshold reaches")
     alpha_null: bool = Field(False, description="α among Gaussian matrices of the shape")
     alpha_null_draws: int = Field(200, ge=20)

@@ -89,7 +89,9 @@ def main() -> None:
 
     folder = model_folder()
     written = arguments.write or Path("weightwatcher_minilm.json")
-    subprocess.run([arguments.interpreter, "-c", PEER, str(folder), str(written)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [arguments.interpreter, "-c", PEER, str(folder), str(written)], check=True, stdout=subprocess.DEVNULL
+    )
     peer = json.loads(written.read_text())
     weights = load_file(folder / "model.safetensors")
     start = time.process_time()
