@@ -120,7 +120,8 @@ def _list_refused(refused: list[Refused], members: dict[tuple[str, ...], list[He
         one.placed.found.folder: one.path for every in members.values() for one in every if one.placed.found.own_folder
     }
     for one in refused:
-        copy_of = None if one.names_step else read.get(one.path.parent)
+        around = (one.path.parent, one.path.parent.parent)
+        copy_of = None if one.names_step else next((read[folder] for folder in around if folder in read), None)
         if copy_of is not None:
             findings.note(one.path, f"{one.reason}; {copy_of.name} beside it is")
         else:

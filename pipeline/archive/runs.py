@@ -40,8 +40,11 @@ def assemble_run(
 ) -> Run:
     """A run of its checkpoints, sorted by step; each that has no place in it is a problem or a note."""
     steps: dict[int, Settled] = {}
-    # A file that names its step goes before one that is only 'best' or 'last' and says the same in its metadata.
-    ordered = sorted(members, key=lambda one: (is_alias(one.path.stem), findings.relative(one.path)))
+    # A file that names its step goes before one that is only 'best' or 'last' and says the same in its metadata;
+    # a folder's own weights before what lies deeper in it.
+    ordered = sorted(
+        members, key=lambda one: (is_alias(one.path.stem), len(one.placed.found.parts), findings.relative(one.path))
+    )
     for one in ordered:
         if not one.placed.beside_steps:
             _add(steps, Settled(one, _checkpoint(run_id, one, *_step(one, scale), findings)), findings)
@@ -81,6 +84,10 @@ def _add(steps: dict[int, Settled], new: Settled, findings: Findings) -> None:
     where = findings.relative(other.path)
     if is_alias(path.stem) and same_weights(new.headers.contents, other.contents):
         findings.note(path, f"left: the same weights as {where}, step {step}")
+        return
+    if other.placed.found.own_folder and other.placed.found.folder in path.parent.parents:
+        # What a distributed optimizer keeps for itself below the folder of the checkpoint (DeepSpeed's global_stepN).
+        findings.note(path, f"left: training state below {where}, step {step}")
         return
     findings.problem(
         path,

@@ -161,10 +161,10 @@ def _classify(folder: Path, names: list[str], listing: _Listing) -> bool:
             weights.append(name)
         elif suffix not in SUFFIXES and suffix not in NOT_READ:
             continue
-        elif _SIDE_FILE.search(path.stem):
+        elif _SIDE_FILE.search(path.stem) or (suffix == ".distcp" and _SIDE_FILE.search(folder.name)):
             listing.left[re.sub(r"\d+", "N", name)] += 1
         elif _ZERO_3.match(name):
-            refused.setdefault((_ZERO_3_REASON, True), []).append(name)
+            refused.setdefault((_ZERO_3_REASON, False), []).append(name)
         elif suffix in SUFFIXES:
             weights.append(name)
         else:

@@ -6,6 +6,7 @@ file can nest as deep, and share as much, as it likes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +28,11 @@ CONTAINERS = (
 )
 """Keys under which a training loop keeps its model, in the order in which one is preferred to another."""
 
-LEFT_WORDS = ("optim", "scheduler", "rng", "random", "scaler", "grad", "buffer_names", "ema_decay", "amp", "loss")
-"""A key with one of these words is training state, not weights."""
+TRAINING_STATE = re.compile(
+    r"(?:^|[-_. ])(?:optim\w*|\w*scheduler|rng|random|scaler|amp|callbacks?|loops?|sampler|dataloader)(?:$|[-_. ])",
+    re.IGNORECASE,
+)
+"""A key that matches is training state, not weights."""
 
 MAX_DEPTH = 32
 MAX_ENTRIES = 5_000_000
@@ -140,15 +144,11 @@ def _leaves(top: dict[Any, Any], left: list[str]) -> Iterator[tuple[str, Any]]:
         for key, entry in entries.items():
             if not isinstance(key, str | int):
                 continue
-            if depth == 0 and isinstance(key, str) and not is_tensor(entry) and _is_training_state(key):
+            if depth == 0 and isinstance(key, str) and not is_tensor(entry) and TRAINING_STATE.search(key):
                 left.append(f"{key} ({_kind(entry)})")
                 continue
             below.append((f"{name}.{key}" if name else str(key), entry, depth + 1))
         stack += reversed(below)
-
-
-def _is_training_state(key: str) -> bool:
-    return any(word in key.lower() for word in LEFT_WORDS)
 
 
 def _may_hold(value: Any) -> bool:

@@ -163,6 +163,21 @@ def test_a_trainer_run_leaves_its_optimizer_and_random_states(tmp_path: Path) ->
     assert all(name in note for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"))
 
 
+def test_what_deepspeed_and_fsdp_keep_below_a_trainers_checkpoint_is_left(tmp_path: Path) -> None:
+    for step in (10, 20):
+        folder = trainer_checkpoint(tmp_path / f"checkpoint-{step}", step)
+        save(folder / f"global_step{step}" / "mp_rank_00_model_states.pt", {"module": weights(step)})
+        save(folder / f"global_step{step}" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", {})
+        save(folder / f"global_step{step}" / "zero_pp_rank_0_mp_rank_00_model_states.pt", {})
+        for part in ("optimizer_0", "pytorch_model_fsdp_0"):
+            (folder / part).mkdir()
+            (folder / part / "__0_0.distcp").write_bytes(b"x")
+    archive = open_archive(tmp_path, name="zoo")
+    assert steps(archive) == {"zoo": [10, 20]}
+    assert {checkpoint.path.name for checkpoint in archive.runs[0].checkpoints} == {"model.safetensors"}
+    assert archive.problems == ()
+
+
 def test_the_log_of_a_run_is_read_once_whatever_its_checkpoints_repeat(tmp_path: Path) -> None:
     for step in (10, 30):
         trainer_checkpoint(tmp_path / f"checkpoint-{step}", step)
