@@ -67,8 +67,9 @@ def contiguous_part(shape: tuple[int, ...], ops: tuple[Op, ...]) -> tuple[int, t
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
     """The same bits as a torch tensor; bfloat16 and float8 pass as unsigned integers."""
+    array = np.asarray(array)  # numpy makes a scalar of an entry that was selected
     if array.dtype.kind == "V" or not hasattr(np, array.dtype.name):
-        held = np.asarray(array).view(f"u{array.dtype.itemsize}")
+        held = array.view(f"u{array.dtype.itemsize}")
         return torch.from_numpy(_owned(held)).view(getattr(torch, array.dtype.name))
     return torch.from_numpy(_owned(array))
 

@@ -41,7 +41,9 @@ def verify(store: Store, progress: Progress | None = None) -> list[Problem]:
     for digest, where in users.by_digest.items():
         if digest not in known:
             problems.append(Problem(str(store.path / "tensors" / digest), "is missing", where, _MEND))
+    _document(store.path, problems, report)
     for table in _groups(store.path / "statistics", problems):
+        _document(table, problems, report)
         for batch in _groups(table, problems):
             _check_batch(batch, problems, report)
     return problems
