@@ -37,8 +37,8 @@ def analyzer_nodes(tree: xr.DataTree) -> list[str]:
     return [name for name in tree.children if name not in RESERVED]
 
 
-def key_variables(tree: xr.DataTree, per_variable: int = 3) -> Iterator[KeyVariable]:
-    """Every variable with a true `key` attribute; one with further dims at the preferred or up to three entries."""
+def key_variables(tree: xr.DataTree, per_variable: int = 2) -> Iterator[KeyVariable]:
+    """Every variable with a true `key` attribute; one with further dims at the preferred, or first and last, entry."""
     for node in analyzer_nodes(tree):
         dataset = tree[node].to_dataset()
         for name, array in dataset.data_vars.items():

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 from pipeline.report.style import RC
@@ -43,24 +44,20 @@ def canvas(width: float, height: float) -> Iterator[Canvas]:
 
 
 def image(figure: Canvas, title: str, caption: str, alt: str) -> Image:
-    """Renders within `canvas`' context."""
-    figure.draw_without_rendering()  # lays out once; each format would do it again
-    figure.set_layout_engine("none")
+    """Renders within `canvas`' context. The canvases are called directly: `savefig` would draw everything twice."""
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    svg = _render(figure, "svg")
+    buffer = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
     uri = _data_uri("image/svg+xml", svg)
     if len(svg) > SMALL_SVG:
-        png = _render(figure, "png")
-        if len(png) < len(svg):
-            uri = _data_uri("image/png", png)
+        figure.set_layout_engine("none")  # the SVG laid it out
+        figure.set_dpi(PNG_DPI)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        if len(buffer.getvalue()) < len(svg):
+            uri = _data_uri("image/png", buffer.getvalue())
     return Image(title, caption, alt, uri, width, height)
-
-
-def _render(figure: Canvas, format: str) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if format == "svg" else {"Software": None}
-    figure.savefig(buffer, format=format, dpi=PNG_DPI, metadata=metadata)
-    return buffer.getvalue()
 
 
 def _data_uri(media_type: str, content: bytes) -> str:

@@ -13,7 +13,7 @@ from pipeline.report.spectra import run_datasets, spectral_changes
 
 CHANGE = "relative_change"
 """‖Δ‖/‖W0‖, from intruder_dimensions."""
-CHANGES = ("stable_rank", "alpha", "spectral_norm")
+CHANGES = ("stable_rank", "alpha")
 """Variables of which the table shows the first and the last value."""
 
 

@@ -12,10 +12,11 @@ from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Tabl
 from pipeline.report.compare import COUNTED, KeyVariable, analyzer_nodes, key_variables
 from pipeline.report.contents import Contents, Rows, archive_rows
 from pipeline.report.figures import Image
+from pipeline.report.heatmaps import heatmaps
 from pipeline.report.intruder_figures import epsilon_figure, excess_figure, steps_figure
 from pipeline.report.intruder_totals import Totals
 from pipeline.report.movers import CHANGES, MoverTable, most_moved
-from pipeline.report.plots import Styles, curves, heatmaps
+from pipeline.report.plots import Styles, curves
 from pipeline.report.provenance import parsed
 from pipeline.report.spectra import spectra_figure, spectrum_of
 from pipeline.report.style import run_styles
@@ -27,6 +28,10 @@ SHOWN_RUNS = 16
 """Runs that get heatmaps and intruder panels; the others stand in report.zarr."""
 SHOWN_VARIABLES = 12
 """Key variables shown at once; further ones stand behind a click."""
+
+
+TELLING = ("loss", "eval", "acc", "f1", "perplexity", "reward", "score")
+"""Parts of the names of metrics that stand open; epochs, learning rates and the like stand behind a click."""
 
 
 def page(tree: xr.DataTree) -> list[Section]:
@@ -145,28 +150,26 @@ def _by_reason(rows: Rows) -> list[dict[str, object]]:
 def _metrics(tree: xr.DataTree, styles: Styles) -> Section | None:
     if "metrics" not in tree.children:
         return None
-    dataset = tree["metrics"].to_dataset()
-    first = [n for n in dataset.data_vars if "loss" in str(n)]
-    names = [*first, *(n for n in dataset.data_vars if n not in first)]
-    images = []
-    for name in names[:SHOWN_VARIABLES]:
-        array = dataset[name]
-        attrs = array.attrs
-        variable = KeyVariable(
-            "metrics", str(name), str(attrs.get("long_name", name)), str(attrs.get("units", "1")), False, array
-        )
-        images.append(curves(variable, styles))
-    return Section("metrics", "Loss and metrics of the runs", _gallery(images))
+    told: list[Image | None] = []
+    rest: list[Image | None] = []
+    for name, array in tree["metrics"].to_dataset().data_vars.items():
+        long_name, units = str(array.attrs.get("long_name", name)), str(array.attrs.get("units", "1"))
+        drawn = curves(KeyVariable("metrics", str(name), long_name, units, False, array), styles)
+        (told if any(part in str(name).lower() for part in TELLING) else rest).append(drawn)
+    blocks: tuple[Block, ...] = _gallery(told[:SHOWN_VARIABLES])
+    if hidden := _gallery([*told[SHOWN_VARIABLES:], *rest][: 2 * SHOWN_VARIABLES]):
+        blocks += (Details(several(len(hidden[0].images), "further metric"), hidden),)
+    return Section("metrics", "Loss and metrics of the runs", blocks)
 
 
-def _gallery(images: Sequence[Image | None]) -> tuple[Block, ...]:
+def _gallery(images: Sequence[Image | None]) -> tuple[Gallery, ...]:
     there = tuple(image for image in images if image is not None)
     return (Gallery(there),) if there else ()
 
 
 def _curves(variables: Sequence[KeyVariable], styles: Styles) -> Section:
     drawn = [image for v in variables if v.name not in COUNTED if (image := curves(v, styles))]
-    blocks = _gallery(drawn[:SHOWN_VARIABLES])
+    blocks: tuple[Block, ...] = _gallery(drawn[:SHOWN_VARIABLES])
     if drawn[SHOWN_VARIABLES:]:
         rest = drawn[SHOWN_VARIABLES:]
         blocks += (Details(f"{several(len(rest), 'further curve')}", _gallery(rest)),)
@@ -181,9 +184,11 @@ def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str]) -> Section:
     first: list[Image | None] = []
     rest: list[Image | None] = []
     for variable in variables:
+        if variable.name == "n_intruders_null":  # the excess says it
+            continue
         first.append(heatmaps(variable, runs[:PANELS]))
         rest += [heatmaps(variable, runs[i : i + PANELS]) for i in range(PANELS, min(len(runs), SHOWN_RUNS), PANELS)]
-    blocks = _gallery(first[:SHOWN_VARIABLES])
+    blocks: tuple[Block, ...] = _gallery(first[:SHOWN_VARIABLES])
     hidden = _gallery([*first[SHOWN_VARIABLES:], *rest])
     if hidden:
         blocks += (Details("Further runs and variables", hidden),)
@@ -212,7 +217,7 @@ def _intruders(tree: xr.DataTree, styles: Styles) -> Section | None:
         figures.append([steps_figure(totals[i : i + PANELS], styles, label, matrices)])
         if sweep[i : i + PANELS]:
             figures[-1].append(epsilon_figure(sweep[i : i + PANELS], styles, sweep_label))
-    blocks = [*_gallery([*figures[0], excess_figure(totals, styles, label)]), _totals_table(totals, label)]
+    blocks: list[Block] = [*_gallery([*figures[0], excess_figure(totals, styles, label)]), _totals_table(totals, label)]
     further = _gallery([figure for group in figures[1:] for figure in group])
     if further:
         blocks.append(Details("Further runs", further))

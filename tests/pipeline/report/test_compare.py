@@ -1,0 +1,136 @@
+"""The numbers that the page states are those of the tree."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.report import intruder_totals
+from pipeline.report.compare import key_variables, log_steps, quartiles, series_of
+from pipeline.report.movers import most_moved
+from pipeline.report.spectra import spectral_changes, spectrum_of
+from tests.pipeline.report import synthetic
+
+FLOATS = st.floats(-1e6, 1e6) | st.just(float("nan"))
+
+
+@given(hnp.arrays(float, st.tuples(st.integers(1, 4), st.integers(0, 9)), elements=FLOATS))
+def test_quartiles_are_numpys(values: np.ndarray) -> None:
+    if values.shape[1] == 0:
+        assert np.isnan(quartiles(values)).all()
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all-NaN slices
+        expected = np.nanpercentile(values, [25, 50, 75], axis=-1)
+    # the interpolation's rounding: a few ulp of values up to 1e6
+    np.testing.assert_allclose(quartiles(values), expected, rtol=1e-12, atol=1e-9)
+
+
+def test_curves_have_each_run_at_its_own_measured_steps() -> None:
+    tree = synthetic.tree(matrices=5, steps=(0, 10, 20, 30, 40))
+    (stable,) = [v for v in key_variables(tree) if v.name == "stable_rank"]
+    curves = {s.run: s for s in series_of(stable)}
+    assert curves["full"].steps.tolist() == [0, 10, 20, 30, 40]
+    assert curves["lora_r1"].steps.tolist() == [0, 20, 40]  # the synthetic run skips every second step
+    expected = tree["weight_spectra/stable_rank"].sel(run="lora_r1", step=20).median().item()
+    assert curves["lora_r1"].median[1] == expected
+
+
+def test_variables_with_further_dims_are_shown_at_the_papers_convention() -> None:
+    labels = {v.name: v.label for v in key_variables(synthetic.tree(matrices=2, steps=(0, 1)))}
+    assert labels["n_intruders"] == "side = left, k = 10, ε = 0.5"
+    assert labels["stable_rank"] == ""
+
+
+def test_evenly_spaced_steps_are_linear_and_doubling_ones_logarithmic() -> None:
+    assert not log_steps(np.arange(0, 10_001, 100))
+    assert log_steps(np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256]))
+    assert not log_steps(np.array([0])) and not log_steps(np.array([5, 500]))
+
+
+def test_totals_add_up_over_matrices() -> None:
+    tree = synthetic.tree(matrices=6, steps=(0, 10, 20))
+    totals, label = intruder_totals.over_steps(tree)
+    at = {"side": "left", "k": 10, "epsilon": 0.5}
+    node = tree["intruder_dimensions"].to_dataset()
+    for one in totals:
+        count = node["n_intruders"].sel(run=one.run, **at).sum("matrix").values
+        np.testing.assert_array_equal(one.count, count)
+        null = node["n_intruders_null"].sel(run=one.run, **at).sum("matrix").values
+        np.testing.assert_allclose(one.excess, count - null, atol=1e-12)
+        assert np.isnan(one.matched[:-1]).all()
+        matched = node["n_intruders_matched"].sel(run=one.run, matched_to="geometric_mean", **at).sum("matrix")
+        assert one.matched[-1] == float(matched)
+    assert label == "side = left, k = 10, ε = 0.5"
+
+
+def test_the_interval_of_the_total_covers_sums_of_independent_binomial_nulls() -> None:
+    """60 matrices with k = 10 vectors, each an intruder by chance with p = .05: the total is Binomial(600, .05)."""
+    rng = np.random.default_rng(0)
+    draws = rng.binomial(10, 0.05, size=(20, 60))
+    shape = (1, 1, 60)
+    variables = {
+        "n_intruders": np.zeros(shape),
+        "n_intruders_null": draws.mean(0).reshape(shape),
+        "n_intruders_null_low": np.quantile(draws, 0.025, axis=0).reshape(shape),
+        "n_intruders_null_high": np.quantile(draws, 0.975, axis=0).reshape(shape),
+    }
+    dims = ("run", "step", "matrix", "k")
+    coordinates = {"run": ["a"], "step": [1], "matrix": [f"m{i}" for i in range(60)], "k": [10]}
+    dataset = xr.Dataset({n: (dims, v[..., None]) for n, v in variables.items()}, coordinates)
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(), "/intruder_dimensions": dataset})
+    ((one,), _) = intruder_totals.over_steps(tree)
+    totals = rng.binomial(600, 0.05, size=100_000)
+    covered = np.mean((totals >= one.null_low[0]) & (totals <= one.null_high[0]))
+    assert 0.93 < covered < 0.995  # the mean of 20 draws scatters by sd/√20, which moves coverage by about .01
+    assert one.verdict() == "fewer than chance"
+
+
+def test_without_a_null_nothing_is_claimed() -> None:
+    tree = synthetic.tree(matrices=3, steps=(0, 10))
+    node = tree["intruder_dimensions"].to_dataset()
+    keep = ["n_intruders"]
+    tree["intruder_dimensions"] = xr.DataTree(node[keep])
+    totals, _ = intruder_totals.over_steps(tree)
+    assert {one.verdict() for one in totals} == {"no null beside it"}
+    assert all(np.isnan(one.excess).all() for one in totals)
+
+
+def test_movers_are_ordered_by_relative_change_and_few_of_each_run() -> None:
+    tree = synthetic.tree(matrices=30, steps=(0, 10, 20))
+    table = most_moved(tree, limit=12, per_run=5)
+    assert table is not None and len(table.movers) == 12
+    moved = [m.moved for m in table.movers]
+    assert moved == sorted(moved, reverse=True)
+    change = tree["intruder_dimensions/relative_change"].isel(step=-1)
+    assert moved[0] == float(change.max())
+    assert max(sum(m.run == run for m in table.movers) for run in ("full", "lora_r64")) <= 5
+    first = table.movers[0]
+    assert set(first.counts) == {"n_intruders", "n_intruders_null", "excess_intruders", "n_intruders_matched"}
+
+
+def test_without_a_base_movement_is_that_of_the_spectrum() -> None:
+    tree = synthetic.tree(matrices=4, steps=(0, 10), intruders=False)
+    table = most_moved(tree)
+    assert table is not None and table.measure.startswith("‖σ(last) − σ(first)‖")
+    top = table.movers[0]
+    spectrum = spectrum_of(tree, top.run, top.matrix)
+    assert spectrum is not None
+    expected = np.linalg.norm(spectrum.sigma[-1] - spectrum.sigma[0]) / np.linalg.norm(spectrum.sigma[0])
+    assert np.isclose(top.moved, expected, rtol=1e-14)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_spectral_movement_never_exceeds_that_of_the_weights(seed: int) -> None:
+    """Mirsky: ‖σ(A) − σ(B)‖ ≤ ‖A − B‖_F."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=(5, 3))
+    last = first + rng.normal(size=(5, 3)) * rng.lognormal(0, 2)
+    sigma = np.stack([np.linalg.svd(w, compute_uv=False) for w in (first, last)])[:, None, :]
+    dataset = xr.Dataset({"sigma": (("step", "matrix", "rank"), sigma)}, {"step": [0, 1], "matrix": ["W"]})
+    assert spectral_changes(dataset)["W"] <= np.linalg.norm(last - first) / np.linalg.norm(first) * (1 + 1e-12)
