@@ -41,16 +41,20 @@ def open_archive(
     """
     if "://" in str(root):
         raise ArchiveError(f"{root}: only folders of this machine are read yet: copy or mount it")
-    if not step_scale > 0:
-        raise ArchiveError(f"step scale {step_scale} is not positive")
+    if not 0 < step_scale <= 1e9:
+        raise ArchiveError(f"step scale {step_scale} is not between 0 and 10⁹")
     pattern = compile_pattern(step_pattern) if step_pattern else None
     path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - a symlinked root keeps its own name
     refused: list[Refused] = []
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be looked at: {error.strerror or error}") from error
+    if is_file:
         findings = Findings(path.parent)
         found = [single_file(path)]
         own_name = path.parent.name if found[0].own_folder else path.stem
-    elif path.is_dir():
+    elif is_folder:
         findings = Findings(path)
         found, refused = walk(findings)
         own_name = path.name
@@ -59,7 +63,7 @@ def open_archive(
     own_name = own_name or "archive"
     placed = place(found, own_name, pattern)
     # A single file is the whole archive: its stem is the archive's name, and not a run's as well.
-    members = _read_all(placed, findings, on_progress, alone=path.is_file())
+    members = _read_all(placed, findings, on_progress, alone=is_file)
     _list_refused(refused, members, findings)
     runs = _assemble(unicodedata.normalize("NFC", name or own_name), members, findings, step_scale)
     return Archive(

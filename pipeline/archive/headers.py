@@ -12,7 +12,7 @@ from pipeline.archive.formats import Contents, detect, scan
 from pipeline.archive.jsonfile import read_json
 from pipeline.archive.metrics import STATE_FILE, TrainerState, read_trainer_state
 from pipeline.archive.placing import Placed
-from pipeline.archive.types import Problem
+from pipeline.archive.types import FileStamp, Problem
 from pipeline.archive.walk import ADAPTER_CONFIG
 
 CONFIG = "config.json"
@@ -20,13 +20,13 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Headers:
-    """A checkpoint whose headers have been read, before its step is settled. `files` are all that it is made of."""
+    """A checkpoint whose headers have been read, before its step is settled. `stamps` are of all that it is made of."""
 
     placed: Placed
     path: Path
     format: str
     contents: Contents
-    files: tuple[Path, ...]
+    stamps: tuple[FileStamp, ...]
     config: dict[str, Any]
     adapter: dict[str, Any] | None = None
     state: TrainerState | None = None
@@ -59,8 +59,12 @@ def read_headers(placed: Placed, findings: Findings) -> Headers | None:
             continue
         for other in found.paths[at + 1 :]:
             findings.note(other, f"left: {path.name} beside it is the same checkpoint")
-        headers = Headers(placed, path, format_name, contents, contents.files, dict(contents.config), adapter)
-        return _with_side_files(headers, findings)
+        headers = Headers(placed, path, format_name, contents, (), dict(contents.config), adapter)
+        try:
+            return _with_side_files(headers, findings)
+        except OSError as error:
+            # Deleted while it is being listed, as a Trainer does with its oldest.
+            findings.problem(path, error)
     return None
 
 
@@ -78,7 +82,7 @@ def _without_weights(path: Path, contents: Contents, standard: bool, findings: F
 def _with_side_files(headers: Headers, findings: Findings) -> Headers:
     """The nearest config.json and trainer_state.json, from the weights' folder up to the run's."""
     found = headers.placed.found
-    files = list(headers.files)
+    files = list(headers.contents.files)
     problems = [findings.made(Path(one.path), one.reason, one.hint, one.tensor) for one in headers.contents.problems]
     config: dict[str, Any] | None = None
     state: TrainerState | None = None
@@ -101,4 +105,10 @@ def _with_side_files(headers: Headers, findings: Findings) -> Headers:
                 state = read_trainer_state(folder)
             except ArchiveError as error:
                 problems.append(findings.made(folder / STATE_FILE, error))
-    return replace(headers, files=tuple(files), config=config or headers.config, state=state, problems=tuple(problems))
+    stamps = tuple(_stamp(file, findings) for file in files)
+    return replace(headers, stamps=stamps, config=config or headers.config, state=state, problems=tuple(problems))
+
+
+def _stamp(file: Path, findings: Findings) -> FileStamp:
+    stat = file.stat()
+    return FileStamp(findings.relative(file), stat.st_size, stat.st_mtime_ns)

@@ -30,13 +30,13 @@ def read_trainer_state(folder: Path) -> TrainerState | None:
         return None
     state = read_json(path)
     step, last, best = state.get("global_step"), state.get("max_steps"), state.get("best_model_checkpoint")
-    if type(step) is not int or step < 0:
+    if type(step) is not int or not 0 <= step < 2**62:
         raise ArchiveError(f"{path}: global_step is {step!r}, not a whole number")
     log = state.get("log_history")
     rows = (_row(entry) for entry in (log if isinstance(log, list) else ()))
     return TrainerState(
         step,
-        last if type(last) is int and last >= step else None,
+        last if type(last) is int and step <= last < 2**62 else None,
         Path(best).name if isinstance(best, str) else None,
         tuple(row for row in rows if "step" in row),
     )

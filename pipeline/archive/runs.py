@@ -12,7 +12,7 @@ from pipeline.archive.headers import Headers
 from pipeline.archive.metrics import merge_rows
 from pipeline.archive.same import same_weights
 from pipeline.archive.steps import EPOCH_KEYS, is_alias, step_from_metadata
-from pipeline.archive.types import Checkpoint, FileStamp, Run
+from pipeline.archive.types import Checkpoint, Run
 
 StepSource = Literal["metadata", "name", "catalog", "none"]
 
@@ -47,7 +47,7 @@ def assemble_run(
     )
     for one in ordered:
         if not one.placed.beside_steps:
-            _add(steps, Settled(one, _checkpoint(run_id, one, *_step(one, scale), findings)), findings)
+            _add(steps, Settled(one, _checkpoint(run_id, one, *_step(one, scale))), findings)
     for one in ordered:
         if one.placed.beside_steps:
             _add_beside(steps, run_id, one, findings)
@@ -123,19 +123,19 @@ def _add_beside(steps: dict[int, Settled], run_id: str, headers: Headers, findin
             "rename it so that it does, or move it to a folder of its own",
         )
         return
-    final = _checkpoint(run_id, headers, step, "metadata", findings)
+    final = _checkpoint(run_id, headers, step, "metadata")
     note = f"the weights beside the step checkpoints are taken as the run's final step, {step}"
     _add(steps, Settled(headers, replace(final, notes=(*final.notes, note))), findings)
 
 
-def _checkpoint(run_id: str, headers: Headers, step: int, source: StepSource, findings: Findings) -> Checkpoint:
+def _checkpoint(run_id: str, headers: Headers, step: int, source: StepSource) -> Checkpoint:
     return Checkpoint(
         run=run_id,
         step=step,
         step_source=source,
         path=headers.path,
         format=headers.format,
-        files=tuple(_stamp(file, findings) for file in headers.files),
+        files=headers.stamps,
         tensors=tuple(place.header for place in headers.contents.places.values()),
         kind=headers.placed.found.kind,
         config=headers.config,
@@ -143,8 +143,3 @@ def _checkpoint(run_id: str, headers: Headers, step: int, source: StepSource, fi
         problems=headers.problems,
         notes=headers.contents.notes,
     )
-
-
-def _stamp(file: Path, findings: Findings) -> FileStamp:
-    stat = file.stat()
-    return FileStamp(findings.relative(file), stat.st_size, stat.st_mtime_ns)

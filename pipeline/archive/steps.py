@@ -36,7 +36,8 @@ _WORDS = (
     ("checkpoint", r"checkpoint|chkpt|ckpt|cp|snapshot"),
     ("epoch", r"epochs?|ep"),
 )
-_NUMBER = r"(?P<number>\d+(?:\.\d+(?=[km]))?)(?P<unit>[km])?(?![a-z0-9])(?!\.\d)"
+# Up to 18 digits, so that every step is an int64.
+_NUMBER = r"(?P<number>\d{1,9}(?:\.\d{1,9})?(?=[km])|\d{1,18}(?![km]))(?P<unit>[km])?(?![a-z0-9])(?!\.\d)"
 _TOKENS = tuple((rank, re.compile(rf"(?<![a-z])(?:{words})[-_=. ]?{_NUMBER}", re.IGNORECASE)) for rank, words in _WORDS)
 _BARE = re.compile(rf"^{_NUMBER}$", re.IGNORECASE)
 # Words that name no series of their own; after one of them a bare number is a step: model_000100.

@@ -15,7 +15,7 @@ from typing import Literal
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.findings import Findings
-from pipeline.archive.formats import NOT_READ, SUFFIXES, sharded
+from pipeline.archive.formats import MAY_BE_ANYTHING, NOT_READ, SUFFIXES, sharded
 from pipeline.archive.steps import step_from_name
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -167,6 +167,8 @@ def _classify(folder: Path, names: list[str], listing: _Listing) -> bool:
             refused.setdefault((_ZERO_3_REASON, False), []).append(name)
         elif suffix in SUFFIXES:
             weights.append(name)
+        elif suffix in MAY_BE_ANYTHING and step_from_name(path.stem, is_file=True) is None:
+            listing.findings.note(folder / name, f"not taken for a checkpoint: {NOT_READ[suffix]}")
         else:
             names_step = step_from_name(path.stem, is_file=True) is not None
             refused.setdefault((NOT_READ[suffix], names_step), []).append(name)
@@ -238,7 +240,12 @@ def _checkpoints(folder: Path, weights: list[str], has_adapter: bool, findings: 
         findings.problem(folder / ADAPTER_CONFIG, f"no weights beside it: {' or '.join(_ADAPTER_NAMES)}")
     if standard and not is_adapter:
         yield Found(folder, parts, tuple(folder / name for name in standard), own_folder=True)
-    named = [name for name in others if step_from_name(Path(name).stem, is_file=True)]
+    named = [
+        name for name in others if (step := step_from_name(Path(name).stem, is_file=True)) and step.rank != "number"
+    ]
+    if not standard:
+        # Beside model.safetensors, model_1.safetensors is a second model, not step 1.
+        named = [name for name in others if step_from_name(Path(name).stem, is_file=True)]
     if standard or adapters:
         for name in others:
             if name not in named:

@@ -49,6 +49,9 @@ NOT_READ = {
     ".joblib": "joblib pickles are not read",
 }
 
+MAY_BE_ANYTHING = (".pkl", ".joblib", ".pb")
+"""Suffixes of unread formats that mostly hold something else than weights."""
+
 
 def detect(path: Path) -> str:
     """The name of a weights file's format, by its first bytes. ArchiveError says why a file is none that is read."""
@@ -81,4 +84,4 @@ def scan(path: Path, format_name: str | None = None) -> Contents:
     return _SCANNERS[format_name or detect(path)](path)
 
 
-__all__ = ["NOT_READ", "READ", "SUFFIXES", "Contents", "Place", "detect", "scan"]
+__all__ = ["MAY_BE_ANYTHING", "NOT_READ", "READ", "SUFFIXES", "Contents", "Place", "detect", "scan"]

@@ -305,6 +305,20 @@ def test_a_folder_of_what_cannot_be_read_says_so_file_by_file(tmp_path: Path) ->
     )
 
 
+def test_a_second_model_beside_the_first_is_not_a_step(tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint-5" / "model.safetensors", seed=1)
+    save(tmp_path / "checkpoint-5" / "model_1.safetensors", seed=2)
+    archive = open_archive(tmp_path, name="zoo")
+    assert steps(archive) == {"zoo": [5]} and archive.problems == ()
+    assert "checkpoint-5/model_1.safetensors: left: the checkpoint is model.safetensors" in archive.notes
+
+
+def test_a_scale_out_of_range_is_an_error(tmp_path: Path) -> None:
+    for scale in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ArchiveError, match="step scale"):
+            open_archive(tmp_path, step_scale=scale)
+
+
 def test_no_such_folder_and_a_url_are_errors_that_say_so(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="no such file or folder"):
         open_archive(tmp_path / "nowhere")

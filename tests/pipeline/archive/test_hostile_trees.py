@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.archive import open_archive
+from analyzers.errors import ArchiveError
+from pipeline.archive import open_archive, require_runs
 from tests.pipeline.archive.folders import save, steps, trainer_checkpoint, unprivileged, weights, write_json
 
 
@@ -110,6 +111,34 @@ def test_a_format_that_is_not_read_is_listed_with_its_name(tmp_path: Path, name:
     archive = open_archive(tmp_path)
     (problem,) = archive.problems
     assert problem.path == name and "not read" in problem.reason
+
+
+def test_a_pickle_that_may_be_anything_is_noted_only(tmp_path: Path) -> None:
+    save(tmp_path / "run" / "step1.pt")
+    (tmp_path / "vocabulary.pkl").write_bytes(b"something")
+    (tmp_path / "step_5.pkl").write_bytes(b"something")
+    archive = open_archive(tmp_path)
+    assert [problem.path for problem in archive.problems] == ["step_5.pkl"]
+    assert any(note.startswith("vocabulary.pkl: not taken for a checkpoint") for note in archive.notes)
+
+
+def test_a_closed_root_is_an_error_that_says_so(open_to_all: Path) -> None:
+    closed = save(open_to_all / "closed" / "step1.pt").parent
+    closed.chmod(0)
+    with unprivileged():
+        for root in (closed, closed / "below"):
+            with pytest.raises(ArchiveError, match="Permission denied"):
+                require_runs(open_archive(root))
+
+
+def test_a_copy_whose_values_cannot_be_read_is_no_copy(tmp_path: Path) -> None:
+    trainer_checkpoint(tmp_path / "checkpoint-20", 20, max_steps=20)
+    save(tmp_path / "pytorch_model.bin", seed=20)
+    path = tmp_path / "checkpoint-20" / "model.safetensors"
+    archive = open_archive(tmp_path)
+    assert any("the same weights" in note for note in archive.notes)
+    path.unlink()
+    assert [one.path.name for run in open_archive(tmp_path).runs for one in run.checkpoints] == ["pytorch_model.bin"]
 
 
 def test_an_orbax_folder_is_one_problem(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_names_in_use_tell_their_step(name: str, step: int) -> None:
     [
         *("model", "lora_r8", "resnet50", "gpt2", "bert-base-12", "adapter_v2", "seed1", "step_size_0.1", "step0.1"),
         *("lr1e-4", "timestep5", "model-00001-of-00002", "consolidated.00", "llama-7b", "run_1", "model_1", ""),
+        "step" + "9" * 19,
     ],
 )
 def test_a_number_that_counts_something_else_is_no_step(name: str) -> None:
