@@ -124,7 +124,7 @@ class Trace(Statistic):
         rows = [] if unit.previous is None else list(unit.previous["rows"])
         for observation in unit.observations[unit.previous_count :]:
             assert observation.matrix is not None
-            note(self.log, f"path {observation.step}")
+            note(self.log, f"trace {observation.step}")
             rows.append([observation.step, float(observation.matrix.dense().double().norm())])
         return {"rows": np.array(rows)}
 
@@ -235,12 +235,13 @@ class OnFragile(Statistic):
 
     name, version, scope, reads_matrices = "test_on_fragile", 1, "matrix", False
     log: str = ""
+    times: int = 10**9
 
     def parameters(self) -> dict[str, Any]:
         return {}
 
     def inputs(self) -> tuple[Statistic, ...]:
-        return (Fragile(log=self.log),)
+        return (Fragile(log=self.log, times=self.times),)
 
     def compute(self, unit: Unit, context: Context) -> Result:
         return {"layer": unit.only.statistics["test_fragile"]["layer"] + 1}
