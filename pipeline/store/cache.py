@@ -96,6 +96,7 @@ class DiskCache:
             self._evict(self.max_bytes - size)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made)
             made.replace(path)
+            self._evict(self.max_bytes)  # others may have written at the same time
         except (OSError, SafetensorError) as error:
             _LOG.warning("cannot keep %s in the cache: %s; it will be computed again when it is needed", path, error)
             with contextlib.suppress(OSError):

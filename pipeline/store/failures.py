@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from analyzers.errors import StoreError
 from pipeline.store.documents import FILE, create_document, ensure_group, read_document
 from pipeline.store.scratch import withdraw
 from pipeline.store.statistics import StatisticTable, table_folder
@@ -32,9 +33,11 @@ def write_failures(root: Path, statistic: str, entries: Sequence[Failure], table
     In this order nothing is lost when the process dies in between, nor when two write at the same time.
     """
     folder = _folder(root, statistic)
+    if not entries and not folder.exists():
+        return
     ensure_group(root, folder)
     replaced = _documents(folder)
-    standing = {f.key: f for path in replaced for f in _read(path) if table.extent(f.key) is None}
+    standing = {f.key: f for f in _read_all(replaced) if table.extent(f.key) is None}
     standing |= {entry.key: replace(entry, statistic=statistic) for entry in entries}
     if standing:
         name = f"{time.time_ns():016x}-{secrets.token_hex(3)}"
@@ -49,9 +52,21 @@ def read_failures(root: Path) -> list[Failure]:
     found: dict[tuple[str, str], Failure] = {}
     for group in sorted((root / "failures").iterdir()):
         if group.name != FILE:
-            for path in _documents(group):
-                found |= {(failure.statistic, failure.key): failure for failure in _read(path)}
+            found |= {(failure.statistic, failure.key): failure for failure in _read_all(_documents(group))}
     return list(found.values())
+
+
+def _read_all(documents: Sequence[Path]) -> list[Failure]:
+    """The failures of one statistic, oldest first."""
+    found: list[Failure] = []
+    for path in documents:
+        try:
+            found += [Failure(**entry) for entry in read_document(path)["failures"]]
+        except StoreError:
+            if path.exists():
+                raise
+            return _read_all(_documents(path.parent))  # replaced by a newer document just now: start again
+    return found
 
 
 def _folder(root: Path, statistic: str) -> Path:
@@ -60,7 +75,3 @@ def _folder(root: Path, statistic: str) -> Path:
 
 def _documents(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name != FILE)
-
-
-def _read(path: Path) -> list[Failure]:
-    return [Failure(**entry) for entry in read_document(path)["failures"]]

@@ -166,8 +166,7 @@ def _publish(store: Store, record: CheckpointRecord) -> CheckpointRecord:
         revisions = store.revisions(record.run, record.step)
         newest = revisions[-1] if revisions else None
         if newest is not None and (newest.digests, newest.layout) == (record.digests, record.layout):
-            places, aliases = newest.places, newest.aliases
-            record = dataclasses.replace(record, revision=newest.revision, places=places, aliases=aliases)
+            record = dataclasses.replace(record, revision=newest.revision, aliases=newest.aliases)
             if dataclasses.replace(record, ingested=newest.ingested) == newest:
                 return newest
             _rewrite(store, record)

@@ -66,13 +66,24 @@ class StatisticTable:
     def refresh(self) -> None:
         """Sees what other processes have written or compacted since."""
         with self._lock:
-            names = sorted(path.name for path in self._folder.iterdir()) if self._folder.exists() else []
-            names = [name for name in names if name != FILE]
-            if self._batches.keys() - set(names):  # compacted: what they held is in a new batch
-                self._batches, self._where = {}, {}
-            for name in names:
-                if name not in self._batches:
+            while not self._refreshed():
+                pass
+
+    def _refreshed(self) -> bool:
+        """Reads the new batches; False when one was compacted away just before it was read."""
+        names = sorted(path.name for path in self._folder.iterdir()) if self._folder.exists() else []
+        names = [name for name in names if name != FILE]
+        if self._batches.keys() - set(names):  # compacted: what they held is in a new batch
+            self._batches, self._where = {}, {}
+        for name in names:
+            if name not in self._batches:
+                try:
                     self._add(read_batch(self._folder / name))
+                except StoreError:
+                    if (self._folder / name).exists():
+                        raise
+                    return False
+        return True
 
     def keys(self) -> frozenset[str]:
         """Every key that has a result or a reason."""

@@ -78,12 +78,15 @@ def main(checkpoints: int) -> None:
     layout = synthetic_layout()
     record_run(store, Run("synthetic", Path("/nowhere/synthetic"), ()))
 
-    def timed(what: str, since: float) -> float:
-        now = time.perf_counter()
-        print(f"{what:<46}{now - since:8.2f} s")
-        return now
+    def now() -> tuple[float, float]:
+        return time.perf_counter(), time.process_time()
 
-    at = time.perf_counter()
+    def timed(what: str, since: tuple[float, float]) -> tuple[float, float]:
+        wall, cpu = now()
+        print(f"{what:<46}{wall - since[0]:8.2f} s {cpu - since[1]:8.2f} CPU s", flush=True)
+        return now()
+
+    at = now()
     for step in range(checkpoints):
         ingest_checkpoint(store, synthetic_checkpoint(step, layout), layout, open_tensors=open_synthetic)
     at = timed(f"ingest of {checkpoints} × {MATRICES}", at)
@@ -105,7 +108,7 @@ def main(checkpoints: int) -> None:
     folder = store.path / "statistics" / "spectrum"
     print(f"{'files of the statistic':<46}{files_under(folder):8d}")
     print(f"{'files of the store':<46}{files_under(store.path):8d}")
-    at = time.perf_counter()
+    at = now()
     table = Store.open(store.path).statistic("spectrum")
     assert len(table.keys()) == len(seen)
     at = timed(f"open the statistic ({len(seen)} keys)", at)
@@ -117,7 +120,7 @@ def main(checkpoints: int) -> None:
     store.statistic("spectrum").compact()
     at = timed("compact", at)
     print(f"{'files of the statistic':<46}{files_under(folder):8d}")
-    at = time.perf_counter()
+    at = now()
     table = Store.open(store.path).statistic("spectrum")
     at = timed("open the compacted statistic", at)
     table.read(seen, ["scalar_0"])

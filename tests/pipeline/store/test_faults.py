@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,18 @@ def test_two_processes_ingesting_the_same_archive_make_one_store(tmp_path: Path)
     assert [(c.step, c.revision) for c in store.checkpoints("run")] == [(step, 0) for step in range(STEPS)]
     large = [path for path in (store.path / "tensors").iterdir() if path.name != FILE]
     assert len(large) == 1 + STEPS, "each large tensor once, whoever wrote it"
+
+
+def test_threads_share_one_store(store: Store) -> None:
+    def work(step: int) -> None:
+        put(store, archive_at(step), step=step)
+        store.statistic("s").write([(f"{step:032x}", {"x": np.arange(3.0)})])
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(10)))
+    assert [(c.step, c.revision) for c in store.checkpoints("run")] == [(step, 0) for step in range(10)]
+    assert len(store.statistic("s").keys()) == 10
+    assert not verify(store)
 
 
 def test_a_tensor_written_but_not_yet_in_a_manifest_is_not_written_again(tmp_path: Path) -> None:

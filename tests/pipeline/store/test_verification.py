@@ -10,10 +10,10 @@ import pytest
 
 from analyzers.errors import StoreError
 from pipeline.archive.types import Problem
-from pipeline.store import Store, verify
+from pipeline.store import Store, ingest_checkpoint, verify
 from pipeline.store.documents import FILE
 from pipeline.store.packs import pack_index
-from tests.pipeline.store.samples import bits, files_under, put
+from tests.pipeline.store.samples import MemoryArchive, bits, checkpoint_of, files_under, layout_of, put
 
 RNG = np.random.default_rng(0)
 TENSORS = {"layers.0.weight": RNG.standard_normal((400, 400)), "norm": RNG.standard_normal(50), "scale": np.array(2.0)}
@@ -114,3 +114,19 @@ def test_what_does_not_belong_is_named(filled: Store) -> None:
     (filled.path / "runs" / "notes").mkdir()
     (problem,) = verify(filled)
     assert problem.path.endswith("runs/notes")
+
+
+@pytest.mark.parametrize("room", ["tensors", "packs"])
+def test_the_way_out_that_verify_names_mends_the_store(filled: Store, room: str) -> None:
+    (damaged,) = (folder for folder in (filled.path / room).iterdir() if folder.name != FILE)
+    flip(next(path for path in damaged.rglob("*") if path.is_file() and path.name != FILE))
+    assert all("--rehash" in problem.hint for problem in verify(filled))
+    shutil.rmtree(damaged)
+    pack_index.cache_clear()  # as in the next command
+    store = Store.open(filled.path, "a")
+    checkpoint = checkpoint_of(TENSORS, "grok", 30)
+    archive = MemoryArchive(TENSORS)
+    record = ingest_checkpoint(store, checkpoint, layout_of(TENSORS), rehash=True, open_tensors=archive)
+    assert record.revision == 0
+    assert verify(store) == []
+    assert all((store.path / "packs" / place.name).exists() for place in record.places if place.kind == "pack")
