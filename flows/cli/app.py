@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -87,9 +90,8 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         result = app(given, standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
-        complain("\nInterrupted. Nothing is lost: the same command goes on where this one stopped.")
-        return INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in `varve inspect RUNS | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -109,4 +111,28 @@ def run(arguments: Sequence[str]) -> int:
             raise
         show(file=sys.stderr)
         return USAGE
+    if result == INTERRUPTED:  # typer also turns an interrupt into this code itself
+        complain("\nInterrupted. Nothing is lost: the same command goes on where this one stopped.")
     return result if isinstance(result, int) else OK
+
+
+def stop_gracefully() -> None:
+    """Ctrl-C and SIGTERM close workers and server, and say so at once; the second time ends everything."""
+    asked = False
+
+    def interrupt(signum: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            import psutil
+
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            os._exit(INTERRUPTED)
+        asked = True
+        os.write(2, b"\nStopping; once more to stop at once.\n")  # print is not safe inside a signal handler
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)

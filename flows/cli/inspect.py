@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.arguments import AsJson, Name, Runs, StepPattern, StepScale
-from flows.console import complain, plural, say, size, table
+from flows.console import plural, say, size, table
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Archive, Checkpoint, Layout, Run
@@ -40,10 +40,13 @@ def inspect(
 
     Exit code 3 when something in the archive cannot be read (it is listed), 2 when there is nothing to read.
     """
-    from pipeline import api
+    from flows.analysis import find_archive
+    from flows.options import AnalyzeOptions
     from pipeline.intake import layout_of
 
-    archive = api.scan(runs, name=name, step_pattern=step_pattern, step_scale=step_scale)
+    archive = find_archive(
+        AnalyzeOptions(runs=str(runs), out=".", name=name, step_pattern=step_pattern, step_scale=step_scale)
+    ).archive
     chosen = _chosen(archive, parameters)
     layouts = {run.id: layout_of(run.checkpoints[-1]) for run in chosen if run.checkpoints}
     if as_json:
@@ -54,12 +57,7 @@ def inspect(
         _show(archive)
         for run_id, layout in layouts.items():
             _show_layout(run_id, layout)
-    problems = problems_of(archive)
-    if not archive.runs:
-        if not as_json:
-            complain(f"varve: no checkpoint that can be read was found in {archive.root}")
-        return 2
-    return 3 if problems else 0
+    return 3 if problems_of(archive) else 0
 
 
 def problems_of(archive: Archive) -> list[str]:

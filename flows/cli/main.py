@@ -39,8 +39,9 @@ def main() -> None:
     line = first_line(arguments)
     if line is not None:
         print(line, flush=True)
-    from flows.cli.app import run
+    from flows.cli.app import run, stop_gracefully
 
+    stop_gracefully()
     sys.exit(run(arguments))
 
 

@@ -50,7 +50,7 @@ def test_only_the_chosen_steps_and_parameters(archive: Path, tmp_path: Path) -> 
 
 def test_a_wrong_setting_names_the_right_one(archive: Path, tmp_path: Path) -> None:
     store = pipeline.ingest(archive, tmp_path / "S.zarr")
-    with pytest.raises(ParameterError, match="did you mean 'epsilons?'"):
+    with pytest.raises(ParameterError, match=r"did you mean 'epsilons?'"):
         pipeline.compute(store, ["intruder_dimensions"], {"intruder_dimensions": {"epsilom": 0.5}})
 
 

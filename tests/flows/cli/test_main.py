@@ -91,7 +91,7 @@ def test_the_first_line_names_the_verb_and_stays_out_of_json(words: list[str], s
     assert line is None if said is None else (line is not None and line.endswith(said))
 
 
-def _raising(error: BaseException):  # noqa: ANN202
+def _raising(error: BaseException):
     def app(*_: object, **__: object) -> None:
         raise error
 
