@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.archive.layout import describe, tied_names
 from pipeline.archive.names import words
 from pipeline.archive.types import TensorHeader
-from tests.pipeline.archive.tiny import State, assert_accounted, checkpoint, layout_of, matrices
+from tests.pipeline.archive.tiny import PROPERTY, State, assert_accounted, checkpoint, layout_of, matrices
 
 PARTS = st.sampled_from(
     sorted(
@@ -42,7 +42,7 @@ CONFIGS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(PROPERTY, max_examples=300)
 @given(
     tensors=st.dictionaries(NAMES, st.tuples(SHAPES, DTYPES), max_size=12),
     config=st.sampled_from(CONFIGS),

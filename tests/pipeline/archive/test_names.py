@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.names import ANYWHERE, BASE_MODELS, WRAPPERS, Dialect, canonical, layer_of, unique_names
+from tests.pipeline.archive.tiny import PROPERTY
 
 WORDS = st.sampled_from(["encoder", "layer", "0", "3", "attention", "self", "query", "mlp", "fc1", "experts", "head"])
 PATHS = st.lists(WORDS, min_size=1, max_size=6).map(".".join)
 
 
+@PROPERTY
 @given(
     prefixes=st.lists(st.sampled_from(sorted(WRAPPERS | BASE_MODELS | ANYWHERE)), max_size=5),
     path=PATHS,
@@ -22,11 +24,13 @@ def test_a_stack_of_wrappers_never_changes_a_name(prefixes: list[str], path: str
     assert canonical(".".join([*prefixes, path]) + parameter) == canonical(path)
 
 
+@PROPERTY
 @given(PATHS)
 def test_a_canonical_name_is_its_own_canonical_name(path: str) -> None:
     assert canonical(canonical(path)) == canonical(path)
 
 
+@PROPERTY
 @given(path=PATHS, at=st.integers(0, 5), wrapper=st.sampled_from(sorted(ANYWHERE)))
 def test_wrappers_in_the_middle_vanish(path: str, at: int, wrapper: str) -> None:
     parts = path.split(".")
@@ -34,6 +38,7 @@ def test_wrappers_in_the_middle_vanish(path: str, at: int, wrapper: str) -> None
     assert canonical(".".join(parts) + ".weight") == canonical(path)
 
 
+@PROPERTY
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=3), max_size=12))
 def test_no_two_matrices_share_a_name(candidates: list[list[str]]) -> None:
     names = unique_names(candidates)

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import HealthCheck, settings
 
 from pipeline.archive.layout import describe
 from pipeline.archive.recipes import Dense, LowRankProduct, Recipe, apply_ops, tensors_of
 from pipeline.archive.types import Checkpoint, Layout, TensorHeader
+
+PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For property tests: a busy machine is no finding."""
 
 State = Mapping[str, torch.Tensor]
 
