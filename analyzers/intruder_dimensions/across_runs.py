@@ -57,6 +57,7 @@ class ChangeAcrossRuns(Statistic):
             update = pair.delta()
             norm = 0.0 if pair.identical else frobenius_norm(update)
             masks.append(top_masks(pair, update, self.top_fraction) if norm else _no_masks())
+            del pair
             for column in range(row + 1):
                 other = update if column == row else load_pair(last[column]).delta()
                 if norm and shape_of(other) == shape_of(update):
@@ -85,7 +86,7 @@ def inner_product(first: Update, second: Update) -> float:
         return first.scale * float(((first.b.double().T @ second) * first.a.double()).sum())
     if isinstance(second, LowRank):
         return inner_product(second, first)
-    return float((first * second).sum())
+    return float(torch.dot(first.flatten(), second.flatten()))
 
 
 def _alike(

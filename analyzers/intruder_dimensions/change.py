@@ -74,7 +74,7 @@ def entry_changes(pair: Pair, update: torch.Tensor, top_fraction: float) -> dict
     formats = stored_formats(pair)
     sums = dict.fromkeys(("norm_tuned", "inner", "unchanged", "changed_above_noise", "sign_flips"), 0.0)
     rows, columns = update.shape
-    step = max(1, BLOCK_BYTES // (8 * columns))
+    step = max(1, BLOCK_BYTES // (64 * columns))  # a dozen temporaries of each block live at once
     for start in range(0, rows, step):
         part = slice(start, start + step)
         delta, base = update[part], pair.reference[part]
@@ -85,7 +85,7 @@ def entry_changes(pair: Pair, update: torch.Tensor, top_fraction: float) -> dict
         sums["changed_above_noise"] += float((delta.abs() > by_rounding(stored, base, formats)).sum()) / update.numel()
         sums["sign_flips"] += float((torch.sign(tuned) * torch.sign(base.double()) < 0).sum()) / update.numel()
     result = sums | {"norm_tuned": math.sqrt(sums["norm_tuned"])}
-    total = float((update**2).sum())
+    total = float(torch.linalg.vector_norm(update)) ** 2
     if total == 0:
         return result | {"top_share": math.nan, "top_share_above_noise": math.nan}
     top, above = top_entries(pair, update, top_fraction)
@@ -96,12 +96,25 @@ def entry_changes(pair: Pair, update: torch.Tensor, top_fraction: float) -> dict
 
 def top_entries(pair: Pair, update: torch.Tensor, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Flat indices of the ⌈fraction · m n⌉ entries of greatest |Δ|, and which of them changed by more than rounding."""
-    count = max(1, math.ceil(fraction * update.numel()))
-    top = torch.topk(update.abs().flatten(), count, sorted=False).indices
+    top = greatest_entries(update, max(1, math.ceil(fraction * update.numel())))
     base = pair.reference.flatten()[top]
     delta = update.flatten()[top]
     stored = pair.tuned.flatten()[top] if isinstance(pair.tuned, torch.Tensor) else delta + base
     return top, delta.abs() > by_rounding(stored, base, stored_formats(pair))
+
+
+def greatest_entries(update: torch.Tensor, count: int) -> torch.Tensor:
+    """Flat indices, ascending, of the `count` entries of greatest |Δ|, compared in float32 of |Δ|/max; first of ties.
+
+    torch.topk would take two float64 copies of the matrix more; this takes one.
+    """
+    largest = float(torch.linalg.vector_norm(update, ord=math.inf))
+    rows = max(1, BLOCK_BYTES // (8 * update.shape[1]))
+    magnitude = torch.cat([(block.abs() / largest).float().flatten() for block in update.split(rows)]).cpu().numpy()
+    threshold = np.partition(magnitude, magnitude.size - count)[magnitude.size - count]
+    above = np.flatnonzero(magnitude > threshold)
+    tied = np.flatnonzero(magnitude == threshold)[: count - above.size]
+    return torch.from_numpy(np.sort(np.concatenate([above, tied]))).to(update.device)
 
 
 def stored_entries(pair: Pair, update: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from analyzers.contract import (
     Content,
@@ -22,7 +23,15 @@ from analyzers.contract import (
     Sum,
     Unit,
 )
-from analyzers.intruder_dimensions.pair import Pair, Update, cached_base, frobenius_norm, identify, load_pair, refusal
+from analyzers.intruder_dimensions.pair import (
+    Update,
+    add_scaled_,
+    cached_base,
+    frobenius_norm,
+    identify,
+    load_pair,
+    refusal,
+)
 from analyzers.linalg.lowrank_update import top_vectors
 from analyzers.linalg.scores import side_scores
 
@@ -71,11 +80,12 @@ class IntruderMatched(Statistic):
             label, _, reference = identify(observation)
             pair = load_pair(observation)
             base = cached_base(label, reference, context, pair.reference)
-            update = pair.delta()
+            update, w0 = pair.delta(), pair.reference
+            del pair
             for column, target in enumerate(targets):
                 if target == 0:
                     continue
-                top = top_vectors(rescaled(pair, update, float(target / norms[row])), pair.reference, base, self.k_max)
+                top = top_vectors(rescaled(w0, update, float(target / norms[row])), w0, base, self.k_max)
                 for side in range(2):
                     scores = side_scores(base, top, side)
                     kept = scores.similarity.numel()
@@ -108,11 +118,11 @@ def geometric_mean(norms: np.ndarray) -> float:
     return float(np.exp(np.log(positive).mean())) if positive.size else 0.0
 
 
-def rescaled(pair: Pair, update: Update, factor: float) -> Content:
+def rescaled(reference: torch.Tensor, update: Update, factor: float) -> Content:
     """W0 + factor · Δ; an adapter's stays a sum with factors."""
     if isinstance(update, LowRank):
-        return Sum(pair.reference, LowRank(update.b, update.a, update.scale * factor))
-    return update.mul(factor).add_(pair.reference)
+        return Sum(reference, LowRank(update.b, update.a, update.scale * factor))
+    return add_scaled_(update * factor, reference, 1.0)
 
 
 def _norm(observation: Observation) -> float:

@@ -54,15 +54,16 @@ class IntruderNull(Statistic):
             raise ContractError(f"{label}: {self.name} needs the result of {UpdateSpectrum.name}")
         sigma_update = np.asarray(inputs["sigma"], dtype=np.float64)
         base = cached_base(label, reference, context)
-        kept = min(self.k, base.sigma.numel())
+        shape, sigma_base = base.shape, base.sigma.cpu().numpy()
+        del base  # its vectors are not needed
+        kept = min(self.k, sigma_base.size)
         if not np.any(sigma_update > 0):
             similarity = np.full((self.draws, 2, self.k), np.nan)
             similarity[:, :, :kept] = 1.0
             return {"similarity": similarity}
-        sigma_base = base.sigma.cpu().numpy()
         generators = (np.random.default_rng((context.seed, draw)) for draw in range(self.draws))
         rows = [
-            null_similarities(sigma_base, sigma_update, base.shape, self.k, generator, context.device)
+            null_similarities(sigma_base, sigma_update, shape, self.k, generator, context.device)
             for generator in generators
         ]
         return {"similarity": np.stack(rows) if rows else np.zeros((0, 2, self.k))}

@@ -12,7 +12,7 @@ import torch
 from analyzers.checks import require_entries, require_finite
 from analyzers.contract import Content, Context, LowRank, Matrix, MatrixInfo, Observation, Sum
 from analyzers.errors import ContractError, Unmeasurable
-from analyzers.linalg.blocks import dense64
+from analyzers.linalg.blocks import BLOCK_BYTES, dense64
 from analyzers.linalg.subspaces import BaseVectors, base_vectors
 
 Update = torch.Tensor | LowRank
@@ -37,7 +37,16 @@ class Pair:
         """Δ; where it is a difference, a float64 tensor (m, n) made anew: W and W0 in float64 differ exactly."""
         if self.update is not None:
             return self.update
-        return dense64(self.tuned).sub(self.reference)
+        dense = dense64(self.tuned)
+        return add_scaled_(dense.clone() if dense is self.tuned else dense, self.reference, -1.0)
+
+
+def add_scaled_(dense: torch.Tensor, other: torch.Tensor, factor: float) -> torch.Tensor:
+    """dense += factor · other in place, (m, n) float64 and any dtype, with temporaries of a few rows only."""
+    step = max(1, BLOCK_BYTES // (8 * max(1, dense.shape[1])))
+    for start in range(0, dense.shape[0], step):
+        dense[start : start + step].add_(other[start : start + step].to(torch.float64), alpha=factor)
+    return dense
 
 
 def refusal(info: MatrixInfo, reference: MatrixInfo | None) -> str | None:

@@ -32,4 +32,6 @@ class UpdateSpectrum(Statistic):
             update = pair.update
             rank = update.b.shape[1] if isinstance(update, LowRank) else min(pair.reference.shape)
             return {"sigma": np.zeros(min(rank, *pair.reference.shape))}
-        return {"sigma": singular_values(pair.delta()).sigma.double().cpu().numpy()}
+        update = pair.delta()
+        del pair  # W and W0 need not stay beside the factorization
+        return {"sigma": singular_values(update).sigma.double().cpu().numpy()}

@@ -16,7 +16,8 @@ from analyzers.linalg.lowrank_update import top_eigenvectors
 def haar_frame(dimension: int, count: int, generator: np.random.Generator) -> np.ndarray:
     """(dimension, count) orthonormal columns, Haar-distributed: QR of a Gaussian with R's diagonal made positive."""
     q, r = np.linalg.qr(generator.standard_normal((dimension, count)))
-    return q * np.where(np.diag(r) < 0, -1.0, 1.0)
+    q *= np.where(np.diag(r) < 0, -1.0, 1.0)
+    return q
 
 
 def haar_rows(rows: int, dimension: int, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -50,14 +51,17 @@ def null_similarities(
     X's first p rows: the others enter only through XᵀX = 1. Wide shapes are transposed.
     """
     p, kept = min(shape), min(k, min(shape))
-    strengths = sigma_update[sigma_update > 0]
+    tiny = max(shape) * np.finfo(np.float64).eps * sigma_update.max(initial=0.0)
+    strengths = sigma_update[sigma_update > tiny]
     long_rows = haar_rows(p, max(shape), strengths.size, generator)
     short = haar_frame(p, strengths.size, generator)
+    short *= strengths
     base = torch.as_tensor(sigma_base, dtype=torch.float64, device=device)
     x = torch.as_tensor(long_rows, device=device)
-    scaled = torch.as_tensor(short * strengths, device=device)  # K
-    mixed = base[:, None] * x + scaled / 2  # Z
+    scaled = torch.as_tensor(short, device=device)  # K
+    mixed = (base[:, None] * x).add_(scaled, alpha=0.5)  # Z
     gram = mixed @ scaled.T
+    del mixed
     gram = gram + gram.T
     gram.diagonal().add_(base**2)
     values, inner = top_eigenvectors(gram, kept)

@@ -105,11 +105,11 @@ def subspace_shares(base: BaseVectors, update: torch.Tensor | LowRank, ranks: Se
         if isinstance(update, LowRank):
             outer, inner = (update.b, update.a) if side == 0 else (update.a.T, update.b.T)
             core = torch.linalg.qr(inner.double().T, mode="r").R.T  # the factor of `inner` that carries its norm
-            projected, whole = cosines(basis, outer.double()) @ core, (outer.double() @ core)
+            projected, whole = cosines(basis, outer.double()) @ core, outer.double() @ core
         else:
             whole = update if side == 0 else update.T
             projected = cosines(basis, whole)
-        total = float((whole**2).sum())
+        total = float(torch.linalg.vector_norm(whole)) ** 2
         if total > 0:
             energy = (projected**2).sum(dim=1).cumsum(0) / total
             for position, r in enumerate(ranks):
