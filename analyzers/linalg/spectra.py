@@ -91,7 +91,8 @@ def singular_values_batch(stack: torch.Tensor, gram_condition: float = GRAM_COND
     wide = as_float64(stack)
     gram = wide.mT @ wide if m >= n else wide @ wide.mT
     usable = torch.isfinite(gram).flatten(1).all(1) & (gram.diagonal(dim1=1, dim2=2).amax(1) > 1e-200)
-    values = torch.linalg.eigvalsh(torch.where(usable[:, None, None], gram, torch.eye(min(m, n), dtype=gram.dtype)))
+    one = torch.eye(min(m, n), dtype=gram.dtype, device=gram.device)
+    values = torch.linalg.eigvalsh(torch.where(usable[:, None, None], gram, one))
     kept = usable & (values[:, 0] > 0) & (values[:, -1] <= values[:, 0] * gram_condition**2)
     sigma = values.clamp_min(0).sqrt().flip(1)
     ill = (usable & ~kept).nonzero().flatten()

@@ -97,7 +97,7 @@ class WeightSpectra(Analyzer):
         dataset = view.dataset(arrays, [variable for variable in VARIABLES if variable.name in arrays])
         shuffled = list(view.stacks(ShuffledSigma(), "sigma")) if self.parameters.shuffled else []
         runs = full_spectra(view, stacks, shuffled)
-        return Derived(self._with_coordinates(dataset), runs, self._notes(arrays))
+        return Derived(self._with_coordinates(dataset), runs, self._notes(arrays, matrices))
 
     def _from_sigma(
         self, view: View, matrices: Matrices, stacks: Sequence[Stack], alpha: np.ndarray
@@ -133,14 +133,14 @@ class WeightSpectra(Analyzer):
 
     def _welore_thresholds(self, view: View, matrices: Matrices, stacks: Sequence[Stack]) -> np.ndarray:
         """One t per checkpoint, over all its dense weights of at least two singular values: (run, step)."""
-        pooled: dict[tuple[int, int], list[np.ndarray]] = {}
-        for stack, row in _rows(stacks):
-            chosen = matrices.is_weight(stack)[row]
-            if chosen.any() and stack.values.shape[1] > 1:
-                place = (int(stack.run_index[row][0]), int(stack.step_index[row][0]))
-                pooled.setdefault(place, []).append(welore.normalised(stack.values[row][chosen]).ravel())
+        found: dict[tuple[int, int], list[tuple[Stack, np.ndarray]]] = {}
+        for stack in stacks:
+            usable = matrices.is_weight(stack) & (stack.values.shape[1] > 1)
+            for place, rows in _checkpoints(stack, np.flatnonzero(usable)):
+                found.setdefault(place, []).append((stack, rows))
         thresholds = np.full((len(view.runs), len(view.steps)), np.nan)
-        for place, spectra in pooled.items():
+        for place, parts in found.items():
+            spectra = [welore.normalised(stack.values[rows]).ravel() for stack, rows in parts]
             thresholds[place] = welore.threshold(spectra, self.parameters.welore_reduction)
         return thresholds
 
@@ -190,16 +190,16 @@ class WeightSpectra(Analyzer):
         present = {name: (name, values) for name, values in coordinates.items() if name in dataset.dims}
         return dataset.assign_coords(present)
 
-    def _notes(self, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    def _notes(self, arrays: dict[str, np.ndarray], matrices: Matrices) -> tuple[str, ...]:
         notes = []
-        flags = arrays["alpha_flag"]
-        measured = int(np.isfinite(flags).sum())
-        small, none = int((flags == 1).sum()), int((flags == 2).sum())
-        if small or none:
-            notes.append(
-                f"alpha: of {measured} spectra {small} have fewer than {SMALL_TAIL} eigenvalues in the tail "
-                f"(alpha_flag 1), and {none} too few for a fit (alpha_flag 2, NaN)."
-            )
+        for what, chosen in (("weights", matrices.weight), ("products of factors", ~matrices.weight)):
+            flags = np.where(chosen[:, None, :], arrays["alpha_flag"], np.nan)
+            small, none = int((flags == 1).sum()), int((flags == 2).sum())
+            if small or none:
+                notes.append(
+                    f"alpha: of {int(np.isfinite(flags).sum())} spectra of {what} {small} have fewer than {SMALL_TAIL} "
+                    f"eigenvalues in the tail (alpha_flag 1), and {none} too few for a fit (alpha_flag 2, NaN)."
+                )
         if not self.parameters.alpha_null:
             notes.append(
                 "alpha stands without its null; ask for it with --set weight_spectra.alpha_null=true: "
@@ -238,15 +238,15 @@ def _chunks(stacks: Sequence[Stack]) -> Iterator[Stack]:
             yield Stack(stack.run_index[part], stack.step_index[part], stack.matrix_index[part], stack.values[part])
 
 
-def _rows(stacks: Sequence[Stack]) -> Iterator[tuple[Stack, np.ndarray]]:
-    """Each stack with the rows of one (run, step) after the other."""
-    for stack in stacks:
-        if not len(stack.run_index):
-            continue
-        order = np.lexsort((stack.step_index, stack.run_index))
-        moved = np.diff(stack.run_index[order]) | np.diff(stack.step_index[order])
-        for rows in np.split(order, np.flatnonzero(moved) + 1):
-            yield stack, rows
+def _checkpoints(stack: Stack, rows: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """The given rows of a stack by checkpoint: ((run index, step index), rows)."""
+    if not len(rows):
+        return
+    runs, steps = stack.run_index[rows], stack.step_index[rows]
+    order = np.lexsort((steps, runs))
+    moved = (np.diff(runs[order]) != 0) | (np.diff(steps[order]) != 0)
+    for part in np.split(order, np.flatnonzero(moved) + 1):
+        yield (int(runs[part[0]]), int(steps[part[0]])), rows[part]
 
 
 def _last_axis(array: np.ndarray, count: int) -> np.ndarray:
