@@ -113,8 +113,6 @@ def _tied(layout: Layout, digests: Mapping[str, str | None]) -> dict[str, str]:
     tied: dict[str, str] = {}
     for template in _embeddings_first(layout):
         content = tuple(digests[name] for name in template.tensors) + template.cut
-        if None in content[: len(template.tensors)]:
-            continue
         name = template.spec.name
         if first.setdefault(content, name) != name:
             tied[name] = first[content]

@@ -182,7 +182,7 @@ def test_a_disk_that_fills_at_any_write_is_reported_once_as_such(
 
 
 def test_ingesting_a_large_tensor_takes_little_memory(tmp_path: Path) -> None:
-    """A tensor of 512 MB goes in with less than half of that in memory beside the interpreter."""
+    """A tensor of 256 MiB goes in with little more than half of that in memory beside the interpreter."""
     code = f"""
 import resource
 from contextlib import contextmanager
@@ -190,13 +190,13 @@ from pathlib import Path
 import numpy as np
 from pipeline.archive.types import Checkpoint, Layout, TensorHeader
 from pipeline.store import Store, ingest_checkpoint
-header = TensorHeader("w", "float32", (8192, 16384), 8192 * 16384 * 4)
+header = TensorHeader("w", "float32", (4096, 16384), 4096 * 16384 * 4)
 class Reader:
     def read(self, name): raise AssertionError("it is not read whole")
     def blocks(self, name, max_bytes):
         rows = max_bytes // (16384 * 4)
-        for start in range(0, 8192, rows):
-            yield np.random.default_rng(start).integers(0, 2**16, (min(rows, 8192 - start), 16384)).astype("f4")
+        for start in range(0, 4096, rows):
+            yield np.random.default_rng(start).random((min(rows, 4096 - start), 16384), "f4")
 @contextmanager
 def opened(checkpoint):
     yield Reader()
@@ -207,5 +207,5 @@ ingest_checkpoint(store, checkpoint, Layout((header,), ()), open_tensors=opened)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    # Blocks of 32 MiB: int64 (64 MiB) and float32 in the reader of this test, one compressed, one gathered.
-    assert int(done.stdout) * 1024 < 256 * 2**20
+    # A block of 32 MiB each in the reader, in Zarr's hands, compressed; the allocator keeps some more.
+    assert int(done.stdout) * 1024 < 160 * 2**20, done.stdout

@@ -88,7 +88,7 @@ def test_the_digest_tells_dtype_shape_and_bits_apart() -> None:
     assert tensor_digest(np.zeros(4, ml_dtypes.bfloat16)) != tensor_digest(np.zeros(4, np.uint16))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 7))
 def test_the_heights_of_the_blocks_do_not_matter(rows: int, heights: list[int], chunk_rows: int) -> None:
     tensor = np.arange(rows * 3, dtype=np.int16).reshape(rows, 3)
