@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.stats import kstest
 
 from analyzers.linalg import marchenko_pastur as mp
 from analyzers.linalg.gaussian_null import gaussian_eigenvalues
@@ -61,6 +62,9 @@ def test_the_scale_of_noise_is_found_under_planted_spikes() -> None:
     assert median.s == pytest.approx(s, rel=0.025)
     assert median.n_spikes in (5, 6)  # five, and one of the 5 % that noise adds
     assert median.ks < 0.03
+    bulk = np.sort(eigenvalues)[: M - median.n_spikes] / (median.s**2 * N)
+    peer = kstest(bulk, lambda x: mp.cdf(x, (M - median.n_spikes) / N))
+    assert median.ks == pytest.approx(float(peer.statistic), rel=1e-12)
     # The total standard deviation is inflated by the spikes: its edge is too high, and its bulk fits worse.
     total = mp.fit_bulk(eigenvalues, N, float(W.std()))
     assert total.edge > median.edge and total.ks > median.ks
@@ -86,7 +90,12 @@ def test_the_distance_is_that_of_the_bulk_to_its_law() -> None:
     assert mp.ks_distance(np.full(n, b), q) == 1.0
 
 
-def test_edges_scale_with_the_square_of_s() -> None:
+def test_edges_are_their_formulas_and_scale_with_the_square_of_s() -> None:
+    assert mp.spike_edge(1.0, 64, 400) == pytest.approx(
+        (math.sqrt(399.5) + math.sqrt(63.5)) ** 2
+        + 0.979 * (math.sqrt(399.5) + math.sqrt(63.5)) * (399.5**-0.5 + 63.5**-0.5) ** (1 / 3),
+        rel=1e-12,
+    )
     low, high = mp.bulk_edges(2.0, 100, 400)
     assert (low, high) == pytest.approx((4 * 100.0, 4 * 900.0))
     assert mp.spike_edge(2.0, 100, 400) == pytest.approx(4 * mp.spike_edge(1.0, 100, 400))
