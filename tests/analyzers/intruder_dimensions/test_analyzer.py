@@ -70,6 +70,22 @@ def test_excess_is_count_minus_the_nulls_mean_and_the_mean_lies_in_its_interval(
     assert bool((strong >= 1).all())  # a rank-2 update of this strength makes intruders in any direction
 
 
+def test_a_score_within_its_uncertainty_of_epsilon_is_counted_high_and_not_low() -> None:
+    bases = {name: base.bfloat16() for name, base in BASES.items()}
+    settings = IntruderDimensions.Parameters(null=False, matched=False, across_runs=False)
+    d = IntruderDimensions(settings).derive(
+        MemoryView({"r": {1: {n: w.bfloat16() for n, w in full(0.2).items()}}}, bases)
+    )
+    slack = d.dataset["score_error"] + d.dataset["storage_uncertainty"]
+    for epsilon in (0.5, 0.7, 0.9):
+        low, high = (
+            d.dataset[f"n_intruders_{which}"].sel(epsilon=epsilon, k=10, drop=True) for which in ("low", "high")
+        )
+        assert ((d.dataset["similarity"] + slack < epsilon).sum("rank") == low).all()
+        assert ((d.dataset["similarity"] - slack < epsilon).sum("rank") == high).all()
+    assert float((d.dataset["n_intruders_high"] - d.dataset["n_intruders_low"]).sum()) > 0
+
+
 def test_matching_the_norm_of_the_own_run_changes_no_count(derived) -> None:
     d = derived.dataset
     for run in ("full", "lora"):

@@ -42,6 +42,15 @@ def test_a_spectrum_too_steep_for_the_gram_falls_back_to_the_svd() -> None:
     assert float((top.left.T @ u[:, :40]).abs().diagonal()[:38].min()) > 0.999
 
 
+def test_vectors_that_the_gram_blurs_without_disordering_them_are_found_blurred_and_taken_from_the_svd() -> None:
+    u, v = (torch.linalg.qr(random(50, 50, seed)).Q for seed in (1, 2))
+    sigma = torch.logspace(0, -12, 50, dtype=torch.float64)
+    top = leading_triplets(u * sigma @ v.T, 25)
+    # σ_25 = 1e-6 σ1: eigenvalues are 1e-12 λ1, so the Gram's vectors are good to 1e-4, an SVD's to ε σ1/gap = 5e-10
+    assert float((top.left.T @ u[:, :25]).abs().diagonal().min()) > 1 - 1e-15 * 50
+    assert float((top.left - u[:, :25] * (top.left * u[:, :25]).sum(dim=0).sign()).norm(dim=0).max()) < 1e-8
+
+
 def test_top_eigenvectors_are_the_last_ones_in_descending_order() -> None:
     symmetric = random(30, 30, 3)
     symmetric = symmetric + symmetric.T
