@@ -32,7 +32,7 @@ _ONE_THREAD = {
     "VECLIB_MAXIMUM_THREADS": "1",
 }
 _SETTINGS = {
-    "distributed.scheduler.allowed-failures": 2,
+    "distributed.scheduler.allowed-failures": 1,
     "distributed.worker.memory.spill": False,  # results are small; what fills memory is the unit itself
     "distributed.worker.memory.target": False,
     "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
@@ -61,7 +61,7 @@ class DaskCluster:
 
     def wait(self) -> list[Any]:
         """The calls that have finished. Calls of a worker that died are not among them: the scheduler gives them to
-        others, until they have taken three workers with them."""
+        others, until they have taken two workers with them."""
         asked = time.monotonic()
         alone = 0
         while not self._finished.has_ready():
