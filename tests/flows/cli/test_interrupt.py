@@ -22,7 +22,7 @@ def wait_for(log: Path, text: str, process: subprocess.Popen[bytes], seconds: fl
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_analysis_is_completed_by_the_same_command(tmp_path: Path, number: signal.Signals) -> None:
     archive = write_run(tmp_path / "runs/a", 6, shapes=SHAPES)
     words = ["analyze", archive, "--out", tmp_path / "out", "--no-flow", "--analyzers", "weight_spectra"]
