@@ -309,3 +309,16 @@ def test_listing_and_reading_need_no_torch(tmp_path: Path) -> None:
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "short.pt", {"w": torch.randn(10)[2:]})
+    with pytest.raises(ArchiveError, match=r"w: float32 \[8\] ends at byte 40 of its storage, which has 36"):
+        scan(rewritten(path, **{"0": bytes(36)}))
+    without = tmp_path / "without.pt"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(without, "w") as new:
+        for info in old.infolist():
+            if not info.filename.endswith("/data/0"):
+                new.writestr(info.filename, old.read(info))
+    with pytest.raises(ArchiveError, match="its storage data/0 is not in the file"):
+        scan(without)
