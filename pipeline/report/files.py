@@ -42,10 +42,12 @@ def save(tree: xr.DataTree, path: Path | str) -> Path:
 
 
 def _write(tree: xr.DataTree, path: Path) -> None:
-    for group, dataset in datasets_of(tree).items():
+    datasets = datasets_of(tree)
+    for group, dataset in datasets.items():
         plain = storable(dataset)
         if group == "/":
             plain.attrs["varve_report"] = SCHEMA
+            plain.attrs["varve_order"] = json.dumps({path: list(map(str, d.data_vars)) for path, d in datasets.items()})
         chunks = {str(name): chunks_of(variable) for name, variable in plain.variables.items()}
         encoding = {name: {"chunks": chosen} for name, chosen in chunks.items() if chosen}
         plain.to_zarr(path, group=group, mode="a", consolidated=False, zarr_format=3, encoding=encoding)
@@ -89,7 +91,21 @@ def load(path: Path | str) -> xr.DataTree:
         raise ReportError(f"{source} is not a varve report: its root has no attribute `varve_report`")
     if version != SCHEMA:
         raise ReportError(f"{source} has report form {version}, this varve reads {SCHEMA}: run `varve report` again")
-    return xr.open_datatree(source, engine="zarr", consolidated=True, chunks=None)
+    opened = xr.open_datatree(source, engine="zarr", consolidated=True, chunks=None)
+    return _ordered(opened, json.loads(attributes.get("varve_order", "{}")))
+
+
+def _ordered(tree: xr.DataTree, order: dict[str, list[str]]) -> xr.DataTree:
+    """Nodes and variables in the order in which they were saved; Zarr lists them by name."""
+    datasets = datasets_of(tree)
+    paths = [path for path in order if path in datasets] + [path for path in datasets if path not in order]
+    ordered = {}
+    for path in paths:
+        names = [name for name in order.get(path, ()) if name in datasets[path].data_vars]
+        rest = [name for name in datasets[path].data_vars if name not in names]
+        ordered[path] = datasets[path][[*names, *rest]]
+    ordered["/"].attrs.pop("varve_order", None)
+    return xr.DataTree.from_dict(ordered)
 
 
 def is_report(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from importlib.resources import files
 from pathlib import Path
@@ -40,6 +41,7 @@ def write_html(tree: xr.DataTree, path: Path | str) -> Path:
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(target)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            fresh.unlink()
         raise ReportError(f"cannot write {target}: {error}") from error
     return target

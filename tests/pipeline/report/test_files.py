@@ -50,6 +50,13 @@ def test_saving_again_replaces_the_older_report_and_leaves_nothing_else(tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["report.zarr"]
 
 
+def test_nodes_and_variables_keep_their_order(tmp_path: Path) -> None:
+    tree = synthetic.tree(matrices=3, steps=(0, 10))
+    loaded = load(save(tree, tmp_path / "report.zarr"))
+    assert list(loaded.children) == list(tree.children)
+    assert list(loaded["weight_spectra"].data_vars) == list(tree["weight_spectra"].data_vars)
+
+
 def test_a_failed_save_leaves_the_older_report_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = synthetic.tree(matrices=3, intruders=False)
     path = save(first, tmp_path / "report.zarr")
