@@ -1,0 +1,56 @@
+"""Cron expressions, time zones and names; the schedule itself is tested against a server (slow)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analyzers.errors import ParameterError
+from flows import schedule
+from flows.cli.app import run
+from flows.options import AnalyzeOptions
+
+
+def test_the_next_nights_are_told_in_the_zone() -> None:
+    times = schedule.upcoming(schedule.checked("0 2 * * *", "Europe/Berlin"))
+    assert len(times) == 3 and all(t.hour == 2 and t.minute == 0 for t in times)
+    assert {str(t.tzinfo) for t in times} == {"Europe/Berlin"}
+
+
+@pytest.mark.parametrize("cron", ["", "nightly", "0 2 * *", "0 25 * * *", "61 * * * *", "0 2 * * * *"])
+def test_what_is_no_cron_expression_is_quoted_with_an_example(cron: str) -> None:
+    with pytest.raises(ParameterError, match=r'"0 2 \* \* \*"'):
+        schedule.checked(cron, "UTC")
+
+
+def test_an_unknown_zone_is_quoted() -> None:
+    with pytest.raises(ParameterError, match="'Mars/Olympus' is not known"):
+        schedule.checked("0 2 * * *", "Mars/Olympus")
+
+
+@pytest.mark.parametrize(("variable", "zone"), [("Europe/Berlin", "Europe/Berlin"), (":UTC", "UTC")])
+def test_the_machines_zone_is_the_default(monkeypatch: pytest.MonkeyPatch, variable: str, zone: str) -> None:
+    monkeypatch.setenv("TZ", variable)
+    assert schedule.local_timezone() == zone
+
+
+def test_one_store_has_one_deployment_whatever_the_options(tmp_path: Path) -> None:
+    def name(**more: str) -> str:
+        return schedule.deployment_name(AnalyzeOptions(runs=str(tmp_path / "runs"), **more))
+
+    assert name(out=str(tmp_path / "o"), steps="last") == name(out=str(tmp_path / "o"))
+    assert name(out=str(tmp_path / "o")) != name(out=str(tmp_path / "p"))
+    assert name(out=str(tmp_path / "o")).startswith("runs-")
+
+
+def test_a_missing_folder_or_a_wrong_cron_fails_before_any_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "ensure_server", lambda tell: pytest.fail("a server was started"))
+    assert run(["schedule", str(tmp_path / "none"), "--cron", "0 2 * * *"]) == 2
+    assert "none" in capsys.readouterr().err
+    assert run(["schedule", str(tmp_path), "--cron", "often"]) == 2
+    assert "'often'" in capsys.readouterr().err
+    assert run(["schedule", str(tmp_path), "--cron", "0 2 * * *", "--set", "weight_spectre.k=1"]) == 2
+    assert "weight_spectra" in capsys.readouterr().err
