@@ -82,6 +82,6 @@ def read_config(path: Path) -> Settings:
     if not isinstance(data, Mapping) or not all(isinstance(v, Mapping) for v in data.values()):
         raise ParameterError(
             f"--config {path}: expected a mapping of analyzer to its settings, for example\n"
-            "    intruder_dimensions:\n      epsilon: [0.3, 0.5, 0.7]"
+            "    intruder_dimensions:\n      epsilons: [0.3, 0.5, 0.7]"
         )
     return {str(analyzer): {str(k): v for k, v in keys.items()} for analyzer, keys in data.items()}

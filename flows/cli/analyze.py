@@ -34,7 +34,7 @@ def analyze(
       varve analyze RUNS/ --out out/
       varve analyze RUNS/ --out out/ --base base_model/ --analyzers intruder_dimensions
       varve analyze RUNS/ --out out/ --base "lora*=base_model/" --base "sft*=sft-1@0"
-      varve analyze RUNS/ --out out/ --steps last --include "*attn*" --set weight_spectra.mp_sigma=median
+      varve analyze RUNS/ --out out/ --steps last --include "*attn*" --set weight_spectra.alpha_null=true
 
     RUNS is a folder or the name of a catalog entry. Writes OUT/report.html, OUT/report.zarr (opens with
     xarray.open_datatree) and OUT/store.zarr. The same command again computes only what is new, and completes what was

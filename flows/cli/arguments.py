@@ -29,7 +29,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="ANALYZER.KEY=VALUE",
-        help="A setting of an analyzer, as in intruder_dimensions.k=20; repeatable. A wrong key names the right one.",
+        help="A setting of an analyzer, as in intruder_dimensions.k_max=20; repeatable.",
     ),
 ]
 Config = Annotated[

@@ -24,7 +24,7 @@ def report(
     """Re-derive and re-assemble the report from stored statistics: a new threshold or grouping takes seconds.
 
     \b
-      varve report out/store.zarr --out out2/ --set intruder_dimensions.epsilon=[0.4,0.6]
+      varve report out/store.zarr --out out2/ --set intruder_dimensions.epsilons=0.4,0.6
 
     What the settings ask for and the store does not hold is missing in the report, which says so; `varve analyze`
     computes it. Writes report.zarr and report.html.

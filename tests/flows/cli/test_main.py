@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.cli import app as application
 from flows.cli.main import first_line
@@ -50,6 +52,21 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
     assert application.run([verb, "--help"]) == 0
     said = capsys.readouterr().out
     assert "varve " + ("analyze" if verb == "analyse" else verb) in said or verb == "catalog"
+
+
+def test_the_settings_in_help_and_docs_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    from analyzers import registry
+
+    for verb in ("analyze", "report", "schedule"):
+        application.run([verb, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    found = set(re.findall(r"\b(weight_spectra|intruder_dimensions)\.(\w+)=", text))
+    docs = (Path(__file__).parents[3] / "docs/cli.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", docs, re.DOTALL)
+    found |= {(name, key) for name, keys in yaml.safe_load(block).items() for key in keys}
+    assert len(found) >= 3
+    for name, key in found:
+        assert key in registry.load(name).Parameters.model_fields, f"{name}.{key}"
 
 
 def test_the_alias_is_told_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
