@@ -50,9 +50,12 @@ class Totals:
             return "no null beside it"
         if np.isnan(self.null_low[index]):
             return "the null has no interval"
-        if self.count[index] > self.null_high[index]:
-            return "more than chance"
-        return "fewer than chance" if self.count[index] < self.null_low[index] else "within chance"
+        count, low, high = self.count[index], self.null_low[index], self.null_high[index]
+        if low <= count <= high:
+            return "within chance"
+        sure = np.fmin(self.count_low[index], count) if count > high else np.fmax(self.count_high[index], count)
+        said = "more than chance" if count > high else "fewer than chance"
+        return said if (sure > high or sure < low) else f"{said}, unless rounding decides the undetermined ones"
 
 
 def has_counts(tree: xr.DataTree) -> bool:

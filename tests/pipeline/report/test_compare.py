@@ -91,6 +91,19 @@ def test_the_interval_of_the_total_covers_sums_of_independent_binomial_nulls() -
     assert one.verdict() == "fewer than chance"
 
 
+def test_a_verdict_that_hangs_on_rounding_says_so() -> None:
+    def verdict(count: float, low: float, high: float) -> str:
+        one = np.ones(1)
+        bounds = {"null_low": 2 * one, "null_high": 6 * one, "matched": one, "excess": one}
+        counts = {"count": count * one, "count_low": low * one, "count_high": high * one}
+        return intruder_totals.Totals("run", one, 1, **counts, null=4 * one, **bounds).verdict()
+
+    assert verdict(8, 7, 9) == "more than chance" and verdict(5, 1, 9) == "within chance"
+    assert verdict(8, 5, 9) == "more than chance, unless rounding decides the undetermined ones"
+    assert verdict(1, 0, 1) == "fewer than chance" and "unless" in verdict(1, 0, 3)
+    assert verdict(8, float("nan"), float("nan")) == "more than chance"
+
+
 def test_without_a_null_nothing_is_claimed() -> None:
     tree = synthetic.tree(matrices=3, steps=(0, 10))
     node = tree["intruder_dimensions"].to_dataset()
