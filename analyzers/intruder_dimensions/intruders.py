@@ -54,8 +54,8 @@ class Intruders(Statistic):
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""
         label, _, reference = identify(unit.only)
+        base = cached_base(label, reference, context)  # before W is read: a factorization needs room
         pair = load_pair(unit.only)
-        base = cached_base(label, reference, context, pair.reference)
         if pair.identical:
             return _unchanged(base, self.k_max)
         return _measured(pair, base, base_rounding(pair, reference, context), self.k_max)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import scipy.linalg
 import torch
 
 from analyzers.contract import Content, LowRank
+from analyzers.linalg.blocks import dense64
 from analyzers.linalg.spectra import svd
 
 SIDES = ("left", "right")
@@ -56,8 +58,24 @@ class BaseVectors:
 
 def base_vectors(content: Content, dtype: torch.dtype = torch.float32) -> BaseVectors:
     """Full thin SVD of W0 in float64; the vectors are then rounded to `dtype` to be kept."""
+    narrow = (torch.float32, torch.bfloat16, torch.float16)  # of these, dense64 makes a copy that is ours to overwrite
+    if isinstance(content, torch.Tensor) and content.dtype in narrow and content.device.type == "cpu":
+        return _in_place(dense64(content), dtype)
     u, sigma, vh = svd(content)
     return BaseVectors(u.to(dtype), sigma.double(), vh.T.to(dtype).contiguous())
+
+
+def _in_place(dense: torch.Tensor, dtype: torch.dtype) -> BaseVectors:
+    """`base_vectors` of a float64 copy that LAPACK may overwrite, one or two copies less than torch takes.
+
+    A row-major W is a column-major Wᵀ = V diag(σ) Uᵀ, so nothing is transposed on the way in.
+    """
+    v, sigma, uh = scipy.linalg.svd(
+        dense.contiguous().numpy().T, full_matrices=False, overwrite_a=True, check_finite=False
+    )
+    left = torch.from_numpy(uh.T).to(dtype).contiguous()
+    del uh
+    return BaseVectors(left, torch.from_numpy(sigma), torch.from_numpy(v).to(dtype).contiguous())
 
 
 def cosines(basis: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
