@@ -107,3 +107,11 @@ def test_random_masks_meet_as_often_as_chance_says() -> None:
     s = 0.2
     iou = measure(ChangeAcrossRuns(s), *runs)["mask_iou"][0, 1]
     assert iou == pytest.approx(s / (2 - s), rel=0.1)
+
+
+def test_a_file_upcast_from_bfloat16_has_the_noise_of_bfloat16() -> None:
+    base = BASE.bfloat16()
+    tuned = (base.view(torch.int16) + 1).view(torch.bfloat16)  # every entry by one ulp
+    for one, other in ((tuned, base), (tuned.float(), base.float())):
+        result = measure(Change(), observe(one, other))
+        assert result["unchanged"] == 0 and result["changed_above_noise"] == 0
