@@ -5,6 +5,7 @@ Each stage takes a `Runner` for its pieces of work and a `Terminal` for its word
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzers.errors import ArchiveError, ParameterError
+from analyzers.errors import ParameterError
 from flows import console
 from flows.computing import Computed, check_scheduler, compute
 from flows.lock import writing
@@ -53,10 +54,9 @@ def find_archive(options: AnalyzeOptions) -> Source:
     from pipeline.api import scan
     from pipeline.archive import require_runs
 
-    place = Path(options.runs)
-    entry = data_catalog.find(options.runs if place.exists() else place.name)
+    entry = data_catalog.find(options.runs)
     if entry is None:
-        archive = scan(place, options.name, options.step_pattern, options.step_scale)
+        archive = scan(options.runs, options.name, options.step_pattern, options.step_scale)
         return Source(require_runs(archive), {})
     archive = scan(
         entry.folder,
@@ -136,7 +136,8 @@ def _stop_if_hopeless(failed: Failed) -> None:
     """A full disk or a store that cannot be written stops everything: it is not this checkpoint's fault."""
     from analyzers.errors import StoreError
 
-    if isinstance(failed.error, StoreError | OSError) and not isinstance(failed.error, ArchiveError):
+    full = isinstance(failed.error, OSError) and failed.error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if full or isinstance(failed.error, StoreError):
         raise failed.error
 
 

@@ -41,10 +41,17 @@ class AnalyzeOptions(BaseModel):
     step_pattern: str | None = None
     step_scale: int | None = None
 
-    @field_validator("runs", "out", "store")
+    @field_validator("out", "store")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser().absolute()) if value is not None else None
+
+    @field_validator("runs")
+    @classmethod
+    def _absolute_or_named(cls, value: str) -> str:
+        path = Path(value).expanduser()
+        may_be_entry = path.name == value and not path.exists()  # a name of the catalog
+        return value if may_be_entry else str(path.absolute())
 
     @property
     def store_path(self) -> Path:

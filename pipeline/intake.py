@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzers.errors import BaseNotFoundError
+from analyzers.errors import ArchiveError
 from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run
 from pipeline.selection import StepSelection
 
@@ -129,7 +129,7 @@ def _resolve(
             continue
         try:
             found[run.id] = resolve_base(run, archive, options, catalog_bases)
-        except BaseNotFoundError as error:
+        except ArchiveError as error:  # not found, or found and damaged
             problems[run.id] = Problem(str(run.path), str(error), hint="its spectra are measured all the same")
     return found, problems
 

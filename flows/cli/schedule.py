@@ -69,11 +69,12 @@ def schedule(
     Keep this command running (in tmux, or as a service): it is what carries the runs out. Ctrl-C pauses the schedule
     and leaves the server; the same command resumes it.
     """
+    import data_catalog
     from flows import schedule as schedules
     from flows.cli.request import options_from
 
-    if not runs.is_dir():
-        raise ParameterError(f"{runs} is not a folder: there is nothing to schedule")
+    if not runs.is_dir() and data_catalog.find(str(runs)) is None:
+        raise ParameterError(f"{runs} is neither a folder nor a catalog entry: there is nothing to schedule")
     when = schedules.checked(cron, timezone)
     options = options_from(
         runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.lock import StoreBusy, writing
+from tests.end_to_end.archives import write_run
 
 
 def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
@@ -32,3 +33,13 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     assert done.returncode == -9
     with writing(tmp_path / "S.zarr"):
         pass
+
+
+def test_a_scheduled_run_steps_aside_while_another_writes(tmp_path: Path) -> None:
+    from flows.nightly import nightly
+
+    archive = write_run(tmp_path / "runs", 1)
+    options = {"runs": str(archive), "out": str(tmp_path), "store": str(tmp_path / "S.zarr")}
+    with writing(tmp_path / "S.zarr"):
+        state = nightly.fn(options)
+    assert state.name == "Skipped" and state.is_completed() and "another varve" in str(state.message)

@@ -52,6 +52,7 @@ def test_options_survive_the_trip_through_a_deployment(tmp_path: Path) -> None:
 
 def test_paths_mean_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
     options = options_from(runs=Path("runs"), out=Path("out"))
     assert options.runs == str(tmp_path / "runs")
     assert options.store_path == tmp_path / "out" / "store.zarr"
@@ -77,3 +78,8 @@ def test_a_wrong_word_fails_and_shows_the_right_one(tmp_path: Path, words: dict,
 def test_an_unknown_option_in_a_deployment_fails() -> None:
     with pytest.raises(ValidationError, match="extra"):
         AnalyzeOptions(runs="r", out="o", colour="red")  # type: ignore[call-arg]  # the point of the test
+
+
+def test_a_bare_name_that_is_no_folder_stays_a_name_of_the_catalog(tmp_path: Path) -> None:
+    assert AnalyzeOptions(runs="demo-that-is-no-folder", out="o").runs == "demo-that-is-no-folder"
+    assert AnalyzeOptions(runs=str(tmp_path / "none"), out="o").runs == str(tmp_path / "none")
