@@ -211,6 +211,12 @@ def test_bulk_p_values_are_corrected_over_the_matrices_of_a_checkpoint() -> None
     assert (dataset.mp_ks_p_adjusted.values[:5] > 0.05).all()
 
 
+def test_the_soft_rank_of_noise_is_about_one_and_of_structure_small() -> None:
+    # λ1 of 80 × 120 Gaussian noise scatters by some 4 % about the upper edge.
+    assert one(3 * random(80, 120)).mp_softrank.values == pytest.approx(1, abs=0.2)
+    assert (one(heavy(80, 120)).mp_softrank < 0.5).all()
+
+
 def test_the_notes_say_that_alpha_has_no_null_unless_it_has() -> None:
     assert any("alpha_null=true" in note for note in two_runs().notes)
     asked = derive(analyzer(alpha_null=True, alpha_null_draws=20), {"r": {0: {"W": heavy(30, 40)}}})
