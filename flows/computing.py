@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows import console
-from flows.findings import Finding, failed, skipped, unmeasurable
+from flows.findings import Finding, failed, skipped, unmeasurable, without_matrices
 from flows.options import AnalyzeOptions
 from flows.running import Failed, Runner
 from pipeline.selection import parse_steps
@@ -77,6 +77,7 @@ def compute(
                     failures += len(tally.failures)
             compact(store, {stage.prepared.name for stage in planned.stages})
     findings = [
+        *without_matrices(store, runs),
         *unmeasurable(store, planned),
         *skipped(planned.skips),
         *failed(f for f in store.failures() if f.run is None or f.run in runs),

@@ -72,6 +72,17 @@ def unmeasurable(store: Store, planned: Plan) -> list[Finding]:
     return _together(found)
 
 
+def without_matrices(store: Store, runs: Iterable[str]) -> list[Finding]:
+    """Checkpoints that hold tensors and not one matrix: nothing of them can be measured, and why."""
+    found = []
+    for run in runs:
+        for checkpoint in store.checkpoints(run):
+            if not store.matrices(checkpoint):
+                why = "; ".join(f"{u.tensor}: {u.reason}" for u in store.unmeasured(checkpoint)[:_SHOWN])
+                found.append((f"no matrix to measure ({why or 'no tensor'})", (run, checkpoint.step, None), "all"))
+    return _together(found)
+
+
 def failed(failures: Iterable[Failure]) -> list[Finding]:
     """Units that raised, after their retries."""
     return _together((f.error, (f.run or "", f.step, f.matrix), f.statistic) for f in failures)

@@ -103,7 +103,9 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if debug or error.errno not in _SURROUNDINGS:
             raise
-        complain(f"varve: {error.filename or 'the output'}: {error.strerror}. {_SURROUNDINGS[error.errno]}")
+        complain(
+            f"varve: cannot write {error.filename or 'the output'}: {error.strerror}. {_SURROUNDINGS[error.errno]}"
+        )
         return USAGE
     except Exception as error:
         show = getattr(error, "show", None)

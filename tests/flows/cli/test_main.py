@@ -139,7 +139,7 @@ def test_a_full_disk_is_a_message_with_the_way_out(
     full = OSError(errno.ENOSPC, "No space left on device", "/data/store.zarr")
     monkeypatch.setattr(application, "app", _raising(full))
     assert application.run([]) == 2
-    assert "/data/store.zarr: No space left on device. Free some space" in capsys.readouterr().err
+    assert "cannot write /data/store.zarr: No space left on device. Free some space" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
