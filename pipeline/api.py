@@ -100,7 +100,11 @@ def analyzers_of(
     from analyzers import registry
 
     chosen = tuple(names) if names else registry.names()
-    return tuple(registry.configure(name, (settings or {}).get(name)) for name in chosen)
+    given = settings or {}
+    for name in given:
+        if name not in chosen:  # a setting of an analyzer that is not asked for is unused, but never wrong in silence
+            registry.configure(name, given[name])
+    return tuple(registry.configure(name, given.get(name)) for name in chosen)
 
 
 def compute(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,22 +29,22 @@ def _blank_page(tree: object, path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _no_drawing() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's figures take seconds and have tests of their own; what is written where is what counts here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.report, "write_html", _blank_page)
-        yield
+    monkeypatch.setattr(pipeline.report, "write_html", _blank_page)
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory, _no_drawing: None) -> Analysed:
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
     """Read only: tests that change something use `analysed`."""
     root = tmp_path_factory.mktemp("analysed")
     stage = Analysed(root / "stage/runs", root / "stage/out")
     write_run(stage.archive / "full", 3)
     write_adapter(stage.archive / "lora", 10, base="../../full/checkpoint-0")
-    assert stage.again() == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.report, "write_html", _blank_page)
+        assert stage.again() == 0
     shutil.copytree(root / "stage", root / "saved")
     return Analysed(root / "saved/runs", root / "saved/out")
 
