@@ -19,13 +19,13 @@ def make(
     pretrain_steps: int = 400,
     tune_steps: int = 120,
 ) -> None:
-    """Writes `grokking/` and `language-model/{pretrain,base,finetune-full,lora-r1,lora-r16}` below `out`."""
+    """Writes `grokking/`, `pretrain/` and `finetune/{base,full,lora-r1,lora-r16}` below `out`."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as pool:
         lines: Any = manager.Queue()
         jobs = [
             pool.submit(_grokking, out, lines, modulus, grokking_steps),
-            pool.submit(_language_model, out / "language-model", lines, pretrain_steps, tune_steps),
+            pool.submit(_language_model, out, lines, pretrain_steps, tune_steps),
         ]
         for job in jobs:
             job.add_done_callback(lambda _: lines.put(None))
@@ -45,9 +45,8 @@ def _grokking(out: Path, lines: Any, modulus: int, steps: int) -> None:
 
 
 def _language_model(out: Path, lines: Any, pretrain_steps: int, tune_steps: int) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     base = language_model.pretrain(out, lines.put, pretrain_steps, every=max(1, pretrain_steps // 10))
-    every = max(1, tune_steps // 6)
-    language_model.tune_in_full(out, base, lines.put, steps=tune_steps, every=every)
-    language_model.tune_with_lora(out, base, lines.put, rank=1, lr=8e-3, steps=tune_steps, every=every)
-    language_model.tune_with_lora(out, base, lines.put, rank=16, lr=4e-3, steps=tune_steps, every=every)
+    tuned, every = base.parent, max(1, tune_steps // 6)
+    language_model.tune_in_full(tuned, base, lines.put, steps=tune_steps, every=every)
+    language_model.tune_with_lora(tuned, base, lines.put, rank=1, lr=8e-3, steps=tune_steps, every=every)
+    language_model.tune_with_lora(tuned, base, lines.put, rank=16, lr=4e-3, steps=tune_steps, every=every)

@@ -120,7 +120,10 @@ def _loss(model: Transformer, windows: torch.Tensor) -> torch.Tensor:
 
 
 def pretrain(out: Path, say: Callable[[str], None], steps: int = 400, every: int = 40, seed: int = 0) -> Path:
-    """Writes the runs `pretrain` and `base` (its last checkpoint) below `out`; returns the base's folder."""
+    """Writes the run `pretrain` and its last checkpoint as `finetune/base` below `out`; returns the base's folder.
+
+    The base lies among the runs that start from it, and not beside the run that led to it.
+    """
 
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
@@ -137,8 +140,8 @@ def pretrain(out: Path, say: Callable[[str], None], steps: int = 400, every: int
             (folder / name).write_bytes((last / name).read_bytes())
 
     complete(out / "pretrain", say, train)
-    complete(out / "base", say, copy_last)
-    return out / "base"
+    complete(out / "finetune" / "base", say, copy_last)
+    return out / "finetune" / "base"
 
 
 def _load(base: Path) -> Transformer:
@@ -158,7 +161,7 @@ def tune_in_full(
     lr: float = 3e-4,
     seed: int = 0,
 ) -> None:
-    """Writes the run `finetune-full` below `out`."""
+    """Writes the run `full` below `out`."""
 
     def train(folder: Path) -> None:
         torch.manual_seed(seed)
@@ -167,9 +170,9 @@ def tune_in_full(
         def save(step: int, log: Log) -> None:
             write_checkpoint(folder / f"checkpoint-{step}", model.state_dict(), step, log, config=SHAPE.config())
 
-        _fit(model, manual_prose(), steps, lr, every, save, say, "finetune-full", seed)
+        _fit(model, manual_prose(), steps, lr, every, save, say, "full", seed)
 
-    complete(out / "finetune-full", say, train)
+    complete(out / "full", say, train)
 
 
 def tune_with_lora(

@@ -18,9 +18,9 @@ from data_catalog.recipes.saving import complete
 def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("language")
     base = language_model.pretrain(out, lambda _: None, steps=4, every=2)
-    language_model.tune_in_full(out, base, lambda _: None, steps=2, every=1)
-    language_model.tune_with_lora(out, base, lambda _: None, rank=4, lr=1e-2, steps=2, every=1)
-    return out
+    language_model.tune_in_full(base.parent, base, lambda _: None, steps=2, every=1)
+    language_model.tune_with_lora(base.parent, base, lambda _: None, rank=4, lr=1e-2, steps=2, every=1)
+    return base.parent
 
 
 def test_the_addition_table_is_addition_and_splits_without_overlap() -> None:
@@ -83,7 +83,7 @@ def test_the_lora_run_is_what_peft_reads_and_merges_to_the_same_model(language: 
 
 def test_tuning_in_full_starts_from_the_base(language: Path) -> None:
     base = load_file(language / "base/model.safetensors")
-    start = load_file(language / "finetune-full/checkpoint-0/model.safetensors")
+    start = load_file(language / "full/checkpoint-0/model.safetensors")
     assert all(torch.equal(base[k], start[k]) for k in base)
 
 

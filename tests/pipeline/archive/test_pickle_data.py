@@ -67,8 +67,9 @@ def test_a_hostile_reduce_does_not_run(protocol: int, tmp_path: Path) -> None:
 def test_objects_keep_what_would_be_put_into_them() -> None:
     ordered = read_pickle(pickle.dumps(OrderedDict(a=1, b=2)))
     assert ordered.entries == {"a": 1, "b": 2}
-    error = read_pickle(pickle.dumps(ValueError("no"), 4))
-    assert (error.function.name, error.args) == ("ValueError", ("no",))
+    # Not an exception: distributed teaches pickle another way to write those, once anything imported it.
+    part = read_pickle(pickle.dumps(slice(1, 2), 4))
+    assert (part.function.name, part.args) == ("slice", (1, 2, None))
 
 
 def nested(depth: int, wrap: bytes) -> bytes:
