@@ -17,7 +17,7 @@ Base = Annotated[
         metavar="BASE",
         help="What to compare with: PATH, RUN or RUN@STEP of this archive, or RUN_GLOB=PATH for some runs; repeatable. "
         "By default, for an adapter: the catalog's map, a base/ beside it, the path in its config, the local Hugging "
-        "Face cache; for a full run its own first step, flagged.",
+        "Face cache; for a full run a base/ beside it, else its own first step, flagged.",
     ),
 ]
 Analyzers = Annotated[
