@@ -1,4 +1,4 @@
-"""Binds a layout's recipes (tensors by name) to one checkpoint (tensors by digest), and drops tied duplicates.
+"""Binds a layout's recipes (tensors by name) to one checkpoint (tensors by digest), and finds equal ones (tied?).
 
 A thousand checkpoints share a layout, so each recipe's canonical JSON is prepared once and only digests are filled in.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import blake3
@@ -15,14 +15,16 @@ import blake3
 from pipeline.archive.recipes import Dense, LowRankProduct, Recipe, rename, tensors_of, to_json
 from pipeline.archive.types import Layout, MatrixSpec, Unmeasured
 from pipeline.store.records import BoundMatrix, CheckpointRecord
+from pipeline.store.ties import Candidate, Content
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The matrices of one checkpoint, and every tensor of it that yields none, with the reason."""
+    """The matrices of one checkpoint, every tensor of it that yields none, with the reason, and the tied `twins`."""
 
     matrices: tuple[BoundMatrix, ...]
     unmeasured: tuple[Unmeasured, ...]
+    twins: tuple[BoundMatrix, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,40 +85,62 @@ def _embeddings_first(layout: Layout) -> tuple[_Template, ...]:
     return tuple(sorted(templates(layout), key=lambda template: template.spec.kind != "embedding"))
 
 
-def bind(record: CheckpointRecord, layout: Layout) -> Binding:
-    """The matrices of a checkpoint, in the layout's order; of matrices with equal content (tied tensors) one counts.
+def bind(record: CheckpointRecord, layout: Layout, tied: Mapping[str, str] | None = None) -> Binding:
+    """The matrices of a checkpoint, in the layout's order. `tied`: matrix → the one that counts instead of it.
 
-    Equal is equal whichever way round (an embedding and the output head tied to it), and of two the embedding counts.
+    The matrix that does not count is among `twins`: another checkpoint, where the two differ, is compared with it.
     """
     digests = digest_map(record, layout)
     unreadable = {problem.tensor: problem.reason for problem in record.problems if problem.tensor}
     unmeasured = list(layout.unmeasured)
     matrices: list[BoundMatrix] = []
-    tied = _tied(layout, digests)
+    twins: list[BoundMatrix] = []
     for template in templates(layout):
         bound = [digests[name] for name in template.tensors]
-        if None in bound:
+        known = tuple(digest for digest in bound if digest is not None)
+        if len(known) < len(bound):
             missing = template.tensors[bound.index(None)]
             why = unreadable.get(missing, "it could not be read")
             unmeasured.append(Unmeasured(missing, f"no values for {template.spec.name}: {why}"))
-        elif template.spec.name in tied:
+        elif tied and template.spec.name in tied:
             unmeasured.append(Unmeasured(template.tensors[0], f"tied to {tied[template.spec.name]}"))
+            twins.append(template.bind(known))
         else:
-            known = tuple(digest for digest in bound if digest is not None)
             matrices.append(template.bind(known))
-    return Binding(tuple(matrices), tuple(unmeasured))
+    return Binding(tuple(matrices), tuple(unmeasured), tuple(twins))
 
 
-def _tied(layout: Layout, digests: Mapping[str, str | None]) -> dict[str, str]:
-    """Matrix → the earlier one that holds the same values."""
-    first: dict[tuple[object, ...], str] = {}
-    tied: dict[str, str] = {}
+def equal_groups(record: CheckpointRecord, layout: Layout) -> tuple[tuple[Candidate, ...], ...]:
+    """The matrices of a checkpoint that have equal content, whichever way round; of each group embeddings first."""
+    digests = digest_map(record, layout)
+    groups: dict[Content, list[Candidate]] = {}
     for template in _embeddings_first(layout):
-        content = tuple(digests[name] for name in template.tensors) + template.cut
-        name = template.spec.name
-        if first.setdefault(content, name) != name:
-            tied[name] = first[content]
-    return tied
+        known = tuple(digest for name in template.tensors if (digest := digests[name]) is not None)
+        if len(known) == len(template.tensors):
+            spec = template.spec
+            groups.setdefault((known, template.cut), []).append(
+                Candidate(spec.name, spec.kind, template.tensors, known)
+            )
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def contents(record: CheckpointRecord, layout: Layout, names: Sequence[str]) -> dict[str, Content | None]:
+    """What some matrices are made of in a checkpoint; None for one that is not there or could not be read."""
+    found: dict[str, Content | None] = dict.fromkeys(names)
+    by_name, index = _by_name(layout)
+    for name in names:
+        if name in by_name:
+            template = by_name[name]
+            digests = [record.digests[index[tensor]] for tensor in template.tensors]
+            if None not in digests:
+                found[name] = (*digests, template.cut)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _by_name(layout: Layout) -> tuple[dict[str, _Template], dict[str, int]]:
+    index = {tensor.name: at for at, tensor in enumerate(layout.tensors)}
+    return {template.spec.name: template for template in templates(layout)}, index
 
 
 def _bound_recipe(template: _Template, digests: tuple[str, ...]) -> Recipe:

@@ -65,6 +65,7 @@ def ingest_checkpoint(
                 problems.append(Problem(str(checkpoint.path), str(error), header.name))
             if progress is not None:
                 progress(header.name, header.nbytes)
+        tied = _tied(tensors, layout)
     writer.finish()
     check_files(checkpoint, root, "while it was read")
     if problems and not writer.digests:
@@ -86,6 +87,7 @@ def ingest_checkpoint(
         adapter=checkpoint.adapter,
         problems=(*checkpoint.problems, *problems),
         ingested=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tied=tied,
     )
     store.ensure_run(RunRecord(checkpoint.run, adapter=checkpoint.kind == "adapter"))
     original = find_original(store, checkpoint, record)
@@ -145,6 +147,13 @@ def mark_gone(store: Store, run_id: str, present: Iterable[int]) -> tuple[Checkp
     return tuple(marked)
 
 
+def _tied(tensors: Tensors, layout: Layout) -> tuple[tuple[int, ...], ...]:
+    """The groups of tensors that share one storage in the file, as indices into the layout's."""
+    index = {header.name: at for at, header in enumerate(layout.tensors)}
+    groups = (tuple(sorted(index[name] for name in group if name in index)) for group in getattr(tensors, "tied", ()))
+    return tuple(sorted(group for group in groups if len(group) > 1))
+
+
 def _keep(store: Store, known: CheckpointRecord, layout_digest: str, layout: Layout) -> CheckpointRecord:
     """An unchanged checkpoint, without reading it; a layout that is new gives it a new revision."""
     if known.layout != layout_digest:
@@ -195,8 +204,9 @@ def _check_same_source(store: Store, old: RunRecord, run: Run) -> None:
         if Path(old.source).samefile(run.path):
             return
         raise StoreError(
-            f"run {run.id!r} is in {store.path} from {old.source}, and {run.path} has the same id: give this archive "
-            "another name, or use another store"
+            f"run {run.id!r} is in {store.path} from {old.source}, which still exists, and {run.path} has the same id: "
+            "give this archive a name of its own (--name NAME), or use another store (--store PATH, or another --out); "
+            "an archive that was moved is accepted once nothing is at its old place"
         )
 
 

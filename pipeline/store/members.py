@@ -140,7 +140,7 @@ class Members:
             if isinstance(there, Because):
                 return there
             where = f"{there.run}@{there.step}"
-            other = there.matrices.get(name)
+            other = there.matrices.get(name) or there.twins.get(name)  # where the two are one, either is compared
             if other is None:
                 return Because(f"{where}, which it is compared with, has no matrix of this name", wrong=True)
             if isinstance(other, Because):

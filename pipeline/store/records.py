@@ -81,8 +81,9 @@ class Alias:
 class CheckpointRecord:
     """A checkpoint in the store. `digests` follow the layout's tensors (None: it could not be read).
 
-    `places` say where their bytes are. `revision` counts how often this step was rewritten in the archive, and
-    `source_gone` tells that it was deleted there.
+    `places` say where their bytes are; `tied` are groups of tensors (indices) that shared one storage in the file.
+    `revision` counts how often this step was rewritten in the archive, and `source_gone` tells that it was deleted
+    there.
     """
 
     run: str
@@ -102,6 +103,7 @@ class CheckpointRecord:
     source_gone: bool = False
     aliases: tuple[Alias, ...] = ()
     ingested: str = ""
+    tied: tuple[tuple[int, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_json`; digests joined, so that it stays small."""
@@ -124,6 +126,7 @@ class CheckpointRecord:
             "source_gone": self.source_gone,
             "aliases": [{"source": alias.source, "files": _files_to_json(alias.files)} for alias in self.aliases],
             "ingested": self.ingested,
+            "tied": [list(group) for group in self.tied],
         }
 
     @staticmethod
@@ -149,6 +152,7 @@ class CheckpointRecord:
             data["source_gone"],
             tuple(Alias(alias["source"], _files_from_json(alias["files"])) for alias in data["aliases"]),
             data["ingested"],
+            tuple(tuple(group) for group in data.get("tied", ())),  # absent in the first stores
         )
 
 

@@ -28,11 +28,12 @@ Sourced = Mapping[str, Source | Because]
 
 @dataclass(frozen=True)
 class Reference:
-    """The checkpoint that another is compared with, and its matrices."""
+    """The checkpoint that another is compared with, its matrices, and the tied `twins` that do not count there."""
 
     run: str
     step: int
     matrices: Sourced
+    twins: Mapping[str, Source]
 
 
 class Sources:
@@ -113,6 +114,11 @@ class Sources:
             self._stored[at] = found
         return self._stored[at]
 
+    def twins(self, run: str, step: int) -> dict[str, Source]:
+        """The tied matrices of a checkpoint that do not count there."""
+        found = self.store.twins(self.checkpoints(run)[step])
+        return {m.spec.name: Source(self._info(m.spec), m.recipe, m.key) for m in found}
+
     def kept(self, run: str, step: int) -> dict[str, Source]:
         """The stored matrices that the selection keeps; those left out are listed once per run."""
         at = (run, step)
@@ -166,7 +172,7 @@ class Sources:
             at = step if step in others else next(iter(others))
         if (there, at) == (run, step):
             return Because("is the base itself" if against == "base" else "is what the others are compared with")
-        return Reference(there, at, self.tuned(there, at))
+        return Reference(there, at, self.tuned(there, at), self.twins(there, at))
 
     def _merged(self, run: str, name: str, source: Source) -> Source | Because:
         if source.info.role != "delta" or not isinstance(source.recipe, LowRankProduct):
@@ -175,7 +181,7 @@ class Sources:
         if isinstance(base, Because):
             return Because(f"it is an adapter's Δ, and {base.reason}", wrong=True)
         where = f"{base[0]}@{base[1]}"
-        under = self.stored(*base).get(name)
+        under = self.stored(*base).get(name) or self.twins(*base).get(name)
         if under is None:
             return Because(f"it is an adapter's Δ, and its base {where} has no matrix of this name", wrong=True)
         if not isinstance(under.recipe, Dense):

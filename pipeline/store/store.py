@@ -22,14 +22,16 @@ import numpy as np
 from analyzers.errors import StoreError
 from pipeline.archive.recipes import Recipe, digest
 from pipeline.archive.types import Layout, Unmeasured
-from pipeline.store.binding import Binding, bind, digest_map
+from pipeline.store.binding import Binding, bind, contents, digest_map, equal_groups
 from pipeline.store.documents import FILE, create_document, ensure_group, read_document, replace_document
 from pipeline.store.failures import Failure, read_failures, write_failures
 from pipeline.store.packs import pack_index, read_packed
 from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord, layout_from_json, layout_to_json
 from pipeline.store.scratch import clean, scratch, store_errors
 from pipeline.store.statistics import StatisticTable
-from pipeline.store.tensors import open_array, read_array
+from pipeline.store.tensors import is_constant, open_array, read_array
+from pipeline.store.ties import Candidate, Evidence, tied_to
+from pipeline.store.ties import Content as MatrixContent
 
 if TYPE_CHECKING:
     from analyzers.contract import Content
@@ -55,8 +57,13 @@ class Store:
         self.packs = pack_index(path.resolve(), identity)
         self._lock = threading.Lock()
         self._layouts: dict[str, Layout] = {}
-        self._bindings: dict[tuple[str, tuple[str | None, ...]], Binding] = {}
+        self._bindings: dict[tuple[object, ...], Binding] = {}
+        self._equal: dict[tuple[object, ...], tuple[tuple[Candidate, ...], ...]] = {}
+        self._elsewhere: dict[
+            tuple[str, tuple[str, ...]], tuple[list[tuple[int, int]], list[dict[str, MatrixContent | None]]]
+        ] = {}
         self._manifests: dict[Path, tuple[int, CheckpointRecord]] = {}
+        self._constants: dict[str, bool] = {}
         self._tables: dict[str, StatisticTable] = {}
 
     @staticmethod
@@ -134,6 +141,10 @@ class Store:
     def unmeasured(self, checkpoint: CheckpointRecord) -> tuple[Unmeasured, ...]:
         """Every tensor of a checkpoint that yields no matrix, with the reason."""
         return self._binding(checkpoint).unmeasured
+
+    def twins(self, checkpoint: CheckpointRecord) -> tuple[BoundMatrix, ...]:
+        """The tied duplicates that `matrices` leaves out: what a checkpoint where they differ is compared with."""
+        return self._binding(checkpoint).twins
 
     # Tensors
 
@@ -238,11 +249,42 @@ class Store:
         return known[1]
 
     def _binding(self, checkpoint: CheckpointRecord) -> Binding:
-        identity = (checkpoint.layout, checkpoint.digests)
+        layout = self.layout(checkpoint.layout)
+        content = (checkpoint.layout, checkpoint.digests)
+        groups = self._equal.get(content)
+        if groups is None:
+            groups = self._equal[content] = equal_groups(checkpoint, layout)
+        tied = tied_to(groups, self._evidence(checkpoint, layout)) if groups else {}
+        identity = (*content, tuple(tied.items()))
         binding = self._bindings.get(identity)
         if binding is None:
-            binding = self._bindings[identity] = bind(checkpoint, self.layout(checkpoint.layout))
+            binding = self._bindings[identity] = bind(checkpoint, layout, tied)
         return binding
+
+    def _evidence(self, checkpoint: CheckpointRecord, layout: Layout) -> Evidence:
+        tensors = layout.tensors
+        shared = {tensors[at].name: number for number, group in enumerate(checkpoint.tied) for at in group}
+        declared = checkpoint.config.get("tie_word_embeddings") is True
+
+        def elsewhere(names: Sequence[str]) -> Sequence[dict[str, MatrixContent | None]]:
+            at, seen = (checkpoint.run, tuple(names)), sorted(self._revisions(checkpoint.run))
+            if at not in self._elsewhere or self._elsewhere[at][0] != seen:
+                every = self.checkpoints(checkpoint.run)
+                self._elsewhere[at] = (seen, [contents(c, self.layout(c.layout), names) for c in every])
+            return self._elsewhere[at][1]
+
+        return Evidence(shared, declared, self._is_constant, elsewhere)
+
+    def _is_constant(self, tensor_digest: str) -> bool:
+        """Whether all entries of a stored tensor are equal. One row tells in nearly every case."""
+        if tensor_digest not in self._constants:
+            try:
+                self._constants[tensor_digest] = is_constant(self.read_tensor(tensor_digest, (0, 1))) and is_constant(
+                    self.read_tensor(tensor_digest)
+                )
+            except StoreError:
+                return False  # a damaged tensor speaks up where it is measured
+        return self._constants[tensor_digest]
 
 
 def _folders(path: Path) -> list[Path]:

@@ -52,6 +52,12 @@ def plain(array: np.ndarray) -> np.ndarray:
     return np.asarray(little, order="C").view(stored_dtype(little.dtype))
 
 
+def is_constant(array: np.ndarray) -> bool:
+    """Whether all entries have the same bits; true of an empty array."""
+    held = plain(array).reshape(-1)
+    return bool((held == held[:1]).all())
+
+
 class TensorDigest:
     """blake3 (128 bits, hex) over dtype, shape and bytes in C order, fed block by block."""
 

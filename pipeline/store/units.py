@@ -74,7 +74,8 @@ class Units:
             if any(source.info.role == "delta" for source in stored.values()):
                 continue  # an adapter leaves the rest of its base as it is
             where = f"{reference.run}@{reference.step}"
-            missing = (name for name in reference.matrices if name not in stored)
+            twins = self.sources.twins(run, step)
+            missing = (name for name in reference.matrices if name not in stored and name not in twins)
             found.skips.extend(
                 Skip(run, step, name, p.name, f"{where} has this matrix, this checkpoint has not", wrong=True)
                 for name in missing

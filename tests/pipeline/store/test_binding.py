@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, Recipe, recipe_key, rename
 from pipeline.archive.types import Layout, MatrixSpec, Problem, TensorHeader, Unmeasured
-from pipeline.store.binding import bind
+from pipeline.store.binding import bind, equal_groups
 from pipeline.store.records import CheckpointRecord
+from pipeline.store.ties import Evidence, tied_to
 
 NAMES = ["w", 'quote"d', "ünï", "a\\b", "\x01"]
 TURN = ("permute", 1, 0)
@@ -23,6 +24,11 @@ recipes = dense | products | st.builds(Merged, dense, products)
 
 def record(layout: Layout, digests: list[str | None], problems: tuple[Problem, ...] = ()) -> CheckpointRecord:
     return CheckpointRecord("r", 1, 0, "l", tuple(digests), (), (), "", "", problems=problems)
+
+
+def ties(one: CheckpointRecord, of: Layout) -> dict[str, str]:
+    """As a store that holds nothing else, of tensors that are not constant."""
+    return tied_to(equal_groups(one, of), Evidence({}, False, lambda _: False, lambda _: ()))
 
 
 def layout(*matrices: tuple[str, Recipe, str], tensors: list[str] | None = None) -> Layout:
@@ -47,10 +53,13 @@ def test_the_output_head_tied_to_the_embedding_counts_once_whichever_way_round()
         ("other", Dense("other"), "linear"),
         tensors=["head", "embed", "other"],
     )
-    found = bind(record(tied, ["a" * 32, "a" * 32, "b" * 32]), tied)
+    one = record(tied, ["a" * 32, "a" * 32, "b" * 32])
+    found = bind(one, tied, ties(one, tied))
     assert [matrix.spec.name for matrix in found.matrices] == ["embed", "other"]
     assert found.unmeasured == (Unmeasured("head", "tied to embed"),)
-    untied = bind(record(tied, ["a" * 32, "c" * 32, "b" * 32]), tied)
+    assert [matrix.spec.name for matrix in found.twins] == ["lm_head"]
+    other = record(tied, ["a" * 32, "c" * 32, "b" * 32])
+    untied = bind(other, tied, ties(other, tied))
     assert [matrix.spec.name for matrix in untied.matrices] == ["lm_head", "embed", "other"]
 
 
@@ -60,7 +69,7 @@ def test_two_cuts_of_one_tensor_are_two_matrices() -> None:
         ("k", Dense("qkv", (("slice", 0, 4, 8, 1),)), "k"),
         tensors=["qkv"],
     )
-    assert len(bind(record(cuts, ["a" * 32]), cuts).matrices) == 2
+    assert equal_groups(record(cuts, ["a" * 32]), cuts) == ()
 
 
 def test_adapters_with_equal_factors_and_another_scale_differ() -> None:
@@ -70,7 +79,8 @@ def test_adapters_with_equal_factors_and_another_scale_differ() -> None:
         ("z", LowRankProduct(Dense("b", (TURN,)), Dense("a"), 2.0), "linear"),
         tensors=["b", "a"],
     )
-    found = bind(record(of, ["b" * 32, "a" * 32]), of)
+    one = record(of, ["b" * 32, "a" * 32])
+    found = bind(one, of, ties(one, of))
     assert len({matrix.key for matrix in found.matrices}) == 3
 
 
@@ -83,5 +93,6 @@ def test_a_matrix_of_an_unreadable_tensor_is_listed_with_the_reason() -> None:
 
 def test_two_unreadable_tensors_are_not_tied_to_each_other() -> None:
     of = layout(("m", Dense("w"), "linear"), ("n", Dense("v"), "linear"), tensors=["w", "v"])
+    assert equal_groups(record(of, [None, None]), of) == ()
     reasons = [u.reason for u in bind(record(of, [None, None]), of).unmeasured]
     assert len(reasons) == 2 and not any("tied" in reason for reason in reasons)
