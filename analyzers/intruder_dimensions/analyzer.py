@@ -74,8 +74,9 @@ class IntruderDimensions(Analyzer):
         arrays |= derivation.of_change(view, parts["change"], parts["spectrum"], settings)
         norms = arrays["delta_spectral_norm"]
         arrays["spectral_ratio"] = derivation.spectral_ratio(view, parts["intruders"], norms, settings)
+        arrays["total_intruders"] = derivation.totals(arrays["n_intruders"])
         arrays["base_kind"] = derivation.base_kinds(view)
-        notes = derivation.notes_on_bases(view)
+        notes = derivation.notes_on_bases(view) + derivation.notes_on_shapes(view)
         if parts["null"] is not None:
             arrays |= derivation.of_null(view, parts["null"], arrays["n_intruders"], settings)
         else:

@@ -12,7 +12,7 @@ import xarray as xr
 from analyzers.contract import MatrixInfo, Result, Stack, Statistic, Variable, View
 from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
 from analyzers.intruder_dimensions.change import Change
-from analyzers.intruder_dimensions.counts import count_below, null_summary, spectral_ranks
+from analyzers.intruder_dimensions.counts import count_below, null_summary, null_sums, spectral_ranks
 from analyzers.intruder_dimensions.intruders import Intruders
 from analyzers.intruder_dimensions.matched import IntruderMatched
 from analyzers.intruder_dimensions.null import IntruderNull
@@ -59,22 +59,50 @@ def of_scores(view: View, statistic: Intruders, settings: IntruderParameters) ->
     ):
         arrays[name] = count_below(scores, settings.ks, settings.epsilons)
         arrays[name][~measured] = np.nan
-    dimensions = _matrix_table(view, lambda info: np.array(info.shape, dtype=float), (2,))  # (matrix, side): m, n
-    arrays["window_chance"] = np.sqrt(cut["window_size"] / dimensions[None, None, :, :, None])
+    dimensions = _dimensions(view)  # (run, matrix, side): m, n
+    arrays["window_chance"] = np.sqrt(cut["window_size"] / dimensions[:, None, :, :, None])
     arrays["chance_similarity"] = _matrix_table(view, _chance, (2,))
     arrays["principal_angle"] = _angles(view, statistic, settings)
     return arrays
 
 
 def of_null(view: View, statistic: IntruderNull, counts: np.ndarray, settings: IntruderParameters) -> Arrays:
-    """The null's mean and interval, and the excess over it."""
+    """The null's mean and interval, and the excess over it; the null of the sum over matrices."""
     names = ("n_intruders_null", "n_intruders_null_low", "n_intruders_null_high")
     arrays = {name: np.full(counts.shape, np.nan, dtype=np.float32) for name in names}
     for stack in view.stacks(statistic, "similarity"):
         summary = null_summary(stack.values[:, : settings.draws], settings.ks, settings.epsilons)
         for name, values in zip(names, summary, strict=True):
             arrays[name][_where(stack)] = values
+    arrays |= _null_totals(view, statistic, settings)
     return arrays | {"excess_intruders": counts - arrays["n_intruders_null"]}
+
+
+def totals(counts: np.ndarray) -> np.ndarray:
+    """(run, step, matrix, ...) → (run, step, ...): sums over matrices, NaN where none is measured."""
+    return np.where(np.isnan(counts).all(axis=2), np.nan, np.nansum(counts, axis=2, dtype=np.float64))
+
+
+def _null_totals(view: View, statistic: IntruderNull, settings: IntruderParameters) -> Arrays:
+    """Draw i of every matrix of a checkpoint added: draws of the sum, since the matrices' draws are independent."""
+    runs, steps = len(view.runs), len(view.steps)
+    tail = (2, len(settings.ks), len(settings.epsilons))
+    sums = np.zeros((runs * steps, settings.draws, *tail))
+    present = np.zeros(runs * steps, dtype=bool)
+    for stack in view.stacks(statistic, "similarity"):
+        place = stack.run_index * steps + stack.step_index
+        scores = stack.values[:, : settings.draws]
+        sums += null_sums(scores, place, runs * steps, settings.ks, settings.epsilons)
+        present[place] = True
+    sums[~present] = np.nan
+    low, high = np.full((2, runs * steps, *tail), np.nan)
+    low[present], high[present] = np.quantile(sums[present], (0.025, 0.975), axis=1) if present.any() else (0.0, 0.0)
+    shape = (runs, steps, *tail)
+    return {
+        "total_intruders_null": sums.mean(axis=1).reshape(shape),
+        "total_intruders_null_low": low.reshape(shape),
+        "total_intruders_null_high": high.reshape(shape),
+    }
 
 
 def of_change(view: View, change: Change, spectrum: UpdateSpectrum, settings: IntruderParameters) -> Arrays:
@@ -117,11 +145,11 @@ def of_matched(
     place = {run: index for index, run in enumerate(compared)}
     k, runs, matrices = settings.scored, len(view.runs), len(view.matrices)
     scores = np.full((runs, len(compared) + 1, matrices, 2, k), np.nan)
-    norms = np.full((len(compared) + 1, matrices), np.nan)
+    norms = np.full((runs, len(compared) + 1, matrices), np.nan)
     for matrix, result, members in _run_results(view, statistic):
         columns = np.array([*(1 + place[run] for run in members), 0])
-        norms[columns, matrix] = result["norm"]
         for row, run in enumerate(members):
+            norms[_run_index(view)[run], columns, matrix] = result["norm"]
             scores[_run_index(view)[run], columns, matrix] = result["similarity"][row][:, :, :k]
     counts = count_below(scores, settings.ks, settings.epsilons)
     counts[np.isnan(scores).all(axis=-1)] = np.nan
@@ -252,17 +280,45 @@ def _run_index(view: View) -> dict[str, int]:
 
 
 def _matrix_table(view: View, make: Callable[[MatrixInfo], np.ndarray], tail: tuple[int, ...]) -> np.ndarray:
-    """(matrix, *tail) of what follows from a matrix's shape, taken from the first run that has it."""
+    """(matrix, *tail) of what follows from a matrix's shape; NaN where the runs have it in different shapes."""
     known: dict[tuple[int, int], np.ndarray] = {}
     table = np.full((len(view.matrices), *tail), np.nan)
     for index, matrix in enumerate(view.matrices):
-        infos = (view.info(run.id, matrix) for run in view.runs)
-        info = next((info for info in infos if info is not None), None)
-        if info is not None and min(info.shape) > 0:
-            if info.shape not in known:
-                known[info.shape] = make(info)
-            table[index] = known[info.shape]
+        infos = {info.shape: info for run in view.runs if (info := view.info(run.id, matrix)) is not None}
+        if len(infos) != 1:
+            continue
+        shape, info = infos.popitem()
+        if min(shape) > 0:
+            if shape not in known:
+                known[shape] = make(info)
+            table[index] = known[shape]
     return table
+
+
+def _dimensions(view: View) -> np.ndarray:
+    """(run, matrix, side): m and n, NaN where the run has no such matrix."""
+    table = np.full((len(view.runs), len(view.matrices), 2), np.nan)
+    for row, run in enumerate(view.runs):
+        for column, matrix in enumerate(view.matrices):
+            if (info := view.info(run.id, matrix)) is not None:
+                table[row, column] = info.shape
+    return table
+
+
+def notes_on_shapes(view: View) -> tuple[str, ...]:
+    """Matrices that share a name but no shape: what depends on the shape alone is not given for them."""
+    shapes = {
+        matrix: {info.shape for run in view.runs if (info := view.info(run.id, matrix)) is not None}
+        for matrix in view.matrices
+    }
+    mixed = [matrix for matrix, found in shapes.items() if len(found) > 1]
+    if not mixed:
+        return ()
+    example = " and ".join(f"{m} × {n}" for m, n in sorted(shapes[mixed[0]]))
+    return (
+        f"{len(mixed)} matrices have different shapes in different runs (as {mixed[0]}: {example}): their "
+        "chance_similarity and the other chances that follow from a shape are NaN. Analyse such runs apart for them.",
+    )
 
 
 def _chance(info: MatrixInfo) -> np.ndarray:

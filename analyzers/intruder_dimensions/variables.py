@@ -7,6 +7,7 @@ from analyzers.contract import Variable
 _INTRUDERS = "2410.21228 (Shuttleworth et al. 2024)"
 _LORA = "2106.09685 (Hu et al. 2021), §7.2"
 _COUNT = ("run", "step", "matrix", "side", "k", "epsilon")
+_TOTAL = ("run", "step", "side", "k", "epsilon")
 _SCORE = ("run", "step", "matrix", "side", "rank")
 _SCALAR = ("run", "step", "matrix")
 _PAIRS = ("run", "other_run", "matrix")
@@ -31,13 +32,17 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("n_intruders_null_low", _COUNT, "2.5 % quantile of the null count over its draws"),
     Variable("n_intruders_null_high", _COUNT, "97.5 % quantile of the null count over its draws"),
     Variable("excess_intruders", _COUNT, "count minus the null's mean: the effect size", key=True),
+    Variable("total_intruders", _TOTAL, "count summed over the matrices of the run", source=_INTRUDERS),
+    Variable("total_intruders_null", _TOTAL, "mean over draws of the null counts summed over matrices"),
+    Variable("total_intruders_null_low", _TOTAL, "2.5 % quantile over draws of the null counts summed over matrices"),
+    Variable("total_intruders_null_high", _TOTAL, "97.5 % quantile over draws of the null counts summed over matrices"),
     Variable(
         "n_intruders_matched",
         ("run", "matched_to", "matrix", "side", "k", "epsilon"),
         "count at the last step with Δ rescaled to another run's ‖Δ‖_F",
     ),
     Variable("similarity_matched", ("run", "matched_to", "matrix", "side", "rank"), "score with Δ so rescaled"),
-    Variable("matched_norm", ("matched_to", "matrix"), "‖Δ‖_F that is matched to"),
+    Variable("matched_norm", ("run", "matched_to", "matrix"), "‖Δ‖_F that the run's Δ is rescaled to"),
     Variable("spectral_ratio", (*_SCALAR, "k"), "‖Δ‖₂ / σ_k(W0)", key=True),
     Variable(
         "principal_angle",

@@ -70,6 +70,22 @@ def test_excess_is_count_minus_the_nulls_mean_and_the_mean_lies_in_its_interval(
     assert bool((strong >= 1).all())  # a rank-2 update of this strength makes intruders in any direction
 
 
+def test_the_null_of_the_total_adds_draw_i_of_every_matrix(view: MemoryView, derived) -> None:
+    d, where = derived.dataset, {"side": "left", "k": 5, "epsilon": 0.7}
+    assert (d["total_intruders"] == d["n_intruders"].sum("matrix")).where(d["total_intruders"].notnull(), True).all()
+    for run, step, names in (("lora", 10, ("q", "up")), ("lora", 5, ("q",)), ("full", 10, ("q", "up"))):
+        scores = [view.get(IntruderNull(draws=6, k=10), run, step, name)["similarity"] for name in names]
+        sums = [sum(int((one[draw, 0, :5] < 0.7).sum()) for one in scores) for draw in range(6)]
+        at = d.sel(run=run, step=step, **where)
+        assert float(at["total_intruders_null"]) == pytest.approx(np.mean(sums))
+        expected = np.quantile(sums, (0.025, 0.975))
+        found = [float(at[f"total_intruders_null_{end}"]) for end in ("low", "high")]
+        np.testing.assert_allclose(found, expected)
+    assert d["total_intruders_null"].sel(run="lora", step=0).isnull().all()
+    assert d["total_intruders_null_high"].sel(run="lora", step=0).isnull().all()
+    assert d["total_intruders"].sel(run="lora", step=0).isnull().all()
+
+
 def test_a_score_within_its_uncertainty_of_epsilon_is_counted_high_and_not_low() -> None:
     bases = {name: base.bfloat16() for name, base in BASES.items()}
     settings = IntruderDimensions.Parameters(null=False, matched=False, across_runs=False)
@@ -91,7 +107,8 @@ def test_matching_the_norm_of_the_own_run_changes_no_count(derived) -> None:
     for run in ("full", "lora"):
         own = d["n_intruders_matched"].sel(run=run, matched_to=run)
         assert (own == d["n_intruders"].sel(run=run, step=10)).all()
-    norms = d["matched_norm"]
+    norms = d["matched_norm"].sel(run="full")
+    np.testing.assert_array_equal(norms, d["matched_norm"].sel(run="lora"))  # one group of runs, one set of norms
     np.testing.assert_allclose(norms[0], np.sqrt(norms.sel(matched_to="full") * norms.sel(matched_to="lora")))
     np.testing.assert_allclose(norms.sel(matched_to="lora"), d["delta_norm"].sel(run="lora", step=10), rtol=1e-12)
 
