@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from analyzers.errors import StoreError
+from pipeline.store.recent import read_bytes
 from pipeline.store.scratch import publish, scratch
-from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, read_rows
+from pipeline.store.tensors import create_array, logical_dtype, open_array, plain
 
 PACK_BELOW = 2**20
 PACK_BYTES = 128 * 2**20
@@ -100,8 +101,7 @@ def pack_contents(path: Path) -> dict[str, Packed]:
 
 def read_packed(root: Path, place: Packed) -> np.ndarray:
     """The tensor at `place`, in its logical dtype."""
-    path = root / "packs" / place.pack
-    data = read_rows(path, open_array(path), place.offset, place.offset + place.nbytes)
+    data = read_bytes(root / "packs" / place.pack, place.offset, place.offset + place.nbytes)
     return data.view(logical_dtype(place.dtype)).reshape(place.shape)
 
 

@@ -26,10 +26,11 @@ from pipeline.store.binding import Binding, bind, contents, digest_map, equal_gr
 from pipeline.store.documents import FILE, create_document, ensure_group, read_document, replace_document
 from pipeline.store.failures import Failure, read_failures, write_failures
 from pipeline.store.packs import pack_index, read_packed
+from pipeline.store.recent import opened
 from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord, layout_from_json, layout_to_json
 from pipeline.store.scratch import clean, scratch, store_errors
 from pipeline.store.statistics import StatisticTable
-from pipeline.store.tensors import is_constant, open_array, read_array
+from pipeline.store.tensors import is_constant, read_array
 from pipeline.store.ties import Candidate, Evidence, tied_to
 from pipeline.store.ties import Content as MatrixContent
 
@@ -156,7 +157,7 @@ class Store:
         """A tensor, or its rows start..stop along axis 0 (only their chunks are read), in its logical dtype."""
         array = self.path / "tensors" / tensor_digest
         if (array / FILE).exists():
-            return read_array(array, rows)
+            return read_array(array, rows, opened(array))
         place = self.packs.find(tensor_digest)
         if place is None:
             raise StoreError(f"tensor {tensor_digest} is not in {self.path}: `varve verify` lists what is missing")
@@ -167,7 +168,7 @@ class Store:
         """The shape of a stored tensor, without reading its values."""
         array = self.path / "tensors" / tensor_digest
         if (array / FILE).exists():
-            return tuple(open_array(array).shape)
+            return tuple(opened(array).shape)
         place = self.packs.find(tensor_digest)
         if place is None:
             raise StoreError(f"tensor {tensor_digest} is not in {self.path}: `varve verify` lists what is missing")

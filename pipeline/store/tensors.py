@@ -173,9 +173,9 @@ def rechunk(
         yield buffer[:filled]
 
 
-def read_array(path: Path, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """The tensor at `path`, or its rows start..stop along axis 0, in its logical dtype."""
-    array = open_array(path)
+def read_array(path: Path, rows: tuple[int, int] | None = None, array: zarr.Array | None = None) -> np.ndarray:
+    """The tensor at `path`, or its rows start..stop along axis 0, in its logical dtype. `array`: opened before."""
+    array = array if array is not None else open_array(path)
     dtype = logical_dtype(str(array.attrs["logical_dtype"]))
     if not array.shape:
         return read_rows(path, array, 0, 1).view(dtype).reshape(())

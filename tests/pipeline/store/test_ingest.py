@@ -248,7 +248,7 @@ def test_two_archives_with_one_run_id_are_not_mixed(store: Store, tmp_path: Path
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     record_run(store, run_of(path=tmp_path / "one"))
-    with pytest.raises(StoreError, match=r"'run'.*one.*two.*another name"):
+    with pytest.raises(StoreError, match=r"'run'.*one.*still exists.*two.*--name.*--store"):
         record_run(store, run_of(path=tmp_path / "two"))
     (tmp_path / "one").rmdir()
     assert record_run(store, run_of(path=tmp_path / "two")).source == str(tmp_path / "two"), "an archive may move"
