@@ -12,7 +12,13 @@ import xarray as xr
 from analyzers.contract import MatrixInfo, Result, Stack, Statistic, Variable, View
 from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
 from analyzers.intruder_dimensions.change import Change
-from analyzers.intruder_dimensions.counts import count_below, null_summary, null_sums, spectral_ranks
+from analyzers.intruder_dimensions.counts import (
+    count_below,
+    null_summary,
+    null_sums,
+    prediction_interval,
+    spectral_ranks,
+)
 from analyzers.intruder_dimensions.intruders import Intruders
 from analyzers.intruder_dimensions.matched import IntruderMatched
 from analyzers.intruder_dimensions.null import IntruderNull
@@ -95,14 +101,8 @@ def _null_totals(view: View, statistic: IntruderNull, settings: IntruderParamete
         sums += null_sums(scores, place, runs * steps, settings.ks, settings.epsilons)
         present[place] = True
     sums[~present] = np.nan
-    low, high = np.full((2, runs * steps, *tail), np.nan)
-    low[present], high[present] = np.quantile(sums[present], (0.025, 0.975), axis=1) if present.any() else (0.0, 0.0)
-    shape = (runs, steps, *tail)
-    return {
-        "total_intruders_null": sums.mean(axis=1).reshape(shape),
-        "total_intruders_null_low": low.reshape(shape),
-        "total_intruders_null_high": high.reshape(shape),
-    }
+    names = ("total_intruders_null", "total_intruders_null_low", "total_intruders_null_high")
+    return {name: a.reshape(runs, steps, *tail) for name, a in zip(names, prediction_interval(sums), strict=True)}
 
 
 def of_change(view: View, change: Change, spectrum: UpdateSpectrum, settings: IntruderParameters) -> Arrays:

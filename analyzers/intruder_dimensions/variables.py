@@ -34,8 +34,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("excess_intruders", _COUNT, "count minus the null's mean: the effect size", key=True),
     Variable("total_intruders", _TOTAL, "count summed over the matrices of the run", source=_INTRUDERS),
     Variable("total_intruders_null", _TOTAL, "mean over draws of the null counts summed over matrices"),
-    Variable("total_intruders_null_low", _TOTAL, "2.5 % quantile over draws of the null counts summed over matrices"),
-    Variable("total_intruders_null_high", _TOTAL, "97.5 % quantile over draws of the null counts summed over matrices"),
+    Variable("total_intruders_null_low", _TOTAL, "lower end of the 95 % prediction interval of the null's sum"),
+    Variable("total_intruders_null_high", _TOTAL, "upper end of the 95 % prediction interval of the null's sum"),
     Variable(
         "n_intruders_matched",
         ("run", "matched_to", "matrix", "side", "k", "epsilon"),

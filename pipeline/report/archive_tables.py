@@ -42,7 +42,7 @@ def archive_nodes(
         "unmeasured": _unmeasured(store, checkpoints),
         "problems": _problems(runs, checkpoints),
         "failures": _failures(failures),
-        "skipped": _skipped(skips),
+        "skipped": _skipped(skips, Files(store, checkpoints)),
     }
     nodes = {"/archive": xr.Dataset(attrs={f"n_{name}": len(rows) for name, rows in tables.items()})}
     nodes |= {f"/archive/{name}": _table("entry", rows) for name, rows in tables.items() if rows}
@@ -148,18 +148,48 @@ def _failures(failures: Iterable[Failure]) -> list[Row]:
     ]
 
 
-def _skipped(skips: Iterable[Skip]) -> list[Row]:
-    """What has no value, by statistic and reason: how many, and the first as an example."""
-    groups: dict[tuple[str, str], Row] = {}
+def _skipped(skips: Iterable[Skip], files: Files) -> list[Row]:
+    """What has no value, by statistic and reason: how many, and the first one's place, tensors and file.
+
+    `wrong` is 1 where something is amiss with the data, 0 where it is by design.
+    """
+    groups: dict[tuple[str, str, bool], Row] = {}
     for skip in skips:
         statistic = skip.statistic or "all"
-        place = [skip.run, "" if skip.step is None else f"step {skip.step}", skip.matrix or ""]
-        row = groups.setdefault(
-            (statistic, skip.reason),
-            {"statistic": statistic, "reason": skip.reason, "count": 0, "example": ", ".join(filter(None, place))},
-        )
-        row["count"] += 1
-    return sorted(groups.values(), key=lambda row: (row["statistic"], -row["count"]))
+        key = (statistic, skip.reason, skip.wrong)
+        if key not in groups:
+            place = [skip.run, "" if skip.step is None else f"step {skip.step}", skip.matrix or ""]
+            file, tensors = files.of(skip)
+            groups[key] = {
+                "statistic": statistic,
+                "reason": skip.reason,
+                "wrong": int(skip.wrong),
+                "count": 0,
+                "example": ", ".join(filter(None, place)),
+                "file": file,
+                "tensors": tensors,
+            }
+        groups[key]["count"] += 1
+    return sorted(groups.values(), key=lambda row: (-row["wrong"], row["statistic"], -row["count"]))
+
+
+class Files:
+    """Where a matrix came from: the checkpoint's path and the names of its tensors."""
+
+    def __init__(self, store: Store, checkpoints: Checkpoints) -> None:
+        self._store = store
+        self._records = {(c.run, c.step): c for records in checkpoints.values() for c in records}
+        self._tensors: dict[str, dict[str, str]] = {}
+
+    def of(self, skip: Skip) -> tuple[str, str]:
+        """(path of the checkpoint, tensors), empty where the skip names no step or no matrix."""
+        record = None if skip.step is None else self._records.get((skip.run, skip.step))
+        if record is None:
+            return "", ""
+        if record.layout not in self._tensors:
+            specs = self._store.layout(record.layout).matrices
+            self._tensors[record.layout] = {spec.name: ", ".join(tensors_of(spec.recipe)) for spec in specs}
+        return record.source, self._tensors[record.layout].get(skip.matrix or "", "")
 
 
 def _digests(store: Store, checkpoints: Checkpoints) -> list[Row]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from pipeline.report.roles import Roles
 from pipeline.report.tables import RESERVED
 
 COUNTED = ("n_intruders", "n_intruders_null", "excess_intruders", "n_intruders_matched")
@@ -38,15 +39,19 @@ def analyzer_nodes(tree: xr.DataTree) -> list[str]:
 
 
 def key_variables(tree: xr.DataTree, per_variable: int = 2) -> Iterator[KeyVariable]:
-    """Every variable with a true `key` attribute; one with further dims at the preferred, or first and last, entry."""
+    """Every variable with a true `key` attribute; one with further dims at the preferred, or first and last, entry.
+
+    Values of matrices of another role than the run's (`Roles`) are NaN.
+    """
+    roles = Roles.from_tree(tree)
     for node in analyzer_nodes(tree):
         dataset = tree[node].to_dataset()
         for name, array in dataset.data_vars.items():
             if array.attrs.get("key") and array.dtype.kind in "fiub" and {"run", "matrix"} & set(array.dims):
-                yield from _slices(node, str(name), array, per_variable)
+                yield from _slices(node, str(name), array, per_variable, roles)
 
 
-def _slices(node: str, name: str, array: xr.DataArray, limit: int) -> Iterator[KeyVariable]:
+def _slices(node: str, name: str, array: xr.DataArray, limit: int, roles: Roles) -> Iterator[KeyVariable]:
     label: list[str] = []
     for dim in [d for d in array.dims if d in PREFERRED]:
         array, shown = prefer(array, str(dim))
@@ -66,7 +71,7 @@ def _slices(node: str, name: str, array: xr.DataArray, limit: int) -> Iterator[K
             str(attrs.get("long_name", name)),
             str(attrs.get("units", "1")),
             bool(attrs.get("log")),
-            one.transpose(*order),
+            roles.only(one.transpose(*order)),
             ", ".join(parts),
         )
 
@@ -142,9 +147,3 @@ def series_of(variable: KeyVariable) -> list[Series]:
         if there.any():
             curves.append(Series(str(run), steps[there], low[i][there], median[i][there], high[i][there]))
     return curves
-
-
-def log_steps(steps: np.ndarray) -> bool:
-    """Whether steps are better shown on a logarithmic axis: they span 50-fold and crowd at the start."""
-    positive = steps[steps > 0]
-    return positive.size > 2 and positive.max() / positive.min() >= 50 and np.median(positive) < 0.2 * positive.max()

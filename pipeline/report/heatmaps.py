@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 
 from pipeline.report.compare import COUNTED, KeyVariable, quartiles
-from pipeline.report.figures import Image, canvas, image
+from pipeline.report.figures import Image, canvas, image, place
+from pipeline.report.look import Look
 from pipeline.report.plots import axis_label, plain_log_ticks, title_of
-from pipeline.report.style import SEQUENTIAL, literal
+from pipeline.report.step_axis import short
+from pipeline.report.style import SEQUENTIAL, wrapped
 
 
-def heatmaps(variable: KeyVariable, runs: Sequence[str]) -> Image | None:
+def heatmaps(variable: KeyVariable, runs: Sequence[str], look: Look) -> Image | None:
     """Median (of counts: sum) over a layer's matrices: rows are layers, columns the run's measured steps, panels runs.
 
     All panels share one colour scale. None where the variable has no layers or nothing was measured.
@@ -33,15 +35,19 @@ def heatmaps(variable: KeyVariable, runs: Sequence[str]) -> Image | None:
     norm = (LogNorm if logarithmic else Normalize)(finite.min(), finite.max())
     tallest = max(grid.shape[0] for _, _, grid, _ in panels)
     title = title_of(variable)
-    with canvas(2.55 * len(panels) + 1.3, 1.2 + min(max(0.11 * tallest, 0.9), 2.4)) as figure:
+    apart = 0.25 if all(layers == panels[0][1] for _, layers, *_ in panels) else 0.68
+    width, height = (2.05 + apart) * len(panels) + 1.3, 1.35 + min(max(0.11 * tallest, 0.9), 2.4)
+    with canvas(width, height) as figure:
         grid_of_axes = figure.subplots(1, len(panels), squeeze=False).ravel()
         colormap = mpl.colormaps[SEQUENTIAL].with_extremes(bad="#f0f0f0")
         for axes, (run, layers, cells, steps) in zip(grid_of_axes, panels, strict=False):
             mesh = axes.imshow(cells, aspect="auto", cmap=colormap, norm=norm, interpolation="nearest", origin="lower")
-            axes.set_title(literal(run, 40), loc="left")
+            axes.set_title(wrapped(look.label(run), 2.0), loc="left")
             axes.grid(False)
             _ticks(axes, layers, steps, labelled=axes is grid_of_axes[0] or layers != panels[0][1])
-        bar = figure.colorbar(mesh, ax=list(grid_of_axes), pad=0.015, aspect=16)
+        place(figure, len(panels), left=0.62, right=1.0, top=0.45, apart=(apart, 0))
+        inches = (width - 0.9) / width, 0.5 / height, 0.14 / width, (height - 0.95) / height
+        bar = figure.colorbar(mesh, cax=figure.add_axes(inches))
         bar.set_label(axis_label(variable))
         if logarithmic:
             plain_log_ticks(bar.ax)
@@ -49,6 +55,7 @@ def heatmaps(variable: KeyVariable, runs: Sequence[str]) -> Image | None:
         caption = f"{what} over the matrices of a layer; columns are checkpoints."
         if any(layers[-1] == "none" for _, layers, *_ in panels):
             caption += " “none”: matrices outside the layers; the colour scale is that of the layers."
+        caption += f" {look.roles_of(run for run, *_ in panels)}".rstrip()
         names = ", ".join(run for run, *_ in panels)
         alt = (
             f"Heatmap of {title}: layers by training steps, for {names}. From {finite.min():.3g} to {finite.max():.3g}."
@@ -97,7 +104,7 @@ def _is_none(value: object) -> bool:
 def _ticks(axes: Axes, layers: Sequence[str], steps: np.ndarray, labelled: bool) -> None:
     """A few labels at true positions: columns are checkpoints in order, not to the scale of steps."""
     columns = np.unique(np.linspace(0, steps.size - 1, min(4, steps.size)).round().astype(int))
-    axes.set_xticks(columns, [_short(steps[c]) for c in columns])
+    axes.set_xticks(columns, [short(int(steps[c])) for c in columns])
     axes.set_xlabel("training step")
     numbered = sum(label != "none" for label in layers)
     apart = max(1, -(-numbered // 6))  # "none" stands above the last layer, which then has no label of its own
@@ -106,7 +113,3 @@ def _ticks(axes: Axes, layers: Sequence[str], steps: np.ndarray, labelled: bool)
     axes.set_yticks(rows, [layers[i] for i in rows] if labelled else [""] * len(rows))
     if labelled:
         axes.set_ylabel("layer")
-
-
-def _short(step: int) -> str:
-    return f"{step / 1e6:g}M" if step >= 10**6 else f"{step / 1e3:g}k" if step >= 10_000 else str(step)

@@ -11,16 +11,19 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pipeline.report.figures import Image, canvas, image
+from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.intruder_totals import Totals
-from pipeline.report.plots import Styles, draw_line, legend, step_axis
-from pipeline.report.style import literal
+from pipeline.report.look import Look
+from pipeline.report.plots import draw_line, legend, top_legend
+from pipeline.report.style import wrapped
 
 NULL_COLOUR = "#5e5e5e"
 MATCHED_COLOUR = "#000000"
+PANEL, PANEL_APART = 2.35, 0.45
+"""Inches: width of a panel's title, gap between panels."""
 
 
-def steps_figure(totals: Sequence[Totals], styles: Styles, label: str, matrices: int) -> Image:
+def steps_figure(totals: Sequence[Totals], look: Look, label: str, matrices: int) -> Image:
     """A panel per run: count, null with its interval, matched count at the last step."""
     title = f"Intruder dimensions over steps ({label})"
     caption = (
@@ -30,20 +33,20 @@ def steps_figure(totals: Sequence[Totals], styles: Styles, label: str, matrices:
     )
     with _panels(totals) as (figure, panels):
         for axes, one in zip(panels, totals, strict=False):
-            _draw(axes, one, styles)
-            step_axis(axes, one.x)
+            _draw(axes, one, look)
+            look.steps.draw(axes, one.x)
         panels[0].set_ylabel("intruder dimensions")
         ends = "; ".join(f"{t.run} ends at {_said(t, -1)}" for t in totals)
         return image(figure, title, caption, f"Line plots per run. {ends}.")
 
 
-def epsilon_figure(totals: Sequence[Totals], styles: Styles, label: str) -> Image:
+def epsilon_figure(totals: Sequence[Totals], look: Look, label: str) -> Image:
     """A panel per run: the same quantities at the last step, along ε."""
     title = f"Intruder dimensions over the threshold ε, last step ({label})"
     caption = "The same at each run’s last step, for every ε: a finding should not hang on one threshold."
     with _panels(totals) as (figure, panels):
         for axes, one in zip(panels, totals, strict=False):
-            _draw(axes, one, styles)
+            _draw(axes, one, look)
             axes.set_xlabel("threshold ε on the cosine")
         panels[0].set_ylabel("intruder dimensions")
         ends = "; ".join(
@@ -52,7 +55,7 @@ def epsilon_figure(totals: Sequence[Totals], styles: Styles, label: str) -> Imag
         return image(figure, title, caption, f"Line plots per run. {ends}.")
 
 
-def excess_figure(totals: Sequence[Totals], styles: Styles, label: str) -> Image | None:
+def excess_figure(totals: Sequence[Totals], look: Look, label: str) -> Image | None:
     """Count minus null of all runs in one plot; None where no run has a null."""
     shown = [t for t in totals if np.isfinite(t.excess).any()]
     if not shown:
@@ -61,10 +64,10 @@ def excess_figure(totals: Sequence[Totals], styles: Styles, label: str) -> Image
         axes = figure.add_subplot()
         axes.axhline(0, color="#555555", linewidth=1)
         for one in reversed(shown):
-            draw_line(axes, one.x, one.excess, styles[one.run])
-        step_axis(axes, np.concatenate([t.x for t in shown]))
+            draw_line(axes, one.x, one.excess, look.styles[one.run])
+        look.steps.draw(axes, np.concatenate([t.x for t in shown]))
         axes.set_ylabel("count − null")
-        legend(figure, [t.run for t in shown], styles)
+        place(figure, top=legend(figure, [t.run for t in shown], look))
         ends = "; ".join(f"{t.run}: {t.excess[-1]:.3g}" for t in shown[:8])
         caption = "Count minus the mean of the random updates, summed over matrices: the effect size. Zero is chance."
         return image(figure, f"Excess intruder dimensions ({label})", caption, f"Line plot. At the last step {ends}.")
@@ -77,7 +80,7 @@ def _said(one: Totals, index: int) -> str:
 
 @contextmanager
 def _panels(totals: Sequence[Totals]) -> Iterator[tuple[Canvas, list[Axes]]]:
-    with canvas(2.85 * len(totals) + (0.3 if len(totals) > 1 else 2.2), 2.9) as figure:
+    with canvas(2.85 * len(totals) + (0.3 if len(totals) > 1 else 2.2), 3.0) as figure:
         panels = list(figure.subplots(1, len(totals), squeeze=False).ravel())
         handles: list[Line2D | Patch] = [Line2D([], [], color="#000000", marker="o")]
         labels = ["count"]
@@ -90,11 +93,12 @@ def _panels(totals: Sequence[Totals]) -> Iterator[tuple[Canvas, list[Axes]]]:
         if any(np.isfinite(t.matched).any() for t in totals):
             handles += [Line2D([], [], color=MATCHED_COLOUR, linestyle=":", marker="x", markersize=6)]
             labels += ["matched norm"]
-        figure.legend(handles, labels, loc="outside upper left", ncols=4, handlelength=3)
+        top = top_legend(figure, handles, labels, 4) + 0.32
+        place(figure, len(totals), left=0.62, top=top, apart=(PANEL_APART, 0))
         yield figure, panels
 
 
-def _draw(axes: Axes, one: Totals, styles: Styles) -> None:
+def _draw(axes: Axes, one: Totals, look: Look) -> None:
     single = one.x.size == 1
     if np.isfinite(one.null_low).any():
         if single:
@@ -102,11 +106,11 @@ def _draw(axes: Axes, one: Totals, styles: Styles) -> None:
         else:
             axes.fill_between(one.x, one.null_low, one.null_high, color=NULL_COLOUR, alpha=0.2, linewidth=0)
     axes.plot(one.x, one.null, color=NULL_COLOUR, linestyle="--", marker="_" if single else "", markersize=10)
-    style = styles[one.run]
+    style = look.styles[one.run]
     axes.plot(one.x, one.count, color=style.colour, marker=style.marker or "o", markevery=max(1, one.x.size // 12))
     there = np.isfinite(one.matched)
     axes.plot(one.x[there], one.matched[there], color=MATCHED_COLOUR, linestyle=":", marker="x", markersize=6)
-    axes.set_title(literal(one.run, 34), loc="left")
+    axes.set_title(wrapped(look.label(one.run), PANEL), loc="left")
     axes.set_ylim(bottom=0)
     if axes.get_ylim()[1] < 1:
         axes.set_ylim(0, 1)

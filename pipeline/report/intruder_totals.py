@@ -15,11 +15,12 @@ NAMES = {
     "count_low": "n_intruders_low",
     "count_high": "n_intruders_high",
     "null": "n_intruders_null",
-    "null_low": "n_intruders_null_low",
-    "null_high": "n_intruders_null_high",
+    "null_sum": "total_intruders_null",
+    "null_low": "total_intruders_null_low",
+    "null_high": "total_intruders_null_high",
     "matched": "n_intruders_matched",
 }
-"""Fields of `Totals` → variables of the node."""
+"""Quantity → variable of the node."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class Totals:
     """Sums over one run's matrices along x (steps, or thresholds ε); NaN where a control was not measured.
 
     `count_low`, `count_high`: without and with the scores that rounding leaves undetermined. `null`: mean of updates
-    with random directions, with `null_low` and `null_high` about it: 95 % of the sum, the matrices' draws being
-    independent (variance of a matrix: the larger of its interval's and the binomial mean(1 − mean/k)).
+    with random directions, `null_low` and `null_high` the 95 % interval of their sum over matrices, draw by draw.
     `matched`: at the common norm, at the last step only. `excess`: count − null over the matrices that have both.
     """
 
@@ -80,11 +80,13 @@ def _totals(tree: xr.DataTree, along: str) -> tuple[list[Totals], str]:
     dataset = tree[NODE].to_dataset()
     if along not in dataset["n_intruders"].dims:
         return [], ""
-    label, limit, arrays = "", np.inf, {}
+    label, arrays = "", {}
     for field, name in NAMES.items():
         array = dataset.get(name)
         if array is None:
             continue
+        if "matrix" not in array.dims:
+            array = array.expand_dims("matrix")  # a sum already
         shown = []
         for dim in [d for d in ("side", "k", "epsilon", "matched_to") if d != along and d in array.dims]:
             array, part = prefer(array, dim)
@@ -92,13 +94,13 @@ def _totals(tree: xr.DataTree, along: str) -> tuple[list[Totals], str]:
         further = [d for d in array.dims if d not in ("run", "step", "matrix", along)]
         arrays[field] = array.isel(dict.fromkeys(further, 0)).load()
         if field == "count":
-            label, limit = ", ".join(shown), float(array["k"]) if "k" in array.coords else np.inf
+            label = ", ".join(shown)
     runs = [str(r) for r in arrays["count"]["run"].values]
-    found = (_of_run(arrays, i, run, along, limit) for i, run in enumerate(runs))
+    found = (_of_run(arrays, i, run, along) for i, run in enumerate(runs))
     return [one for one in found if one is not None], label
 
 
-def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str, limit: float) -> Totals | None:
+def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str) -> Totals | None:
     count = arrays["count"].isel(run=index)
     measured = np.flatnonzero(count.notnull().any([d for d in count.dims if d != "step"]).values)
     if not measured.size:
@@ -107,10 +109,9 @@ def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str, l
     x = np.asarray(count["step"].values)[chosen] if along == "step" else np.asarray(count["epsilon"].values)
     tables = {field: _table(array.isel(run=index), chosen, along, x.size) for field, array in arrays.items()}
     absent = np.full((x.size, 1), np.nan)
-    mean, low, high = (tables.get(field, absent) for field in ("null", "null_low", "null_high"))
-    variance = np.fmax(mean * (1 - mean / limit), ((high - low) / 3.92) ** 2)
-    half = 1.96 * np.sqrt(_sum(np.where(np.isnan(high), np.nan, variance)))
-    null = _sum(mean)
+    mean = tables.get("null", absent)
+    low, high = (_sum(tables.get(field, absent)) for field in ("null_low", "null_high"))
+    null = _sum(tables["null_sum"]) if "null_sum" in tables else _sum(mean)
     return Totals(
         run,
         x,
@@ -119,8 +120,8 @@ def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str, l
         _sum(tables.get("count_low", absent)),
         _sum(tables.get("count_high", absent)),
         null,
-        np.maximum(null - half, 0),
-        null + half,
+        low,
+        high,
         _sum(tables.get("matched", absent)),
         _sum(tables["count"] - mean),
     )

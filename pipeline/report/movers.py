@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.report.compare import COUNTED, PREFERRED, analyzer_nodes, prefer
+from pipeline.report.roles import Roles
 from pipeline.report.spectra import run_datasets, spectral_changes
 
 CHANGE = "relative_change"
@@ -70,12 +71,14 @@ def find(tree: xr.DataTree, name: str, dims: Sequence[str] = ("run", "step", "ma
 
 def _measures(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataArray]]:
     """(name, (run, matrix) values), the best measure first."""
+    roles = Roles.from_tree(tree)
     change = find(tree, CHANGE)
     if change is not None and set(change.dims) == {"run", "step", "matrix"}:
-        yield "‖Δ‖ / ‖W₀‖ at the last step, Frobenius norms", _at_end(change)
+        yield "‖Δ‖ / ‖W₀‖ at the last step, Frobenius norms", _at_end(roles.only(change))
     norm = find(tree, "frobenius_norm")
     if norm is not None and set(norm.dims) == {"run", "step", "matrix"}:
-        spectral = _spectral_movement(tree, norm)
+        norm = roles.only(norm)
+        spectral = roles.only(_spectral_movement(tree, norm))
         if np.isfinite(spectral.values).any():
             yield "‖σ(last) − σ(first)‖ / ‖σ(first)‖ (never more than the relative change of the weights)", spectral
         first = _pick(norm, lambda there: there.argmax(axis=1))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from pipeline.report.compare import KeyVariable, Series, log_steps, series_of
-from pipeline.report.figures import Image, canvas, image
+from pipeline.report.compare import KeyVariable, Series, series_of
+from pipeline.report.figures import Image, canvas, image, place
+from pipeline.report.look import Look
 from pipeline.report.style import RunStyle, literal
 
-Styles = Mapping[str, RunStyle]
 BANDED_RUNS = 5
 """Up to this many curves the quartile band is drawn; more of them would cover each other."""
 
@@ -33,20 +34,20 @@ def title_of(variable: KeyVariable) -> str:
     return said + (f" ({variable.label})" if variable.label else "")
 
 
-def curves(variable: KeyVariable, styles: Styles, spread: str = "matrices") -> Image | None:
+def curves(variable: KeyVariable, look: Look, spread: str = "matrices") -> Image | None:
     """Median over matrices at each step, a curve per run, with the band between quartiles. None without a value."""
-    series = sorted(series_of(variable), key=lambda one: list(styles).index(one.run))
+    series = sorted(series_of(variable), key=lambda one: list(look.styles).index(one.run))
     if not series:
         return None
     title = title_of(variable)
     over_matrices = "matrix" in variable.values.dims
     if max(s.steps.size for s in series) == 1:
-        return _dots(variable, series, styles, title)
+        return _dots(variable, series, look, title)
     with canvas(5.6, 3.5) as figure:
         axes = figure.add_subplot()
         positive = True
         for one in reversed(series):  # the first runs lie on top
-            style = styles[one.run]
+            style = look.styles[one.run]
             if over_matrices and len(series) <= BANDED_RUNS:
                 axes.fill_between(one.steps, one.low, one.high, color=style.colour, alpha=0.14, linewidth=0)
             draw_line(axes, one.steps, one.median, style)
@@ -54,12 +55,13 @@ def curves(variable: KeyVariable, styles: Styles, spread: str = "matrices") -> I
         if variable.log and positive:
             axes.set_yscale("log")
             plain_log_ticks(axes)
-        step_axis(axes, np.concatenate([one.steps for one in series]))
+        look.steps.draw(axes, np.concatenate([one.steps for one in series]))
         axes.set_ylabel(axis_label(variable))
-        legend(figure, [one.run for one in series], styles)
+        place(figure, top=legend(figure, [one.run for one in series], look))
         band = ", shaded between its quartiles" if over_matrices and len(series) <= BANDED_RUNS else ""
         what = f"Median over {spread}{band}" if over_matrices else "Value"
-        caption = f"{what}, at each measured step of each run."
+        roles = f" {look.roles_of(one.run for one in series)}" if over_matrices else ""
+        caption = f"{what}, at each measured step of each run.{roles}".rstrip()
         return image(figure, title, caption, f"Line plot: {title} over training steps. {_ends(series)}")
 
 
@@ -76,24 +78,26 @@ def draw_line(axes: Axes, steps: np.ndarray, values: np.ndarray, style: RunStyle
     )
 
 
-def _dots(variable: KeyVariable, series: Sequence[Series], styles: Styles, title: str) -> Image:
+def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: str) -> Image:
     """One point with its quartiles per run, for runs of a single step. At most 30 runs are drawn."""
     shown = series[:30]
     with canvas(5.6, 1.0 + 0.32 * len(shown)) as figure:
         axes = figure.add_subplot()
         rows = np.arange(len(shown))[::-1]
         for row, one in zip(rows, shown, strict=True):
-            style = styles[one.run]
+            style = look.styles[one.run]
             axes.plot([one.low[0], one.high[0]], [row, row], color=style.colour, linewidth=2)
             axes.plot(one.median, [row], marker=style.marker or "o", color=style.colour, markersize=6, linestyle="none")
-        axes.set_yticks(rows, [f"{literal(s.run, 28)}, step {s.steps[0]}" for s in shown])
+        axes.set_yticks(rows, [f"{literal(look.label(s.run), 28)}, step {s.steps[0]}" for s in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         if variable.log and all(s.low[0] > 0 for s in shown):
             axes.set_xscale("log")
             plain_log_ticks(axes)
         axes.set_xlabel(axis_label(variable))
         more = f" The first {len(shown)} of {len(series)} runs." if len(series) > len(shown) else ""
-        caption = f"Median over matrices, bar between its quartiles; each run has one step.{more}"
+        place(figure, left=2.4)
+        roles = look.roles_of(one.run for one in shown)
+        caption = f"Median over matrices, bar between its quartiles; each run has one step.{more} {roles}".rstrip()
         return image(figure, title, caption, f"Dot plot: {title}. {_ends(shown)}")
 
 
@@ -107,18 +111,6 @@ def _ends(series: Sequence[Series]) -> str:
     return "; ".join(parts) + ("" if len(series) <= 8 else f"; and {len(series) - 8} more runs") + "."
 
 
-def step_axis(axes: Axes, steps: np.ndarray) -> None:
-    """The x axis: steps, logarithmic where they crowd at the start (with a linear piece where there is a step 0)."""
-    axes.set_xlabel("training step")
-    if log_steps(steps):
-        if steps.min() > 0:
-            axes.set_xscale("log")
-        else:
-            axes.set_xscale("symlog", linthresh=float(steps[steps > 0].min()), linscale=0.4)
-    elif steps.max() >= 10_000:
-        axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-
-
 def plain_log_ticks(axes: Axes) -> None:
     """Plain numbers at 1, 2, 5 of each decade where a logarithmic axis spans less than two, powers of ten beyond."""
     for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
@@ -128,18 +120,25 @@ def plain_log_ticks(axes: Axes) -> None:
             axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def legend(figure: Canvas, runs: Sequence[str], styles: Styles) -> None:
-    """Runs with a style of their own by name, the grey rest as one entry; none for a single run."""
-    named = [run for run in runs if styles[run].named]
+def legend(figure: Canvas, runs: Sequence[str], look: Look) -> float:
+    """Runs with a style of their own by name, the grey rest as one entry. The height that it takes, in inches."""
+    named = [run for run in runs if look.styles[run].named]
     handles = [
         Line2D([], [], color=s.colour, linestyle=s.dash, marker=s.marker, linewidth=s.width)
-        for s in (styles[run] for run in named)
+        for s in (look.styles[run] for run in named)
     ]
-    labels = [literal(run, 32) for run in named]
+    labels = [literal(look.label(run), 32) for run in named]
     if len(runs) > len(named):
         handles.append(Line2D([], [], color="#9a9a9a", linewidth=0.8))
         labels.append(f"{len(runs) - len(named)} more runs")
-    if labels:
-        longest = max(map(len, labels))
-        columns = 4 if longest <= 14 else 3 if longest <= 22 else 2
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=3.2)
+    if not labels:
+        return 0.1
+    longest = max(map(len, labels))
+    columns = 4 if longest <= 10 else 3 if longest <= 18 else 2
+    return top_legend(figure, handles, labels, columns)
+
+
+def top_legend(figure: Canvas, handles: Sequence[Artist], labels: Sequence[str], columns: int) -> float:
+    """A legend at the figure's upper left. The height that it takes, in inches."""
+    figure.legend(handles, labels, loc="upper left", ncols=columns, handlelength=3.2, borderaxespad=0.1)
+    return 0.16 + 0.175 * -(-len(labels) // columns)

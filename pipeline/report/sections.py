@@ -10,16 +10,17 @@ import xarray as xr
 from pipeline.report import intruder_totals
 from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number, several
 from pipeline.report.compare import COUNTED, KeyVariable, analyzer_nodes, key_variables
-from pipeline.report.contents import Contents, Rows, archive_rows
+from pipeline.report.contents import Contents, archive_rows
 from pipeline.report.figures import Image
 from pipeline.report.heatmaps import heatmaps
 from pipeline.report.intruder_figures import epsilon_figure, excess_figure, steps_figure
 from pipeline.report.intruder_totals import Totals
+from pipeline.report.left_out import not_analysed
+from pipeline.report.look import Look
 from pipeline.report.movers import CHANGES, MoverTable, most_moved
-from pipeline.report.plots import Styles, curves
+from pipeline.report.plots import curves
 from pipeline.report.provenance import parsed
 from pipeline.report.spectra import spectra_figure, spectrum_of
-from pipeline.report.style import run_styles
 from pipeline.report.summary import sentences
 
 PANELS = 4
@@ -30,6 +31,10 @@ SHOWN_VARIABLES = 12
 """Key variables shown at once; further ones stand behind a click."""
 
 
+CIRCUITS = (
+    "Attention circuits (the products of thin factors, per head) stand in no median, curve or heatmap of this page; "
+    "their values are in report.zarr."
+)
 TELLING = ("loss", "eval", "acc", "f1", "perplexity", "reward", "score")
 """Parts of the names of metrics that stand open; epochs, learning rates and the like stand behind a click."""
 
@@ -37,18 +42,18 @@ TELLING = ("loss", "eval", "acc", "f1", "perplexity", "reward", "score")
 def page(tree: xr.DataTree) -> list[Section]:
     """All sections that the tree has something for."""
     contents = Contents.of(tree)
-    styles = run_styles(_all_runs(tree, contents))
+    look = Look.of(tree, _all_runs(tree, contents), contents.steps)
     variables = list(key_variables(tree))
     movers = most_moved(tree)
     made = [
-        Section("summary", "Summary", (Prose(sentences(tree, contents, variables, movers), "paragraph"),)),
+        Section("summary", "Summary", (Prose(sentences(tree, contents, variables, movers, look), "paragraph"),)),
         _analysed(tree, contents),
-        _not_analysed(tree, contents),
-        _metrics(tree, styles),
-        _curves(variables, styles),
-        _heatmaps(variables, contents.runs),
-        _spectra(tree, movers),
-        _intruders(tree, styles),
+        not_analysed(tree, contents),
+        _metrics(tree, look),
+        _curves(variables, look),
+        _heatmaps(variables, contents.runs, look),
+        _spectra(tree, movers, look),
+        _intruders(tree, look),
         _movers(movers),
         _conventions(tree, contents),
         _provenance(tree),
@@ -96,65 +101,14 @@ def _flag(row: Mapping[str, object]) -> str:
     return "; ".join(notes)
 
 
-def _not_analysed(tree: xr.DataTree, contents: Contents) -> Section:
-    blocks: list[Block] = []
-    said = tuple(line for line in str(tree.attrs.get("problems", "")).splitlines() if line.strip())
-    if said:
-        blocks.append(Prose(said))
-    if contents.problems:
-        columns = {"path": "file", "tensor": "tensor", "reason": "reason", "hint": "way out"}
-        blocks.append(from_rows("Files and tensors that could not be read.", contents.problems, columns, 50))
-    if contents.failures:
-        columns = {"statistic": "statistic", "run": "run", "step": "step", "matrix": "matrix", "error": "error"}
-        blocks.append(
-            from_rows(
-                "Computations that failed; the next run of the same command tries them again.",
-                contents.failures,
-                columns,
-                50,
-            )
-        )
-    if contents.skipped:
-        columns = {"statistic": "statistic", "reason": "reason", "count": "times", "example": "for example"}
-        blocks.append(from_rows("Matrices that have no value for a statistic.", contents.skipped, columns, 50))
-    grouped = _by_reason(contents.unmeasured)
-    if grouped:
-        table = from_rows(
-            "Tensors that are not measured as a matrix, by reason.",
-            grouped,
-            {"reason": "reason", "tensors": "tensors", "runs": "runs", "examples": "for example"},
-        )
-        blocks.append(table)
-    if not blocks:
-        blocks.append(Prose(("Nothing was left out: every tensor of every checkpoint was read and measured.",)))
-    return Section("not-analysed", "What was not analysed, and why", tuple(blocks))
-
-
-def _by_reason(rows: Rows) -> list[dict[str, object]]:
-    groups: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    for row in rows:
-        tensors, runs = groups.setdefault(str(row["reason"]), ({}, {}))
-        tensors[str(row["tensor"])] = None
-        runs[str(row.get("run", ""))] = None
-    return [
-        {
-            "reason": reason,
-            "tensors": len(tensors),
-            "runs": len(runs),
-            "examples": ", ".join(list(tensors)[:3]) + (", …" if len(tensors) > 3 else ""),
-        }
-        for reason, (tensors, runs) in sorted(groups.items(), key=lambda item: -len(item[1][0]))
-    ]
-
-
-def _metrics(tree: xr.DataTree, styles: Styles) -> Section | None:
+def _metrics(tree: xr.DataTree, look: Look) -> Section | None:
     if "metrics" not in tree.children:
         return None
     told: list[Image | None] = []
     rest: list[Image | None] = []
     for name, array in tree["metrics"].to_dataset().data_vars.items():
         long_name, units = str(array.attrs.get("long_name", name)), str(array.attrs.get("units", "1"))
-        drawn = curves(KeyVariable("metrics", str(name), long_name, units, False, array), styles)
+        drawn = curves(KeyVariable("metrics", str(name), long_name, units, False, array), look)
         (told if any(part in str(name).lower() for part in TELLING) else rest).append(drawn)
     blocks: tuple[Block, ...] = _gallery(told[:SHOWN_VARIABLES])
     if hidden := _gallery([*told[SHOWN_VARIABLES:], *rest][: 2 * SHOWN_VARIABLES]):
@@ -167,8 +121,8 @@ def _gallery(images: Sequence[Image | None]) -> tuple[Gallery, ...]:
     return (Gallery(there),) if there else ()
 
 
-def _curves(variables: Sequence[KeyVariable], styles: Styles) -> Section:
-    drawn = [image for v in variables if v.name not in COUNTED if (image := curves(v, styles))]
+def _curves(variables: Sequence[KeyVariable], look: Look) -> Section:
+    drawn = [image for v in variables if v.name not in COUNTED if (image := curves(v, look))]
     blocks: tuple[Block, ...] = _gallery(drawn[:SHOWN_VARIABLES])
     if drawn[SHOWN_VARIABLES:]:
         rest = drawn[SHOWN_VARIABLES:]
@@ -177,17 +131,21 @@ def _curves(variables: Sequence[KeyVariable], styles: Styles) -> Section:
         blocks = (
             Prose(("No analyzer of this report declares key variables over runs; the tables are in report.zarr.",)),
         )
+    if drawn and look.roles.circuits:
+        blocks = (Prose((CIRCUITS,)), *blocks)
     return Section("curves", "Key variables over steps", blocks)
 
 
-def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str]) -> Section:
+def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str], look: Look) -> Section:
     first: list[Image | None] = []
     rest: list[Image | None] = []
     for variable in variables:
         if variable.name == "n_intruders_null":  # the excess says it
             continue
-        first.append(heatmaps(variable, runs[:PANELS]))
-        rest += [heatmaps(variable, runs[i : i + PANELS]) for i in range(PANELS, min(len(runs), SHOWN_RUNS), PANELS)]
+        first.append(heatmaps(variable, runs[:PANELS], look))
+        rest += [
+            heatmaps(variable, runs[i : i + PANELS], look) for i in range(PANELS, min(len(runs), SHOWN_RUNS), PANELS)
+        ]
     blocks: tuple[Block, ...] = _gallery(first[:SHOWN_VARIABLES])
     hidden = _gallery([*first[SHOWN_VARIABLES:], *rest])
     if hidden:
@@ -197,14 +155,16 @@ def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str]) -> Section:
     return Section("heatmaps", "Layer by step", blocks)
 
 
-def _spectra(tree: xr.DataTree, movers: MoverTable | None) -> Section | None:
+def _spectra(tree: xr.DataTree, movers: MoverTable | None, look: Look) -> Section | None:
     if movers is None:
         return None
     chosen = [s for m in movers.movers[:6] if (s := spectrum_of(tree, m.run, m.matrix)) is not None]
-    return Section("spectra", "Singular values of the matrices that moved most", _gallery([spectra_figure(chosen)]))
+    return Section(
+        "spectra", "Singular values of the matrices that moved most", _gallery([spectra_figure(chosen, look)])
+    )
 
 
-def _intruders(tree: xr.DataTree, styles: Styles) -> Section | None:
+def _intruders(tree: xr.DataTree, look: Look) -> Section | None:
     if not intruder_totals.has_counts(tree):
         return None
     totals, label = intruder_totals.over_steps(tree)
@@ -214,10 +174,10 @@ def _intruders(tree: xr.DataTree, styles: Styles) -> Section | None:
     matrices = int(tree[intruder_totals.NODE].sizes["matrix"])
     figures: list[list[Image | None]] = []
     for i in range(0, min(len(totals), SHOWN_RUNS), PANELS):
-        figures.append([steps_figure(totals[i : i + PANELS], styles, label, matrices)])
+        figures.append([steps_figure(totals[i : i + PANELS], look, label, matrices)])
         if sweep[i : i + PANELS]:
-            figures[-1].append(epsilon_figure(sweep[i : i + PANELS], styles, sweep_label))
-    blocks: list[Block] = [*_gallery([*figures[0], excess_figure(totals, styles, label)]), _totals_table(totals, label)]
+            figures[-1].append(epsilon_figure(sweep[i : i + PANELS], look, sweep_label))
+    blocks: list[Block] = [*_gallery([*figures[0], excess_figure(totals, look, label)]), _totals_table(totals, label)]
     further = _gallery([figure for group in figures[1:] for figure in group])
     if further:
         blocks.append(Details("Further runs", further))

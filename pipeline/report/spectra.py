@@ -9,7 +9,8 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 
-from pipeline.report.figures import Image, canvas, image
+from pipeline.report.figures import Image, canvas, image, place
+from pipeline.report.look import Look
 from pipeline.report.plots import plain_log_ticks
 from pipeline.report.style import DASHES, SEQUENTIAL, literal
 
@@ -83,14 +84,15 @@ def _plain_dims(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.drop_vars([dim for dim in own.values() if dim in dataset.coords]).rename(own)
 
 
-def spectra_figure(spectra: Sequence[Spectrum]) -> Image | None:
+def spectra_figure(spectra: Sequence[Spectrum], look: Look) -> Image | None:
     """σ against rank at up to five steps, one panel per (run, matrix). None without a spectrum."""
     if not spectra:
         return None
     columns = min(3, len(spectra))
     rows = -(-len(spectra) // columns)
-    with canvas(3.85 * columns, 3.0 * rows) as figure:
+    with canvas(3.85 * columns, 3.1 * rows) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        place(figure, columns, rows, top=0.45, apart=(0.75, 1.05))
         for axes, spectrum in zip(panels, spectra, strict=False):
             chosen = np.unique(np.linspace(0, spectrum.steps.size - 1, min(5, spectrum.steps.size)).round().astype(int))
             shades = mpl.colormaps[SEQUENTIAL](np.linspace(0.0, 0.85, chosen.size))
@@ -107,7 +109,9 @@ def spectra_figure(spectra: Sequence[Spectrum]) -> Image | None:
                     linewidth=1.4,
                     label=f"step {spectrum.steps[index]}",
                 )
-            axes.set_title(f"{literal(spectrum.matrix, 38)}\n{literal(spectrum.run, 38)}", loc="left", fontsize=9)
+            axes.set_title(
+                f"{literal(spectrum.matrix, 38)}\n{literal(look.label(spectrum.run), 38)}", loc="left", fontsize=9
+            )
             axes.set_xscale("log")
             if np.isfinite(lowest):
                 axes.set_yscale("log")

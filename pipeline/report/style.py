@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,20 +47,46 @@ class RunStyle:
     colour: str
     dash: Dash
     marker: str
+    label: str = ""
     width: float = 1.6
     named: bool = True
 
 
-GREY = RunStyle("#9a9a9a", "-", "", 0.6, False)
-
-
 def run_styles(runs: Sequence[str]) -> dict[str, RunStyle]:
-    """A distinct style for each of the first ten runs, thin grey for the rest."""
+    """A distinct style for each of the first ten runs, thin grey for the rest; labels without the common beginning."""
     styles: dict[str, RunStyle] = {}
-    for i, run in enumerate(runs):
-        style = RunStyle(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)])
-        styles[run] = style if i < STYLED_RUNS else GREY
+    for i, (run, label) in enumerate(short_labels(runs).items()):
+        if i < STYLED_RUNS:
+            dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
+            styles[run] = RunStyle(COLOURS[i % len(COLOURS)], dash, marker, label)
+        else:
+            styles[run] = RunStyle("#9a9a9a", "-", "", label, 0.6, False)
     return styles
+
+
+def short_labels(runs: Sequence[str]) -> dict[str, str]:
+    """Run → its id without the folders that most ids begin with: "archive/lora-r8" → "lora-r8".
+
+    The beginning is that of the first run's archive: ids from elsewhere (a base) stay whole. Labels stay distinct.
+    """
+    archive = [run.split("/")[:-1] for run in runs if runs and run.split("/")[0] == runs[0].split("/")[0]]
+    common = list(archive[0]) if len(archive) > 1 or len(runs) == 1 else []
+    for folders in archive:
+        while common and folders[: len(common)] != common:
+            common.pop()
+    prefix = "".join(f"{folder}/" for folder in common)
+    labels = {run: run.removeprefix(prefix) for run in runs}
+    taken = list(labels.values())
+    return {run: label if label and taken.count(label) == 1 else run for run, label in labels.items()}
+
+
+def wrapped(text: str, width: float, size: float = 10.5, lines: int = 2) -> str:
+    """Text in at most `lines` lines that fit `width` inches at `size` points, without its middle where longer."""
+    chars = max(6, int(width * 72 / (0.62 * size)))
+    shown = literal(text, chars * lines - 2)
+    rows = textwrap.wrap(shown.replace("/", "/ ").replace("-", "- ").replace("_", "_ "), chars) or [""]
+    joined = [re.sub(r"([/\-_]) ", r"\1", row) for row in rows]
+    return "\n".join(joined if len(joined) <= lines else textwrap.wrap(shown, chars)[:lines])
 
 
 def literal(text: str, limit: int = 60) -> str:

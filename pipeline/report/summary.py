@@ -11,6 +11,7 @@ from pipeline.report import intruder_totals
 from pipeline.report.blocks import number, several
 from pipeline.report.compare import KeyVariable, analyzer_nodes, series_of
 from pipeline.report.contents import Contents
+from pipeline.report.look import Look
 from pipeline.report.movers import MoverTable
 
 SAID = 3
@@ -18,7 +19,7 @@ SAID = 3
 
 
 def sentences(
-    tree: xr.DataTree, contents: Contents, variables: Sequence[KeyVariable], movers: MoverTable | None
+    tree: xr.DataTree, contents: Contents, variables: Sequence[KeyVariable], movers: MoverTable | None, look: Look
 ) -> tuple[str, ...]:
     """The sentences, in order: what there is, what could not be done, how medians moved, the top mover, intruders."""
     return tuple(
@@ -26,9 +27,9 @@ def sentences(
         for sentence in (
             _what(tree, contents),
             _missing(contents),
-            _moved(variables),
-            _top(movers),
-            _intruders(tree),
+            _moved(variables, look),
+            _top(movers, look),
+            _intruders(tree, look),
         )
         if sentence
     )
@@ -70,7 +71,7 @@ def _missing(contents: Contents) -> str:
     return (_list(parts) + ".") if parts else ""
 
 
-def _moved(variables: Sequence[KeyVariable]) -> str:
+def _moved(variables: Sequence[KeyVariable], look: Look) -> str:
     """Of the first few variables, the run whose median over matrices changed most."""
     said = []
     for variable in variables:
@@ -86,29 +87,35 @@ def _moved(variables: Sequence[KeyVariable]) -> str:
             continue
         verb = "rose" if last > first else "fell"
         among = " (the largest change among the runs)" if len(ends) > 1 else ""
-        said.append(f"{variable.long_name} {verb} from {number(first)} to {number(last)} in {run}{among}")
+        role = look.roles.word(run)
+        of = f" over its {role}" if role else ""
+        said.append(
+            f"{variable.long_name} {verb} from {number(first)} to {number(last)} in {look.label(run)}{of}{among}"
+        )
         if len(said) == SAID:
             break
     return f"Between first and last measured step, the median over matrices of {_list(said)}." if said else ""
 
 
-def _top(movers: MoverTable | None) -> str:
+def _top(movers: MoverTable | None, look: Look) -> str:
     if movers is None or not movers.movers or movers.movers[0].moved == 0:
         return ""
     top = movers.movers[0]
-    return f"The matrix that moved most is {top.matrix} in {top.run}: {number(top.moved)} ({movers.measure})."
+    return (
+        f"The matrix that moved most is {top.matrix} in {look.label(top.run)}: {number(top.moved)} ({movers.measure})."
+    )
 
 
-def _intruders(tree: xr.DataTree) -> str:
+def _intruders(tree: xr.DataTree, look: Look) -> str:
     if not intruder_totals.has_counts(tree):
         return ""
     totals, label = intruder_totals.over_steps(tree)
     said = []
     for one in sorted(totals, key=lambda t: -t.count[-1])[:SAID]:
         null, low, high = one.null[-1], one.null_low[-1], one.null_high[-1]
-        interval = f" ({number(low, 2)} to {number(high, 2)})" if np.isfinite(low) else ""
+        interval = f" ({number(low)} to {number(high)})" if np.isfinite(low) else ""
         beside = "" if np.isnan(null) else f" where random directions give {number(null)}{interval}"
-        said.append(f"{one.run} ends with {number(one.count[-1])}{beside}, {one.verdict()}")
+        said.append(f"{look.label(one.run)} ends with {number(one.count[-1])}{beside}, {one.verdict()}")
     more = f", the {SAID} of {len(totals)} runs with most" if len(totals) > SAID else ""
     return f"Intruder dimensions ({label}{more}): {'; '.join(said)}." if said else ""
 

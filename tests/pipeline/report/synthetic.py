@@ -93,6 +93,7 @@ def intruder_dimensions(runs: Sequence[str], steps: Sequence[int], matrices: int
     """Counts with their null, interval, excess and matched counts, over (run, step, matrix, side, k, epsilon)."""
     rng = np.random.default_rng(seed)
     dims = ("run", "step", "matrix", "side", "k", "epsilon")
+    totalled = ("run", "step", "side", "k", "epsilon")
     ks = (1, 5, 10)
     shape = (len(runs), len(steps), matrices, 2, len(ks), len(EPSILONS))
     progress = np.linspace(0, 1, len(steps)).reshape(1, -1, 1, 1, 1, 1)
@@ -113,6 +114,9 @@ def intruder_dimensions(runs: Sequence[str], steps: Sequence[int], matrices: int
             "n_intruders_null": _variable(dims, null.copy(), "intruder dimensions of random updates, mean"),
             "n_intruders_null_low": _variable(dims, np.maximum(null - 0.5, 0), "2.5 % of the null"),
             "n_intruders_null_high": _variable(dims, null + 0.8, "97.5 % of the null"),
+            "total_intruders_null": _variable(totalled, null.sum(axis=2), "null of the sum, mean"),
+            "total_intruders_null_low": _variable(totalled, np.maximum(null.sum(axis=2) - 2, 0), "2.5 % of it"),
+            "total_intruders_null_high": _variable(totalled, null.sum(axis=2) + 3, "97.5 % of it"),
             "excess_intruders": _variable(dims, count - null, "intruder dimensions above the null", 1),
             "n_intruders_low": _variable(dims, np.maximum(count - 1, 0), "surely below ε"),
             "n_intruders_high": _variable(dims, count, "perhaps below ε"),

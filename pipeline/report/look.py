@@ -1,0 +1,35 @@
+"""What all figures of one page share: the runs' styles and labels, the scale of steps, the roles shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from pipeline.report.roles import Roles
+from pipeline.report.step_axis import StepScale
+from pipeline.report.style import RunStyle, run_styles
+
+
+@dataclass(frozen=True)
+class Look:
+    """Run → style, in the order in which runs are drawn; one step axis; roles by run."""
+
+    styles: Mapping[str, RunStyle]
+    steps: StepScale
+    roles: Roles
+
+    @staticmethod
+    def of(tree: xr.DataTree, runs: Sequence[str], steps: np.ndarray) -> Look:
+        """For a page of these runs (those analysed first), whose checkpoints stand at these steps."""
+        return Look(run_styles(runs), StepScale.of(steps), Roles.from_tree(tree))
+
+    def label(self, run: str) -> str:
+        """The run's name in figures."""
+        return self.styles[run].label if run in self.styles else run
+
+    def roles_of(self, runs: Iterable[str]) -> str:
+        """A sentence on which role is shown of which run."""
+        return self.roles.said(runs, {run: style.label for run, style in self.styles.items()})
