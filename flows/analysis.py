@@ -179,9 +179,11 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
 def check(options: AnalyzeOptions) -> None:
     """Everything that can be wrong without reading a weight: settings, archive, steps, scheduler."""
     from pipeline.api import analyzers_of
+    from pipeline.archive.bases import check_base_options, parse_base_options
 
     analyzers_of(options.analyzers, options.settings)
     archive = find_archive(options).archive
+    check_base_options(parse_base_options(options.base), archive)
     parse_steps(options.steps).check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
     check_scheduler(options)
 

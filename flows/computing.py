@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from analyzers.errors import ParameterError
 from flows import console
 from flows.findings import Finding, failed, skipped, unmeasurable, without_matrices
 from flows.options import AnalyzeOptions
@@ -61,6 +62,7 @@ def compute(
     from pipeline.compute.run import compact, iter_rounds
 
     planned = make_plan(store, analyzers, options, runs)
+    _require_a_match(store, planned, options, runs)
     started = time.monotonic()
     measured, failures, blocked = 0, 0, 0
     if tell_plan(planned):
@@ -85,6 +87,19 @@ def compute(
     if blocked:
         console.say(f"{console.plural(blocked, 'unit')} could not run because an input failed.")
     return Computed(planned.present, measured, failures + blocked, tuple(findings), time.monotonic() - started)
+
+
+def _require_a_match(store: Store, planned: Plan, options: AnalyzeOptions, runs: Sequence[str]) -> None:
+    """Raises `ParameterError` when --include and --exclude leave nothing of an archive that has matrices."""
+    refused = any(skip.statistic is not None for skip in planned.skips)  # a matrix that was chosen, and is unfit
+    if planned.present or planned.missing or refused or not (options.include or options.exclude):
+        return
+    newest = (record for run in runs for record in store.checkpoints(run)[-1:])
+    names = list(dict.fromkeys(matrix.spec.name for record in newest for matrix in store.matrices(record)))
+    if names:
+        given = [f"--include {glob!r}" for glob in options.include] + [f"--exclude {g!r}" for g in options.exclude]
+        some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise ParameterError(f"{' '.join(given)}: no parameter is left; there are: {some}")
 
 
 def tell_plan(planned: Plan) -> bool:

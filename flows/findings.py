@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from pipeline.store.addresses import Skip
 
 _SHOWN = 4
-_WRONG = (
-    "its shape is",
-    "it is an adapter's Δ, and",
-    "has no matrix of this name",
-    "is not in the store",
-    "has no such step in the store",
-    "its search cannot go on",
-    "another matrix of the checkpoint has this name",
-    "its shape changes over the run",
-)
-"""Phrases of `pipeline.store` for what is wrong with the data, and not by design."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +38,9 @@ class Finding:
         return f"{where}{what}: {self.reason} ({_few(list(self.statistics))})"
 
 
-def wrong(skip: Skip) -> bool:
-    """Whether a skip is a problem of the data rather than by design."""
-    return any(phrase in skip.reason for phrase in _WRONG)
-
-
 def skipped(skips: Iterable[Skip]) -> list[Finding]:
     """The skips that are problems, equal reasons together."""
-    return _together((s.reason, (s.run, s.step, s.matrix), s.statistic or "") for s in skips if wrong(s))
+    return _together((s.reason, (s.run, s.step, s.matrix), s.statistic or "") for s in skips if s.wrong)
 
 
 def unmeasurable(store: Store, planned: Plan) -> list[Finding]:

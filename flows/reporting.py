@@ -53,7 +53,9 @@ def report(
             console.complain(answer.trace.rstrip())
         else:
             derived[analyzer.name] = answer
-    tree = assemble(store, [a for a in analyzers if a.name in derived], runs, **selection, derived=derived)
+    tree = assemble(
+        store, [a for a in analyzers if a.name in derived], runs, **selection, derived=derived, problems=problems
+    )
     tree.attrs["options"] = json.dumps(options.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -119,9 +119,10 @@ def _resolve(
     archive: Archive, base: Sequence[str], catalog_bases: Mapping[str, str] | None
 ) -> tuple[dict[str, ResolvedBase], dict[str, Problem]]:
     """The base of each run that has one, and a problem for each that should have one."""
-    from pipeline.archive.bases import parse_base_options, resolve_base
+    from pipeline.archive.bases import check_base_options, parse_base_options, resolve_base
 
     options = parse_base_options(base)
+    check_base_options(options, archive)
     found: dict[str, ResolvedBase] = {}
     problems: dict[str, Problem] = {}
     for run in archive.runs:

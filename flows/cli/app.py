@@ -22,6 +22,8 @@ _SURROUNDINGS = {
     errno.EROFS: "The file system is read-only: give another --out or --store.",
     errno.EACCES: "Change its permissions, or give another --out or --store.",
     errno.EPERM: "Change its permissions, or give another --out or --store.",
+    errno.EEXIST: "A file stands where a folder is wanted: give another --out or --store.",
+    errno.ENOTDIR: "A file stands where a folder is wanted: give another --out or --store.",
 }
 
 OK, FOUND, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130

@@ -66,6 +66,15 @@ def problems_of(archive: Archive) -> list[str]:
     return list(dict.fromkeys(str(p) for p in (*archive.problems, *of_checkpoints)))
 
 
+def notes_of(archive: Archive) -> list[str]:
+    """What was left on purpose, as lines; a note that many checkpoints share is told once, with how many."""
+    shared = Counter((run.id, note) for run in archive.runs for c in run.checkpoints for note in dict.fromkeys(c.notes))
+    of_runs = [
+        f"{run}: {note}" + (f" ({count} checkpoints)" if count > 1 else "") for (run, note), count in shared.items()
+    ]
+    return [*dict.fromkeys(archive.notes), *of_runs]
+
+
 def steps_text(steps: list[int]) -> str:
     """All of a few steps, or the first ones and the last."""
     if len(steps) <= _STEPS_SHOWN:
@@ -113,6 +122,10 @@ def _show(archive: Archive) -> None:
     checkpoints = [c for run in archive.runs for c in run.checkpoints]
     total = size(sum(c.nbytes for c in checkpoints))
     say(f"\n{plural(len(archive.runs), 'run')}, {plural(len(checkpoints), 'checkpoint')}, {total} of tensors")
+    if notes := notes_of(archive):
+        say("\nLeft on purpose, or worth knowing:")
+        for line in notes:
+            say(f"  {line}")
     problems = problems_of(archive)
     if problems:
         say(f"\n{plural(len(problems), 'problem')}:")
@@ -165,6 +178,7 @@ def _as_data(archive: Archive, layouts: dict[str, Layout]) -> dict[str, Any]:
             }
             for run in archive.runs
         ],
+        "notes": notes_of(archive),
         "problems": problems_of(archive),
         "parameters": {
             run: {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 from distributed.client import as_completed
+from distributed.comm.addressing import parse_address, parse_host_port
 
 from analyzers.errors import ComputeError
 from pipeline.compute.cluster import memory_per_worker
@@ -31,6 +32,8 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
 }
+_HTTP = "127.0.0.1:0"
+"""Any free port: with None, Dask's scheduler takes 8787 all the same, and warns when another one has it."""
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,
     "distributed.worker.memory.spill": False,  # results are small; what fills memory is the unit itself
@@ -107,7 +110,8 @@ def local_cpu(workers: int, memory: int) -> Iterator[DaskCluster]:
             threads_per_worker=1,
             processes=True,
             memory_limit=memory,
-            dashboard_address=None,
+            dashboard_address=_HTTP,
+            scheduler_kwargs={"dashboard": False},
             env=_ONE_THREAD,
             silence_logs="ERROR",
         )
@@ -131,7 +135,7 @@ def local_gpu(gpus: int, workers: int, plan: Plan) -> Iterator[DaskCluster]:
         environment = {**_ONE_THREAD, "CUDA_VISIBLE_DEVICES": ""}
         spec[f"cpu-{index}"] = {"cls": Nanny, "options": {"nthreads": 1, "memory_limit": memory, "env": environment}}
     with dask.config.set(_SETTINGS):
-        scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1"}}
+        scheduler = {"cls": Scheduler, "options": {"dashboard": False, "dashboard_address": _HTTP, "host": "127.0.0.1"}}
         name = f"{gpus} GPU processes" + (f" and {for_cpu} on the CPU" if for_cpu else "")
         cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs="ERROR")
         with cluster, Client(cluster, set_as_default=False) as client:
@@ -144,6 +148,8 @@ def connect(address: str, device: str) -> Iterator[DaskCluster]:
     when it cannot be reached, has no workers, or other versions."""
     with dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}):
         try:
+            # A client that fails on a malformed address half-way prints a traceback when it is collected.
+            parse_host_port(parse_address(address)[1])
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise ComputeError(

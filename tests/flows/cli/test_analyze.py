@@ -88,6 +88,7 @@ def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixtu
         (["--analyzers", "intruders"], "intruder_dimensions"),
         (["--steps", "11"], "10"),
         (["--base", "nowhere/at/all"], "nowhere/at/all"),
+        (["--base", "ful=full@10"], "--base ful=full@10: no run fits 'ful'; runs: runs/full"),
         (["--config", "absent.yaml"], "absent.yaml"),
     ],
 )
@@ -98,7 +99,7 @@ def test_a_wrong_word_ends_before_any_work(
     code = analysed.again("--analyzers", "weight_spectra", *words)
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
-    if words[0] == "--base":  # a finding about each run, not a wrong word: spectra go on without
+    if words[1] == "nowhere/at/all":  # a finding about each run, not a wrong word: spectra go on without
         assert code == 3
     else:
         assert code == 2

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+from safetensors.numpy import save_file
 
 from flows.cli.app import run
-from tests.end_to_end.archives import write_run
+from pipeline.store import Store
+from tests.end_to_end.archives import weights, write_adapter, write_run
 from tests.flows.cli.conftest import Analysed
 from tests.flows.cli.test_main import imported_after
 
@@ -36,6 +38,38 @@ def test_inspect_shows_what_parameters_become(pristine: Analysed, capsys: pytest
 def test_inspect_of_a_wrong_run_names_those_there_are(pristine: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(pristine.archive), "--parameters", "ful"]) == 2
     assert "runs/full" in capsys.readouterr().err
+
+
+def test_inspect_tells_what_was_left_on_purpose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = write_run(tmp_path / "runs/one", 1) / "checkpoint-0"
+    (checkpoint / "optimizer.pt").write_bytes(b"0")
+    assert run(["inspect", str(tmp_path / "runs")]) == 0
+    assert "optimizer.pt" in capsys.readouterr().out
+
+
+def test_two_outside_bases_whose_folders_share_a_name_stay_two(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        (tmp_path / name / "model").mkdir(parents=True)
+        save_file(weights(seed), tmp_path / name / "model/model.safetensors")
+        write_adapter(tmp_path / "runs" / f"lora-{name}", 10, base=str(tmp_path / name / "model"), seed=seed)
+    assert run(["ingest", str(tmp_path / "runs"), "--store", str(tmp_path / "S.zarr"), "--no-flow"]) == 0
+    bases = [record.base for record in Store.open(tmp_path / "S.zarr").runs() if record.role == "run"]
+    assert len(set(bases)) == 2
+
+
+def test_a_copy_of_an_archive_is_told_the_way_out_and_a_moved_one_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "one/runs/a", 1)
+    ingest = ["ingest", "--store", str(tmp_path / "S.zarr"), "--no-flow"]
+    assert run([*ingest, str(tmp_path / "one/runs")]) == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert run([*ingest, str(tmp_path / "two/runs")]) != 0
+    said = capsys.readouterr()
+    assert "--name" in said.out + said.err
+    assert run([*ingest, str(tmp_path / "two/runs"), "--name", "copy"]) == 0
+    shutil.rmtree(tmp_path / "one")
+    assert run([*ingest, str(tmp_path / "two/runs")]) == 0
 
 
 def test_inspect_as_json_is_nothing_but_json(pristine: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
