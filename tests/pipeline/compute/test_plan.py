@@ -191,6 +191,9 @@ class Synthetic:
     def matrices(self, record: CheckpointRecord) -> tuple[BoundMatrix, ...]:
         return bind(record, self.layout).matrices
 
+    def twins(self, record: CheckpointRecord) -> tuple[BoundMatrix, ...]:
+        return ()
+
     def statistic(self, name: str) -> object:
         return self.real.statistic(name)
 
