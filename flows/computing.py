@@ -12,6 +12,7 @@ from flows import console
 from flows.findings import Finding, failed, skipped, unmeasurable, without_matrices
 from flows.options import AnalyzeOptions
 from flows.running import Failed, Runner
+from pipeline.archive.recipes import tensors_of
 from pipeline.selection import parse_steps
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ def compute(
     from pipeline.compute.cluster import open_cluster
     from pipeline.compute.run import compact, iter_rounds
 
+    _require_a_match(store, options, runs)
     planned = make_plan(store, analyzers, options, runs)
-    _require_a_match(store, planned, options, runs)
     started = time.monotonic()
     measured, failures, blocked = 0, 0, 0
     if tell_plan(planned):
@@ -89,17 +90,20 @@ def compute(
     return Computed(planned.present, measured, failures + blocked, tuple(findings), time.monotonic() - started)
 
 
-def _require_a_match(store: Store, planned: Plan, options: AnalyzeOptions, runs: Sequence[str]) -> None:
+def _require_a_match(store: Store, options: AnalyzeOptions, runs: Sequence[str]) -> None:
     """Raises `ParameterError` when --include and --exclude leave nothing of an archive that has matrices."""
-    refused = any(skip.statistic is not None for skip in planned.skips)  # a matrix that was chosen, and is unfit
-    if planned.present or planned.missing or refused or not (options.include or options.exclude):
+    from pipeline.compute.plan import select
+
+    if not (options.include or options.exclude):
         return
+    chosen = select(include=options.include, exclude=options.exclude)
     newest = (record for run in runs for record in store.checkpoints(run)[-1:])
-    names = list(dict.fromkeys(matrix.spec.name for record in newest for matrix in store.matrices(record)))
-    if names:
+    specs = [matrix.spec for record in newest for matrix in store.matrices(record)]
+    if specs and all(chosen.excluded((spec.name, *tensors_of(spec.recipe))) for spec in specs):
         given = [f"--include {glob!r}" for glob in options.include] + [f"--exclude {g!r}" for g in options.exclude]
+        names = list(dict.fromkeys(spec.name for spec in specs))
         some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise ParameterError(f"{' '.join(given)}: no parameter is left; there are: {some}")
+        raise ParameterError(f"{' '.join(given)}: no matrix is left; there are: {some}")
 
 
 def tell_plan(planned: Plan) -> bool:

@@ -254,6 +254,9 @@ class _Search:
             if run.id not in ids:
                 continue
             checkpoint = _at_step(run, step)
+            if checkpoint is not None and checkpoint.kind == "adapter":
+                self._looked(f"{run.id}@{checkpoint.step} (an adapter: a base has full weights)")
+                return None
             if checkpoint is not None:
                 return ResolvedBase(run, checkpoint, kind)
             steps = ", ".join(str(c.step) for c in run.checkpoints) or "none"

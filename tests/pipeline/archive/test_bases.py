@@ -190,6 +190,15 @@ def test_the_cache_s_place_follows_the_library_s_variables(hub: str | None, home
     assert place == Path(expected)
 
 
+@pytest.mark.parametrize("target", ["lora@10", "demo/lora@20", "other@first", "other@last"])
+def test_an_adapter_is_no_base_not_even_its_own(tmp_path: Path, target: str) -> None:
+    lora, other = adapter("demo/lora", tmp_path / "lora"), adapter("demo/other", tmp_path / "other")
+    plain = full("demo/plain", tmp_path / "plain", 5)
+    for run in (lora, plain):
+        with pytest.raises(BaseNotFoundError, match="an adapter: a base has full weights"):
+            resolved(run, archive(tmp_path, lora, other, plain), given=f"{run.id}={target}")
+
+
 def test_an_adapter_without_its_base_says_everywhere_that_was_looked(tmp_path: Path) -> None:
     lora = adapter("demo/lora", tmp_path / "lora", "org/model")
     with pytest.raises(BaseNotFoundError) as raised:
