@@ -78,6 +78,9 @@ def main(checkpoints: int) -> None:
             ingest(step)
     with timed("write the statistics"):
         fill(store)
+    with timed("compact, as the pipeline does"):
+        for statistic in WeightSpectra().statistics():
+            store.statistic(statistic.name).compact()
     for folder in sorted((store.path / "statistics").iterdir()):
         if folder.is_dir():
             print(f"  {folder.name:<32}{scale_store.files_under(folder):8d} files")
