@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ def dataset(
     runs: Sequence[str],
     steps: np.ndarray,
     matrices: Sequence[str],
-    infos: Sequence[MatrixInfo],
+    info: Callable[[str, str], MatrixInfo | None],
 ) -> xr.Dataset:
-    """A Dataset of the arrays with the dims and attributes that `variables` say; infos: of each matrix.
+    """A Dataset of the arrays with the dims and attributes that `variables` say; `info`: of a run's matrix.
 
-    Coordinates where their dims occur: run (str), step (int64), matrix (str), and along matrix: layer (float64, NaN
-    where there is none), kind, role (str), rows, cols (int64).
+    Coordinates where their dims occur: run (str), step (int64), matrix (str); along matrix: layer (float64, NaN
+    where there is none) and kind (str), which belong to the name; along run and matrix: role (str, empty where the run
+    has no such matrix), rows and cols (int64, 0 there), since one name is a weight in one run and a Δ in another.
     """
     described = {variable.name: variable for variable in variables}
     sizes = {"run": len(runs), "step": len(steps), "matrix": len(matrices)}
@@ -41,7 +42,7 @@ def dataset(
         data[name] = (variable.dims, values, _attributes(variable))
     used = {dim for dims, _, _ in data.values() for dim in dims}
     coordinates = {
-        name: value for name, value in _coordinates(runs, steps, matrices, infos).items() if value[0] in used
+        name: value for name, value in _coordinates(runs, steps, matrices, info).items() if used >= set(np.atleast_1d(value[0]))
     }
     return xr.Dataset(data, coordinates)
 
@@ -58,16 +59,24 @@ def _attributes(variable: Variable) -> dict[str, Any]:
 
 
 def _coordinates(
-    runs: Sequence[str], steps: np.ndarray, matrices: Sequence[str], infos: Sequence[MatrixInfo]
-) -> dict[str, tuple[str, Any, dict[str, str]]]:
-    layers = np.array([np.nan if info.layer is None else info.layer for info in infos], dtype=np.float64)
+    runs: Sequence[str], steps: np.ndarray, matrices: Sequence[str], info: Callable[[str, str], MatrixInfo | None]
+) -> dict[str, tuple[Any, Any, dict[str, str]]]:
+    infos = [[info(run, matrix) for matrix in matrices] for run in runs]
+    # Layer and kind follow from the name: any run that has the matrix can tell.
+    named = [next(filter(None, column)) for column in zip(*infos, strict=True)]
+    layers = np.array([np.nan if one.layer is None else one.layer for one in named], dtype=np.float64)
+    grid = (len(runs), len(matrices))
+    shapes = np.array([one.shape if one else (0, 0) for row in infos for one in row], dtype=np.int64)
+    roles = np.array([one.role if one else "" for row in infos for one in row], dtype=object)
+    rows, cols = shapes.reshape(*grid, 2)[..., 0], shapes.reshape(*grid, 2)[..., 1]
+    each = ("run", "matrix")
     return {
         "run": ("run", np.array(list(runs), dtype=object), {"long_name": "training run"}),
         "step": ("step", np.asarray(steps, dtype=np.int64), {"long_name": "training step", "units": "1"}),
         "matrix": ("matrix", np.array(list(matrices), dtype=object), {"long_name": "matrix, canonical name"}),
         "layer": ("matrix", layers, {"long_name": "layer", "units": "1"}),
-        "kind": ("matrix", np.array([info.kind for info in infos], dtype=object), {"long_name": "kind of matrix"}),
-        "role": ("matrix", np.array([info.role for info in infos], dtype=object), {"long_name": "role of matrix"}),
-        "rows": ("matrix", np.array([i.shape[0] for i in infos], dtype=np.int64), {"long_name": "rows (outputs)"}),
-        "cols": ("matrix", np.array([i.shape[1] for i in infos], dtype=np.int64), {"long_name": "columns (inputs)"}),
+        "kind": ("matrix", np.array([one.kind for one in named], dtype=object), {"long_name": "kind of matrix"}),
+        "role": (each, roles.reshape(grid), {"long_name": "role of the matrix in the run"}),
+        "rows": (each, rows, {"long_name": "rows (outputs)", "units": "1"}),
+        "cols": (each, cols, {"long_name": "columns (inputs)", "units": "1"}),
     }

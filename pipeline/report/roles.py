@@ -48,18 +48,17 @@ class Roles:
         if "matrix" not in values.dims or "matrix" not in values.coords:
             return values
         names = [str(name) for name in values["matrix"].values]
-        own = [str(role) for role in values["role"].values] if "role" in values.coords else ["weight"] * len(names)
         dims = [dim for dim in ("run", "matrix") if dim in values.dims]
         runs = [str(run) for run in values["run"].values] if "run" in values.dims else [""]
-        kept = np.array([[self._is_shown(r, n, role) for n, role in zip(names, own, strict=True)] for r in runs])
+        kept = np.array([[self._is_shown(run, name) for name in names] for run in runs])
         if kept.all():
             return values
         masked = values.where(xr.DataArray(kept if "run" in dims else kept[0], dims=dims))
         masked.attrs = values.attrs
         return masked if bool(masked.notnull().any()) else values
 
-    def _is_shown(self, run: str, matrix: str, role: str) -> bool:
-        role = self.of.get((run, matrix), role)
+    def _is_shown(self, run: str, matrix: str) -> bool:
+        role = self.of.get((run, matrix), "weight")
         return role == self.shown[run] if run in self.shown else not role.startswith("circuit")
 
     def word(self, run: str) -> str:

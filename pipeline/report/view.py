@@ -181,8 +181,7 @@ class StoreView:
     def dataset(self, arrays: Mapping[str, np.ndarray], variables: Sequence[Variable]) -> xr.Dataset:
         """A Dataset with the variables' dims and attributes, and the coordinates run, step, matrix, layer, kind, role,
         rows, cols where their dims occur. `ContractError` for an array without a variable or of another shape."""
-        infos = [next(i for run in self.runs if (i := self.info(run.id, name))) for name in self.matrices]
-        return dataset(arrays, variables, [run.id for run in self.runs], self.steps, self.matrices, infos)
+        return dataset(arrays, variables, [run.id for run in self.runs], self.steps, self.matrices, self.info)
 
     def _run_info(self, record: RunRecord) -> RunInfo:
         base = self._sources.base_of(record.id)
