@@ -44,10 +44,10 @@ def side_scores(
 
     `rounding`, `base_rounding`: rms rounding error s_E of one entry of W and of W0 as they are stored.
 
-    error = √2 ‖r_j‖/gap_j (the tuned vector, residual measured) + √2 p ε64 σ⁰_1/gap⁰_i* (the base vector, LAPACK's
-    backward error) + the rounding of cached vectors; at most 1. Base vectors of σ⁰ ≤ N ε64 σ⁰_1 are an arbitrary
-    basis of the null space: all that lies there could be one vector, so the error reaches from the best of the
-    determined cosines to the norm of the whole undetermined part.
+    error = √2 ‖r_j‖/gap_j (the tuned vector, residual measured) + √2 p ε64 σ⁰_1 (σ⁰_1/σ⁰_i*)/gap⁰_i* (the base vector,
+    the Gram's backward error) + the rounding of cached vectors; at most 1. Base vectors of σ⁰ ≤ N ε64 σ⁰_1 are an
+    arbitrary basis of the null space: all that lies there could be one vector, so the error reaches from the best of
+    the determined cosines to the norm of the whole undetermined part.
     """
     cosine = cosines(base.side(side), top.side(side)).clamp(-1.0, 1.0)  # (p, k')
     magnitude = cosine.abs()
@@ -68,10 +68,14 @@ def side_scores(
 
 
 def _numerical_error(base: BaseVectors, top: TopVectors, index: torch.Tensor) -> torch.Tensor:
-    """(k',): √2 residual / gap of the tuned vector + √2 p ε64 σ⁰_1 / gap of the matched base vector."""
+    """(k',): √2 residual / gap of the tuned vector + √2 p ε64 σ⁰_1 (σ⁰_1/σ⁰_i*) / gap of the matched base vector.
+
+    The factor σ⁰_1/σ⁰_i* is what vectors by way of the Gram lose (`gram_vectors`); a bidiagonal SVD does not need it.
+    """
     floor = torch.finfo(torch.float64).tiny
     base_gap = spectrum_gap(base.sigma, base.shape)[index]
-    from_base = base.sigma.numel() * _EPS * base.sigma[0] / base_gap.clamp(min=floor)
+    matched = base.sigma[index].clamp(min=floor)
+    from_base = base.sigma.numel() * _EPS * base.sigma[0] * (base.sigma[0] / matched) / base_gap.clamp(min=floor)
     return np.sqrt(2.0) * (top.residual / top.gap.clamp(min=floor) + from_base)
 
 

@@ -12,10 +12,13 @@ import scipy.linalg
 import torch
 
 from analyzers.contract import Content, LowRank
-from analyzers.linalg.blocks import dense64
+from analyzers.linalg.blocks import dense64, require_finite, shape_of
+from analyzers.linalg.gram_vectors import gram_vectors
 from analyzers.linalg.spectra import svd
 
 SIDES = ("left", "right")
+LARGE = 1024
+"""Smaller side from which the memory of a bidiagonal SVD matters beside that of a worker."""
 _COLUMNS_AT_ONCE = 512
 _FLOAT32_ROUNDING = 2.0**-24
 
@@ -57,7 +60,16 @@ class BaseVectors:
 
 
 def base_vectors(content: Content, dtype: torch.dtype = torch.float32) -> BaseVectors:
-    """Full thin SVD of W0 in float64; the vectors are then rounded to `dtype` to be kept."""
+    """Full thin SVD of W0 in float64; the vectors are then rounded to `dtype` to be kept.
+
+    From `LARGE` on, vectors that are kept in float32 come from the Gram where that is certified, for its memory.
+    """
+    on_cpu = isinstance(content, torch.Tensor) and content.device.type == "cpu"
+    if on_cpu and dtype == torch.float32 and min(shape_of(content)) >= LARGE:
+        require_finite(content)
+        certified = gram_vectors(content)
+        if certified is not None:
+            return BaseVectors(*certified)
     narrow = (torch.float32, torch.bfloat16, torch.float16)  # of these, dense64 makes a copy that is ours to overwrite
     if isinstance(content, torch.Tensor) and content.dtype in narrow and content.device.type == "cpu":
         return _in_place(dense64(content), dtype)
