@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analyzers.contract import Result, Statistic
+from analyzers.errors import StoreError
 from pipeline.store.addresses import Selection, Skip
+from pipeline.store.columns import Columns
 from pipeline.store.keys import identity
 from pipeline.store.members import Found, Place
 from pipeline.store.prepared import Prepared
@@ -24,6 +27,17 @@ CACHE_BYTES = 512 * 2**20
 _At = tuple[str | None, int | None]
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """A statistic's units: their keys, all their places (those of unit i are first[i] … first[i + 1] − 1), and the
+    columns of their results."""
+
+    keys: list[str]
+    first: np.ndarray
+    places: list[Place]
+    columns: Columns
+
+
 class Results:
     """The stored results of statistics over a selection. Tables are as they were when they were first asked for."""
 
@@ -36,6 +50,7 @@ class Results:
         self._keys: dict[str, dict[_At, dict[str | None, str]]] = {}
         self._cache: OrderedDict[tuple[str, _At], tuple[Mapping[str, Result | str], int]] = OrderedDict()
         self._cached_bytes = 0
+        self._layouts: dict[str, _Layout] = {}
 
     def prepared(self, statistic: Statistic) -> tuple[Units, Prepared]:
         """A statistic as its units know it; one that no analyzer declared is looked for all the same."""
@@ -83,22 +98,44 @@ class Results:
         value = self.table(statistic.name).read([key]).get(key)
         return None if isinstance(value, str) else value
 
-    def by_shape(self, statistic: Statistic, field: str) -> Iterator[tuple[list[Place], np.ndarray]]:
-        """The places and values (n, *shape) of a field, for each shape and dtype that occur; one at a time is read."""
-        table = self.table(statistic.name)
-        at: dict[str, list[Place]] = {}
-        for place, key in self.found(statistic).places.items():
-            at.setdefault(key, []).append(place)
-        shapes: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-        for key, reference in table.lookup(at).items():
-            for name, dtype, _, shape in reference.fields:
-                if name == field:
-                    shapes.setdefault((dtype, tuple(shape)), []).append(key)
-        for keys in shapes.values():
-            values = table.read(keys, [field])
-            rows = [np.asarray(value[field]) for key in keys if not isinstance(value := values[key], str)]
-            repeats = [len(at[key]) for key in keys]
-            yield [place for key in keys for place in at[key]], np.repeat(np.stack(rows), repeats, axis=0)
+    def places(self, statistic: Statistic) -> list[Place]:
+        """The places of a statistic's units, those of one unit side by side."""
+        return self._layout(statistic).places
+
+    def by_shape(self, statistic: Statistic, field: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions (n,) in `places` and values (n, *shape) of a field, for each shape and dtype that occur; one at a
+        time is read."""
+        layout = self._layout(statistic)
+        for pieces in layout.columns.shapes(field):
+            try:
+                units, values = layout.columns.read(pieces)
+            except StoreError:  # a batch may have been compacted away since: by key it is found where it is now
+                units = np.concatenate([piece.positions for piece in pieces])
+                keys = [layout.keys[unit] for unit in units.tolist()]
+                read = self.table(statistic.name).read(keys, [field])
+                values = np.stack([value[field] for key in keys if not isinstance(value := read[key], str)])
+            order = np.argsort(units)
+            units = units[order]
+            counts = layout.first[units + 1] - layout.first[units]
+            if (counts == 1).all():
+                yield layout.first[units], values[order]
+                continue
+            before = np.cumsum(counts) - counts  # of the places that are yielded, how many stand before each unit's
+            positions = np.repeat(layout.first[units] - before, counts) + np.arange(int(counts.sum()))
+            yield positions, values[np.repeat(order, counts)]
+
+    def _layout(self, statistic: Statistic) -> _Layout:
+        """Where the units and their results are, found once for all fields."""
+        _, p = self.prepared(statistic)
+        if p.identity not in self._layouts:
+            at: dict[str, list[Place]] = {}
+            for place, key in self.found(statistic).places.items():
+                at.setdefault(key, []).append(place)
+            keys = list(at)
+            first = np.cumsum([0, *(len(places) for places in at.values())])
+            places = [place for of_key in at.values() for place in of_key]
+            self._layouts[p.identity] = _Layout(keys, first, places, self.table(p.name).columns(keys))
+        return self._layouts[p.identity]
 
     def unmeasurable(self) -> tuple[Skip, ...]:
         """What the analyzers ask for and the data have no value of, with the stored reason."""
@@ -107,8 +144,9 @@ class Results:
             if p.identity not in self.units.asked:
                 continue
             places = self.units.of(p).places
-            references = self.table(p.name).lookup(dict.fromkeys(places.values()))
-            reasons = {key: reference.reason for key, reference in references.items() if reference.reason is not None}
+            reasons = self.table(p.name).reasons(dict.fromkeys(places.values()))
+            if not reasons:
+                continue
             listed.extend(
                 Skip(run or "", step, matrix, p.name, reasons[key], wrong=True)
                 for (run, step, matrix), key in places.items()

@@ -24,6 +24,7 @@ from pipeline.report.axes import dataset
 from pipeline.report.results import Results
 from pipeline.store.addresses import Because, Selection, Skip, Steps
 from pipeline.store.failures import Failure
+from pipeline.store.keys import identity
 from pipeline.store.members import Place
 from pipeline.store.records import RunRecord
 from pipeline.store.trials import replay
@@ -65,6 +66,7 @@ class StoreView:
         self._run_at = {run.id: index for index, run in enumerate(self.runs)}
         self._step_at = {int(step): index for index, step in enumerate(self.steps)}
         self._matrix_at = {name: index for index, name in enumerate(self.matrices)}
+        self._indexes: dict[str, np.ndarray] = {}
 
     @property
     def measured(self) -> np.ndarray:
@@ -153,8 +155,12 @@ class StoreView:
     def stacks(self, statistic: Statistic, field: str) -> Iterator[Stack]:
         """All values of a field of a matrix or pair statistic, one stack for each shape and dtype of values."""
         _require_matrices(statistic)
-        for places, values in self._results.by_shape(statistic, field):
-            index = np.array([self._index(place) for place in places], dtype=np.int64).reshape(-1, 3)
+        its_identity = identity(statistic)
+        if its_identity not in self._indexes:
+            listed = [self._index(place) for place in self._results.places(statistic)]
+            self._indexes[its_identity] = np.array(listed, dtype=np.int64).reshape(-1, 3)
+        for positions, values in self._results.by_shape(statistic, field):
+            index = self._indexes[its_identity][positions]
             kept = (index >= 0).all(axis=1)
             if kept.any():
                 yield Stack(index[kept, 0], index[kept, 1], index[kept, 2], values if kept.all() else values[kept])

@@ -77,6 +77,13 @@ class Column:
             return [block[row - rows[0], ...] for row in rows]
         return [flat.reshape(self.place(row)[1]) for row, flat in zip(rows, read, strict=True)]
 
+    def stack(self, rows: Sequence[int], read: Sequence[np.ndarray]) -> np.ndarray:
+        """The values (n, *shape) of rows of one shape, from what was read for `pieces`: a copy."""
+        if self.shape is not None and len(read) == 1:
+            block = read[0].reshape(rows[-1] - rows[0] + 1, *self.shape)
+            return block[np.asarray(rows) - rows[0]]
+        return np.stack(self.values(rows, read))
+
 
 @dataclass(frozen=True)
 class Table:
@@ -226,6 +233,13 @@ def read_entries(
         for position, key in enumerate(keys):
             found[key] = {name: of_column[position] for name, of_column in zip(names, values, strict=True)}
     return found
+
+
+def read_column(folder: Path, column: Column, rows: Sequence[int]) -> np.ndarray:
+    """The values (n, *shape) of one column for ascending rows whose shapes are alike."""
+    pieces = [(column.dtype, *piece) for piece in column.pieces(rows)]
+    read = read_slices(folder, pieces)
+    return column.stack(rows, [read[piece] for piece in pieces])
 
 
 def read_slices(folder: Path, wanted: Iterable[tuple[str, int, int]]) -> dict[tuple[str, int, int], np.ndarray]:

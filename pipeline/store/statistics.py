@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from analyzers.errors import StoreError
 from pipeline.archive.recipes import digest
 from pipeline.store.batches import Batch, Entry, read_batch, read_entries, read_slices, write_batch
+from pipeline.store.columns import Columns
 from pipeline.store.documents import FILE, create_document
 from pipeline.store.scratch import publish, scratch, withdraw
 
@@ -117,6 +118,18 @@ class StatisticTable:
                 raise
             self.refresh()  # a batch was compacted away between looking up and reading
             return self._read(wanted, fields)
+
+    def reasons(self, keys: Iterable[str]) -> dict[str, str]:
+        """Why there is no value, for those of `keys` that have a reason in its place."""
+        with self._lock:
+            places = {key: self._where[key] for key in keys if key in self._where}
+        return {key: batch.reasons[entry] for key, (batch, entry) in places.items() if entry in batch.reasons}
+
+    def columns(self, keys: Sequence[str]) -> Columns:
+        """The stored results among `keys`, to be read field by field as arrays over all of them."""
+        with self._lock:
+            places = [self._where.get(key) for key in keys]
+        return Columns(self._folder, places)
 
     def write(
         self,

@@ -86,6 +86,19 @@ def test_stacks_hold_every_value_once(view: StoreView) -> None:
     np.testing.assert_array_equal(filled, view.array(Norm(), "norm"))
 
 
+def test_an_array_is_the_same_after_its_batches_were_compacted_away(tmp_path: Path) -> None:
+    store = small_store(tmp_path)
+    with ThreadCluster(1) as cluster:
+        compute(store, [Everything()], cluster)
+    table = store.statistic(Norm().name)
+    for key, value in table.read(table.keys()).items():  # one batch each, so that there is something to compact
+        table.write([(key, value)])
+    view = StoreView(Store.open(store.path), [Everything()])
+    before = view.array(Norm(), "norm")
+    assert Store.open(store.path, "a").statistic(Norm().name).compact(2) > 2
+    np.testing.assert_array_equal(view.array(Norm(), "norm"), before)
+
+
 def test_values_of_several_shapes_are_refused_with_the_way_out(view: StoreView, tmp_path: Path) -> None:
     class Whole(TopEntries):
         name = "test_whole"
