@@ -27,6 +27,7 @@ demo: $(VENV)/.stamp-core
 	@$(BIN)/varve catalog make demo --out $(DEMO)/archive
 	@$(BIN)/varve analyze $(DEMO)/archive --out $(DEMO)/out
 	@echo "open $(abspath $(DEMO))/out/report.html"
+	@echo "and for archives of your own: source $(VENV)/bin/activate; varve analyze RUNS/ --out out/"
 
 test: $(VENV)/.stamp-dev
 	@$(BIN)/python -m pytest -m "not slow and not gpu" tests
