@@ -105,16 +105,22 @@ class DaskCluster:
 def local_cpu(workers: int, memory: int) -> Iterator[DaskCluster]:
     """Processes of this machine, each with one thread and so much memory."""
     with dask.config.set(_SETTINGS):
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=memory,
-            dashboard_address=_HTTP,
-            scheduler_kwargs={"dashboard": False},
-            env=_ONE_THREAD,
-            silence_logs="ERROR",
-        )
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=memory,
+                dashboard_address=_HTTP,
+                scheduler_kwargs={"dashboard": False},
+                env=_ONE_THREAD,
+                silence_logs="ERROR",
+            )
+        except RuntimeError as error:
+            raise ComputeError(
+                f"{workers} worker processes did not start ({error}). Each imports the calling script: put its "
+                'lines under `if __name__ == "__main__":`, or compute with workers=1 (threads of this process)'
+            ) from error
         with cluster, Client(cluster, set_as_default=False) as client:
             yield DaskCluster(client, workers, "cpu", f"{workers} processes")
 
