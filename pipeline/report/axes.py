@@ -42,7 +42,9 @@ def dataset(
         data[name] = (variable.dims, values, _attributes(variable))
     used = {dim for dims, _, _ in data.values() for dim in dims}
     coordinates = {
-        name: value for name, value in _coordinates(runs, steps, matrices, info).items() if used >= set(np.atleast_1d(value[0]))
+        name: value
+        for name, value in _coordinates(runs, steps, matrices, info).items()
+        if used >= set(np.atleast_1d(value[0]))
     }
     return xr.Dataset(data, coordinates)
 
