@@ -243,8 +243,8 @@ print((peak() - before) / (8 * m * n))
 """
     for method in ("gram", "svd"):
         done = subprocess.run([sys.executable, "-c", script, method], capture_output=True, text=True, check=True)
-        # Three copies are promised, and the storage, read before, is half of one of them. Seen: 1.0 to 2.05, for LAPACK's
-        # work space varies with what the allocator kept. Something must be added, or the measurement is broken.
+        # Three copies are promised, and the storage, read before, is half of one of them. Seen: 1.0 to 2.05, for
+        # LAPACK's work space varies with what the allocator kept. Something must be added, or it is not measured.
         assert 0.5 < float(done.stdout) < 2.5, f"{method}: {done.stdout} copies"
 
 
