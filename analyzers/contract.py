@@ -35,6 +35,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
 from analyzers.errors import ContractError, Unmeasurable
+from analyzers.models import Checkpoint, Material, Models, NoModels
 
 Scope = Literal["matrix", "pair", "checkpoint", "run", "runs"]
 Result = Mapping[str, np.ndarray]
@@ -128,7 +129,8 @@ class Observation:
 
     `reference` is W0 for scope "pair" and for units over pairs (see `Statistic.against`). `statistics` holds the
     declared inputs of scope matrix and pair by statistic name; `reference_statistics` those of the reference.
-    `info`, `matrix` are None in the one observation per checkpoint that carries only checkpoint-scope inputs.
+    `info`, `matrix` are None in the one observation per checkpoint that carries only checkpoint-scope inputs, or the
+    whole `checkpoint` of a statistic that `reads_models`.
     """
 
     run: str
@@ -138,6 +140,7 @@ class Observation:
     reference: Matrix | None = None
     statistics: Mapping[str, Result] = field(default_factory=dict)
     reference_statistics: Mapping[str, Result] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,7 @@ class Context:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     cache: Cache = no_cache
+    models: Models = field(default_factory=NoModels)
 
     def generator(self) -> torch.Generator:
         """A CPU generator seeded by the unit: draw on the CPU, then move, so that devices agree."""
@@ -211,6 +215,8 @@ class Statistic(ABC):
     `against` (pair scope, or run/runs over pairs): "base", "previous" (step), or "run:<id>".
     `over`: a run or runs unit is made per "matrix" or once for the whole "checkpoint" series.
     `reads_matrices` False: only the input statistics are loaded (a statistic of a statistic).
+    `reads_models` (scope checkpoint, or run and runs over "checkpoint"): one observation per checkpoint carries all of
+    it; with `reads_matrices` False, that alone.
     `grows` (run scope): `compute` accepts `unit.previous` and extends it by the new steps.
     """
 
@@ -220,12 +226,13 @@ class Statistic(ABC):
     against: ClassVar[str | None] = None
     over: ClassVar[Literal["matrix", "checkpoint"]] = "matrix"
     reads_matrices: ClassVar[bool] = True
+    reads_models: ClassVar[bool] = False
     extent_field: ClassVar[str | None] = None
     grows: ClassVar[bool] = False
 
     def parameters(self) -> dict[str, Any]:
-        """The JSON-able parameters that enter the key: all fields but the extent."""
-        every = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """The JSON-able parameters that enter the key: all fields but the extent; of materials what identifies them."""
+        every = {f.name: _identifying(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return {name: value for name, value in every.items() if name != self.extent_field}
 
     @property
@@ -260,6 +267,12 @@ class Statistic(ABC):
             except Exception as error:  # each unit answers for itself: the caller records it with its traceback
                 outcomes.append(error)
         return outcomes
+
+
+def _identifying(value: Any) -> Any:
+    if isinstance(value, Material):
+        return {"kind": value.kind, "digest": value.digest}
+    return [_identifying(item) for item in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from pipeline.intake import Intake, ingest_one, plan_intake
 from pipeline.selection import parse_steps
 
 if TYPE_CHECKING:
+    from analyzers.contract import Analyzer
+    from analyzers.models import Material
     from pipeline.store import CheckpointRecord, Store
 
 
@@ -163,25 +165,60 @@ class Outcome:
 
 def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
     """Ingest, compute, report: what `varve analyze` and every scheduled run do."""
-    from pipeline.api import analyzers_of
+    from pipeline.store.given import record_materials
 
-    analyzers = analyzers_of(options.analyzers, options.settings)
+    analyzers = analyzers_for(options)
     check_scheduler(options)
     source = find_archive(options)
     with writing(options.store_path):
         store = open_store(options.store_path)
+        record_materials(store, materials_of(analyzers), options.model)
         ingested = ingest(store, source, options, runner)
         computed = compute(store, analyzers, options, ingested.runs, runner)
         written = report(store, analyzers, options, ingested.runs, runner)
     return Outcome(ingested, computed, written)
 
 
+def analyzers_for(options: AnalyzeOptions, store: Store | None = None) -> tuple[Analyzer, ...]:
+    """The configured analyzers. With a store, whose results are only read, its recorded tasks and probe sets stand in
+    for those that are not given."""
+    from pipeline.api import analyzers_of
+    from pipeline.store.given import recorded_materials
+
+    tasks: list[str | Material] = [*options.tasks]
+    probes: list[str | Material] = [*options.probes]
+    model = options.model
+    chosen = options.analyzers
+    if store is not None and not (tasks or probes or model):
+        recorded = recorded_materials(store)
+        model = next((factory for _, factory in recorded if factory), None)
+        taken = [material for material, factory in recorded if factory == model or factory is None]
+        tasks += [m for m in taken if m.kind == "task" and _takes(chosen, "tasks")]
+        probes += [m for m in taken if m.kind == "probe" and _takes(chosen, "probes")]
+        model = model if _takes(chosen, "model") else None
+    return analyzers_of(chosen, options.settings, tasks, probes, model)
+
+
+def _takes(chosen: Sequence[str], key: str) -> bool:
+    from analyzers import registry
+
+    return any(key in registry.load(name).Parameters.model_fields for name in chosen or registry.names())
+
+
+def materials_of(analyzers: Sequence[Analyzer]) -> tuple[Material, ...]:
+    """The tasks and probe sets that the analyzers were configured with."""
+    found: list[Material] = []
+    for analyzer in analyzers:
+        for key in ("tasks", "probes"):
+            found += getattr(analyzer.parameters, key, ())
+    return tuple(dict.fromkeys(found))
+
+
 def check(options: AnalyzeOptions) -> None:
     """Everything that can be wrong without reading a weight: settings, archive, steps, scheduler."""
-    from pipeline.api import analyzers_of
     from pipeline.archive.bases import check_base_options, parse_base_options
 
-    analyzers_of(options.analyzers, options.settings)
+    analyzers_for(options)
     archive = find_archive(options).archive
     check_base_options(parse_base_options(options.base), archive)
     parse_steps(options.steps).check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
@@ -197,21 +234,18 @@ def ingest_only(options: AnalyzeOptions, runner: Runner) -> Ingested:
 
 def check_report(options: AnalyzeOptions) -> None:
     """What can be wrong with a report before it is derived: settings and store."""
-    from pipeline.api import analyzers_of
     from pipeline.store import Store
 
-    Store.open(options.store_path, mode="r")
-    analyzers_of(options.analyzers, options.settings)
+    analyzers_for(options, Store.open(options.store_path, mode="r"))
 
 
 def report_only(options: AnalyzeOptions, globs: Sequence[str] | None, runner: Runner) -> Written:
     """What `varve report` does: nothing is read but statistics. Raises `ParameterError` when no run matches."""
-    from pipeline.api import analyzers_of
     from pipeline.store import Store
 
     store = Store.open(options.store_path, mode="r")
     runs = None if globs is None else chosen_runs([record.id for record in store.runs()], globs)
-    return report(store, analyzers_of(options.analyzers, options.settings), options, runs, runner)
+    return report(store, analyzers_for(options, store), options, runs, runner)
 
 
 def chosen_runs(ids: Sequence[str], globs: Sequence[str]) -> list[str]:

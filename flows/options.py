@@ -29,6 +29,9 @@ class AnalyzeOptions(BaseModel):
     base: tuple[str, ...] = ()
     analyzers: tuple[str, ...] = ()
     settings: Settings = {}
+    tasks: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    model: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = None
     scheduler: str | None = None
@@ -53,10 +56,22 @@ class AnalyzeOptions(BaseModel):
         may_be_entry = path.name == value and not path.exists()  # a name of the catalog
         return value if may_be_entry else str(path.absolute())
 
+    @field_validator("tasks", "probes")
+    @classmethod
+    def _absolute_or_factory(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """A "package.module:factory" stays, a file's path becomes absolute."""
+        return tuple(v if is_factory(v) else str(Path(v).expanduser().absolute()) for v in values)
+
     @property
     def store_path(self) -> Path:
         """Where the store is: given, or beside the report."""
         return Path(self.store) if self.store else Path(self.out) / "store.zarr"
+
+
+def is_factory(text: str) -> bool:
+    """Whether this is "package.module:factory" and not a file."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def parse_size(text: str) -> int:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from analyzers.errors import ArchiveError
+from analyzers.errors import ArchiveError, ParameterError
 from pipeline.archive.types import Archive
 from pipeline.intake import ingest_one, plan_intake
 from pipeline.selection import parse_steps
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from analyzers.contract import Analyzer
+    from analyzers.models import Material
     from pipeline.compute.run import Summary
     from pipeline.store import Store
 
@@ -94,9 +95,17 @@ def ingest(
 
 
 def analyzers_of(
-    names: Sequence[str] | None = None, settings: Mapping[str, Mapping[str, Any]] | None = None
+    names: Sequence[str] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    tasks: Sequence[str | Material] = (),
+    probes: Sequence[str | Material] = (),
+    model: str | None = None,
 ) -> tuple[Analyzer, ...]:
-    """Configured analyzers: those named, or all that are installed. Raises `ParameterError` for a wrong setting."""
+    """Configured analyzers: those named, or all that are installed. Raises `ParameterError` for a wrong setting.
+
+    `tasks`, `probes`: YAML files or "package.module:factory", for the analyzers that train or run models; `model`:
+    the factory of an architecture that no library knows. Their data are read and checked here.
+    """
     from analyzers import registry
 
     chosen = tuple(names) if names else registry.names()
@@ -104,7 +113,35 @@ def analyzers_of(
     for name in given:
         if name not in chosen:  # a setting of an analyzer that is not asked for is unused, but never wrong in silence
             registry.configure(name, given[name])
-    return tuple(registry.configure(name, given.get(name)) for name in chosen)
+    handed = _handed(tasks, probes, model)
+    taken: set[str] = set()
+    configured = []
+    for name in chosen:
+        fields = registry.load(name).Parameters.model_fields if handed else {}
+        fitting = {key: value for key, value in handed.items() if key in fields}
+        taken.update(fitting)
+        configured.append(registry.configure(name, {**given.get(name, {}), **fitting}))
+    for key in handed.keys() - taken:
+        raise ParameterError(f"--{key.removesuffix('s')}: none of the analyzers takes one ({', '.join(chosen)})")
+    return tuple(configured)
+
+
+def _handed(
+    tasks: Sequence[str | Material], probes: Sequence[str | Material], model: str | None
+) -> dict[str, tuple[Material, ...] | str]:
+    """What is given, under the names of the analyzers' parameters."""
+    if not (tasks or probes or model):
+        return {}
+    from pipeline.models.materials import read_material
+
+    handed: dict[str, tuple[Material, ...] | str] = {}
+    if tasks:
+        handed["tasks"] = tuple(read_material("task", t) if isinstance(t, str) else t for t in tasks)
+    if probes:
+        handed["probes"] = tuple(read_material("probe", p) if isinstance(p, str) else p for p in probes)
+    if model:
+        handed["model"] = model
+    return handed
 
 
 def compute(

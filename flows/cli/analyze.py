@@ -26,6 +26,9 @@ def analyze(
     name: a.Name = None,
     step_pattern: a.StepPattern = None,
     step_scale: a.StepScale = None,
+    task: a.Task = None,
+    probe: a.Probe = None,
+    model: a.Model = None,
     no_flow: a.NoFlow = False,
 ) -> int:
     """Analyse a folder of training checkpoints: ingest, compute what is missing, write the report. (alias: analyse)
@@ -46,6 +49,6 @@ def analyze(
     options = options_from(
         runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,
         workers=workers, scheduler=scheduler, include=include, exclude=exclude, steps=steps, cache_bytes=cache_bytes,
-        rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale,
+        rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale, task=task, probe=probe, model=model,
     )  # fmt: skip
     return run_analyze(options, with_prefect=not no_flow)

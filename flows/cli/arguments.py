@@ -77,5 +77,29 @@ StepPattern = Annotated[
 StepScale = Annotated[
     int | None, typer.Option("--step-scale", metavar="N", help="Multiplies steps that the pattern finds.", min=1)
 ]
+Task = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        metavar="FILE",
+        help="A task for intrinsic_dimension: a YAML file, or package.module:factory; repeatable.",
+    ),
+]
+Probe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--probe",
+        metavar="FILE",
+        help="A probe set for pathway_metrics: a YAML file, or package.module:factory; repeatable.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODULE:FACTORY",
+        help="Builds the model of a checkpoint that has no config.json which transformers knows.",
+    ),
+]
 NoFlow = Annotated[bool, typer.Option("--no-flow", help="Run as a plain library, without Prefect (starts sooner).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

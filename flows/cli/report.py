@@ -16,6 +16,9 @@ def report(
     analyzers: a.Analyzers = None,
     set_: a.Set = None,
     config: a.Config = None,
+    task: a.Task = None,
+    probe: a.Probe = None,
+    model: a.Model = None,
     runs: Annotated[
         list[str] | None, typer.Option("--runs", metavar="GLOB", help="Only runs whose id matches; repeatable.")
     ] = None,
@@ -27,10 +30,14 @@ def report(
       varve report out/store.zarr --out out2/ --set intruder_dimensions.epsilons=0.4,0.6
 
     What the settings ask for and the store does not hold is missing in the report, which says so; `varve analyze`
-    computes it. Writes report.zarr and report.html.
+    computes it. Tasks and probe sets are by default those that the store was analysed with.
+    Writes report.zarr and report.html.
     """
     from flows.cli.request import options_from
     from flows.cli.running import run_report
 
-    options = options_from(runs=store, out=out, store=store, analyzers=analyzers, set_=set_, config=config)
+    options = options_from(
+        runs=store, out=out, store=store, analyzers=analyzers, set_=set_, config=config, task=task, probe=probe,
+        model=model,
+    )  # fmt: skip
     return run_report(options, tuple(runs or ()), with_prefect=not no_flow)

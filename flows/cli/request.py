@@ -9,7 +9,7 @@ from typing import Literal, cast
 from pydantic import ValidationError
 
 from analyzers.errors import ParameterError
-from flows.options import AnalyzeOptions, parse_size, read_config
+from flows.options import AnalyzeOptions, is_factory, parse_size, read_config
 
 
 def options_from(
@@ -32,6 +32,9 @@ def options_from(
     name: str | None = None,
     step_pattern: str | None = None,
     step_scale: int | None = None,
+    task: Sequence[str] | None = None,
+    probe: Sequence[str] | None = None,
+    model: str | None = None,
 ) -> AnalyzeOptions:
     """The options, checked as far as words go. Raises `ParameterError` that names the option and the way out."""
     from analyzers import registry
@@ -39,6 +42,8 @@ def options_from(
 
     chosen = chosen_analyzers(analyzers)
     parse_steps(steps)
+    if model is not None and not is_factory(model):
+        raise ParameterError(f"--model {model!r}: write it as package.module:factory")
     if workers is not None and workers < 1:
         raise ParameterError(f"--workers {workers}: at least one is wanted")
     if device not in ("auto", "cpu", "cuda"):
@@ -62,6 +67,9 @@ def options_from(
             name=name,
             step_pattern=step_pattern,
             step_scale=step_scale,
+            tasks=tuple(task or ()),
+            probes=tuple(probe or ()),
+            model=model,
         )
     except ValidationError as error:
         faults = "; ".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

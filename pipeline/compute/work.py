@@ -20,6 +20,8 @@ import torch
 from analyzers.contract import Cache, Content, Context, LowRank, Matrix, Observation, Result, Sum, Unit, no_cache
 from analyzers.errors import ComputeError, ContractError, Unmeasurable
 from pipeline.compute.groups import Group
+from pipeline.models.opening import MODELS
+from pipeline.models.stored import open_checkpoint
 from pipeline.store.addresses import Member, Source, UnitAddress
 from pipeline.store.cache import DiskCache, cache_path
 from pipeline.store.keys import seed_of
@@ -96,7 +98,7 @@ def run_group(
 def _compute(group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.device, cache: Cache) -> list[Outcome]:
     if not units:
         return []
-    contexts = [Context(on, seed_of(address.key), cache) for address, _ in units]
+    contexts = [Context(on, seed_of(address.key), cache, MODELS) for address, _ in units]
     started = time.perf_counter()
     try:
         results: list[Any] = list(group.statistic.compute_batch([unit for _, unit in units], contexts))
@@ -205,6 +207,7 @@ def _observation(
         _matrix(store, member.reference, on),
         statistics,
         reference_statistics,
+        open_checkpoint(store, member.checkpoint) if member.checkpoint else None,
     )
 
 

@@ -22,6 +22,17 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointSource:
+    """A whole checkpoint by reference, an adapter's with its base, and the key of its parameters and config."""
+
+    run: str
+    step: int
+    revision: int
+    key: str
+    base: CheckpointSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Because:
     """Why there is no unit, as a sentence for the report. `wrong`: something is amiss with the data (a shape, a base
     that is not there); otherwise it is by design (a vector has no spectrum, a base is not compared with itself)."""
@@ -36,7 +47,8 @@ class Because:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One observation by reference. `inputs` are (statistic name, key) of its matrix, `reference_inputs` of W0."""
+    """One observation by reference. `inputs` are (statistic name, key) of its matrix, `reference_inputs` of W0.
+    `checkpoint` is the whole of it, where a statistic reads models."""
 
     run: str
     step: int
@@ -44,6 +56,7 @@ class Member:
     reference: Source | None = None
     inputs: tuple[tuple[str, str], ...] = ()
     reference_inputs: tuple[tuple[str, str], ...] = ()
+    checkpoint: CheckpointSource | None = None
 
 
 @dataclass(frozen=True, slots=True)

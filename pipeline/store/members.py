@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from analyzers.contract import MatrixInfo
-from pipeline.store.addresses import Because, Member, Skip, Source, UnitAddress
+from pipeline.store.addresses import Because, CheckpointSource, Member, Skip, Source, UnitAddress
 from pipeline.store.keys import chain, input_key, unit_key
 from pipeline.store.prepared import Prepared
 from pipeline.store.sources import Reference, Sources
@@ -116,14 +116,20 @@ class Members:
         if not members and (of_matrices or name is not None):
             return reason
         inputs: list[tuple[str, str]] = []
+        whole: CheckpointSource | None = None
+        if statistic.reads_models:
+            there = self.sources.whole(run, step)
+            if isinstance(there, Because):
+                return there
+            whole = there
         if statistic.scope != "checkpoint":
             for one in p.inputs:
                 if one.statistic.scope == "checkpoint":
                     of_checkpoint = self.checkpoint(one, run, step)
                     if not isinstance(of_checkpoint, Because):
                         inputs.append((one.name, of_checkpoint))
-        if inputs:
-            members.append(Member(run, step, None, None, tuple(inputs)))
+        if inputs or whole is not None:
+            members.append(Member(run, step, None, None, tuple(inputs), checkpoint=whole))
         return tuple(members) if members else reason
 
     def _observe(
@@ -203,6 +209,7 @@ def parts(p: Prepared, members: Iterable[Member], named: bool) -> list[str]:
                 m.reference.key if m.reference else "",
                 *entering(p, m.inputs),
                 *entering(p, m.reference_inputs),
+                *([m.checkpoint.key] if m.checkpoint else []),
             )
         )
         for m in members

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from analyzers.contract import MatrixInfo
 from analyzers.errors import ParameterError
-from pipeline.archive.recipes import Dense, LowRankProduct, Merged, recipe_key, tensors_of
+from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
-from pipeline.store.addresses import Because, Selection, Skip, Source
+from pipeline.store.addresses import Because, CheckpointSource, Selection, Skip, Source
 
 if TYPE_CHECKING:
     from pipeline.store.records import CheckpointRecord, RunRecord
@@ -142,6 +142,24 @@ class Sources:
             else:
                 self._tuned[at] = {name: self._merged(run, name, source) for name, source in stored.items()}
         return self._tuned[at]
+
+    def whole(self, run: str, step: int) -> CheckpointSource | Because:
+        """The whole checkpoint, an adapter's on its base; or why it is not whole."""
+        record = self.checkpoints(run)[step]
+        if record.problems:
+            return Because(f"the checkpoint is not whole: {record.problems[0]}", wrong=True)
+        base: CheckpointSource | None = None
+        if record.kind == "adapter":
+            there = self.base_of(run)
+            if isinstance(there, Because):
+                return there.after("an adapter is a model on its base only: ")
+            of_base = self.whole(*there)
+            if isinstance(of_base, Because):
+                return of_base.after(f"of its base {there[0]}@{there[1]}: ")
+            base = of_base
+        named = sorted(self.store.digests(record).items())
+        key = digest([named, record.config, record.adapter, base.key if base else None])
+        return CheckpointSource(run, step, record.revision, key, base)
 
     def reference(self, run: str, step: int, against: str) -> Reference | Because:
         """What a checkpoint is compared with: `against` is "base", "previous" or "run:<id>"."""

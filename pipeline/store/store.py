@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from analyzers.contract import Content
 
 SCHEMA = 1
-_ROOMS = ("tensors", "packs", "layouts", "runs", "statistics", "failures", "tmp")
+_ROOMS = ("tensors", "packs", "layouts", "runs", "statistics", "failures", "materials", "tmp")
 _REVISION = re.compile(r"(\d+)\.(\d+)")
 
 
