@@ -68,7 +68,7 @@ def kill_and_complete(tmp_path: Path, kills: int, seed: int) -> None:
         driver.send_signal(signal.SIGKILL)
         interrupted += driver.stdout.read() == ""
         driver.wait()
-        # Keys, not the plan's count of what is present: with more of a search's trials known, the plan asks for others.
+        # Keys, not `Plan.present`: that counts a mere input (`Change`) only while a unit that needs it is missing.
         kept.append(set(contents(Store.open(store.path))))
     assert interrupted, "no kill came in time: the test shows nothing"
     assert all(before <= after for before, after in itertools.pairwise(kept)), "what was stored is never lost"

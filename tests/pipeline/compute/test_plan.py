@@ -63,6 +63,18 @@ def test_an_input_is_not_planned_where_what_needs_it_is_stored(tmp_path: Path) -
     assert plan(Store.open(store.path), [Everything(Relative())]).missing == 0
 
 
+def test_a_stored_input_counts_as_present_only_while_a_missing_unit_needs_it(tmp_path: Path) -> None:
+    made = small_store(tmp_path)
+    everything = Everything(Relative())
+    compute(made, [Everything(Change())])
+    before = plan(made, [everything])
+    changes = sum(job.statistic.name == "test_relative" for job in before.jobs)
+    assert before.present == changes  # the Change of each Relative
+    compute(made, [everything])
+    after = plan(made, [everything])
+    assert (after.present, after.missing) == (changes, 0)  # the Relatives alone
+
+
 def test_globs_choose_by_canonical_or_tensor_name_and_the_rest_is_listed(store: Store) -> None:
     planned = plan(store, [Everything(Norm())], include=["*up_proj*"], exclude=["model.layers.1.*"])  # a tensor
     assert {job.matrix for job in planned.jobs if job.run != "runs/lora"} == {"layers.0.mlp.up_proj"}
