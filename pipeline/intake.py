@@ -25,7 +25,8 @@ class Intake:
     """What an archive brings to a store.
 
     `items` are the checkpoints to read, bases first; `unchanged` counts those that are there already. `runs` are the
-    ids of the archive's runs, `bases` run id → "run@step", `gone` the checkpoints that the archive no longer has.
+    ids of the archive's runs, those included that were there and are no longer; `bases` run id → "run@step", `gone`
+    the checkpoints that the archive no longer has.
     """
 
     archive: Archive
@@ -57,6 +58,8 @@ def plan_intake(
     A base that is not found is a problem of its run, whose spectra are measured all the same. A base that the user
     gave moves the recorded one; a default one never does.
     """
+    from pipeline.store import mark_gone
+
     selection = steps or StepSelection()
     selection.check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
     bases, problems = _resolve(archive, base, catalog_bases)
@@ -68,6 +71,8 @@ def plan_intake(
         chosen = set(selection.of([c.step for c in run.checkpoints]))
         wanted |= {(c.run, c.step): c for c in run.checkpoints if c.step in chosen}
     gone = _record(store, archive, outside, bases, problems)
+    vanished = _vanished(store, archive)
+    gone += tuple(checkpoint for run_id in vanished for checkpoint in mark_gone(store, run_id, ()))
     known = {(r.id, c.step): c for r in store.runs() for c in store.checkpoints(r.id)}
     fresh = [c for at, c in wanted.items() if rehash or at not in known or not is_current(known[at], c)]
     damaged = [p for run in archive.runs for c in run.checkpoints for p in c.problems]
@@ -75,7 +80,7 @@ def plan_intake(
         archive=archive,
         items=tuple(fresh),
         unchanged=len(wanted) - len(fresh),
-        runs=tuple(run.id for run in archive.runs),
+        runs=(*(run.id for run in archive.runs), *vanished),
         bases={run_id: resolved.reference for run_id, resolved in bases.items()},
         base_kinds={run_id: resolved.kind for run_id, resolved in bases.items()},
         problems=tuple(dict.fromkeys((*archive.problems, *damaged, *problems.values()))),
@@ -115,23 +120,46 @@ def _ids(archive: Archive) -> set[str]:
     return {run.id for run in archive.runs}
 
 
+def _vanished(store: Store, archive: Archive) -> tuple[str, ...]:
+    """Recorded runs of this folder tree that it no longer has: their results stay in the report."""
+    there = _ids(archive) | {str(run.path) for run in archive.runs}
+    return tuple(
+        run.id
+        for run in store.runs()
+        if run.id not in there and run.source not in there and archive.root in Path(run.source).parents
+    )
+
+
 def _resolve(
     archive: Archive, base: Sequence[str], catalog_bases: Mapping[str, str] | None
 ) -> tuple[dict[str, ResolvedBase], dict[str, Problem]]:
-    """The base of each run that has one, and a problem for each that should have one."""
-    from pipeline.archive.bases import check_base_options, parse_base_options, resolve_base
+    """The base of each run that has one, and a problem for each that should have one.
+
+    Raises `ArchiveError` for a base that was given and is found for none of its runs: a misspelt path, before any work.
+    """
+    from pipeline.archive.bases import BaseOption, check_base_options, option_for, parse_base_options, resolve_base
 
     options = parse_base_options(base)
     check_base_options(options, archive)
     found: dict[str, ResolvedBase] = {}
     problems: dict[str, Problem] = {}
+    useless: dict[BaseOption, ArchiveError] = {}
+    used: set[BaseOption] = set()
     for run in archive.runs:
         if run.role == "base":
             continue
+        option = option_for(options, run, archive)
         try:
             found[run.id] = resolve_base(run, archive, options, catalog_bases)
         except ArchiveError as error:  # not found, or found and damaged
             problems[run.id] = Problem(str(run.path), str(error), hint="its spectra are measured all the same")
+            if option is not None:
+                useless.setdefault(option, error)
+        else:
+            used.update([option] if option is not None else [])
+    for option, failure in useless.items():
+        if option not in used:
+            raise failure
     return found, problems
 
 

@@ -98,7 +98,7 @@ def resolve_base(
     """
     search = _Search(run, archive, open_path or _open_archive, [])
     options = parse_base_options([given]) if isinstance(given, str) else tuple(given or ())
-    chosen = _option(options, run, archive)
+    chosen = option_for(options, run, archive)
     if chosen is not None:
         return search.required(chosen.target, "given", (Path.cwd(), archive.root))
     for glob, target in (catalog_map or {}).items():
@@ -214,7 +214,7 @@ def _fits(run: Run, archive: Archive, glob: str) -> bool:
     return fnmatchcase(run.id, glob) or fnmatchcase(run.id.removeprefix(f"{archive.name}/"), glob)
 
 
-def _option(options: Sequence[BaseOption], run: Run, archive: Archive) -> BaseOption | None:
+def option_for(options: Sequence[BaseOption], run: Run, archive: Archive) -> BaseOption | None:
     """The option for a run: the first glob that fits, those for every run last."""
     fitting = [o for o in options if _fits(run, archive, o.runs)]
     return next((o for o in fitting if o.runs != "*"), fitting[0] if fitting else None)
