@@ -7,6 +7,7 @@ answer: the caller falls back to LAPACK's SVD.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import scipy.linalg
@@ -14,6 +15,7 @@ import torch
 
 from analyzers.contract import Content
 from analyzers.linalg.blocks import blocks64, shape_of
+from analyzers.linalg.kept_precision import deviation, precision
 
 SMALL = 1e-3
 """Below this share of σ1 a direction is found anew: a Gram knows it only to ε (σ1/σ)²."""
@@ -22,8 +24,10 @@ ORTHONORMAL = 2.0**-26
 _COLUMNS_AT_ONCE = 256
 
 
-def gram_vectors(content: Content) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """left (m, p) float32, sigma (p,) float64 descending, right (n, p) float32; None where it is not certified.
+def gram_vectors(content: Content) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """left (m, p) float32, sigma (p,) float64 descending, right (n, p) float32, and their precision (`precision`).
+
+    None where it is not certified.
 
     W V = U diag(σ) holds to rounding by construction, and V is orthonormal to rounding. When U is orthonormal too this
     is an SVD of W up to a backward error of about ε p σ1 (σ1/σ) in each direction, p = min(m, n). CPU only.
@@ -53,12 +57,15 @@ def gram_vectors(content: Content) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     if not bool((sigma > p * torch.finfo(torch.float64).eps * sigma.max()).all()):
         return None
     u /= sigma
-    if not _orthonormal(u):
+    lost = _nonorthonormality(u)
+    if lost is None:
         return None
     order = torch.argsort(sigma, descending=True)
     tall_side, other_side = _narrowed(u, order), _narrowed(v, order)
-    left, right = (other_side, tall_side) if wide else (tall_side, other_side)
-    return left, sigma[order], right
+    of_tall, of_other = deviation(u, tall_side, order), deviation(v, other_side, order)
+    if wide:
+        return other_side, sigma[order], tall_side, precision(of_other, of_tall, lost)
+    return tall_side, sigma[order], other_side, precision(of_tall, of_other, lost)
 
 
 def _tall_blocks(content: Content, wide: bool) -> Iterator[torch.Tensor]:
@@ -67,15 +74,17 @@ def _tall_blocks(content: Content, wide: bool) -> Iterator[torch.Tensor]:
         yield block.T if wide else block
 
 
-def _orthonormal(u: torch.Tensor) -> bool:
-    """Whether every entry of UᵀU − I is below `ORTHONORMAL`; a block of columns at a time."""
+def _nonorthonormality(u: torch.Tensor) -> float | None:
+    """‖UᵀU − I‖_F, None where an entry exceeds `ORTHONORMAL`; a block of columns at a time."""
+    total = 0.0
     for start in range(0, u.shape[1], _COLUMNS_AT_ONCE):
         product = u.T @ u[:, start : start + _COLUMNS_AT_ONCE]
         columns = torch.arange(product.shape[1])
         product[start + columns, columns] -= 1.0
         if not float(product.abs_().max()) <= ORTHONORMAL:  # NaN is refused, too
-            return False
-    return True
+            return None
+        total += float((product**2).sum())
+    return math.sqrt(total)
 
 
 def _narrowed(vectors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

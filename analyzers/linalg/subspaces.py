@@ -5,6 +5,7 @@ Everything is per side: "left" vectors live in R^m (outputs), "right" vectors in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ import torch
 
 from analyzers.contract import Content, LowRank
 from analyzers.linalg.blocks import dense64, require_finite, shape_of
-from analyzers.linalg.gram_vectors import gram_vectors
+from analyzers.linalg.gram_vectors import ORTHONORMAL, gram_vectors
+from analyzers.linalg.kept_precision import deviation, precision
 from analyzers.linalg.spectra import svd
 
 SIDES = ("left", "right")
@@ -21,6 +23,8 @@ LARGE = 1024
 """Smaller side from which the memory of a bidiagonal SVD matters beside that of a worker."""
 _COLUMNS_AT_ONCE = 512
 _FLOAT32_ROUNDING = 2.0**-24
+_BACKWARD = 8.0
+"""A factorization is that of a matrix within so many p ε σ1 of the one given (LAPACK's bound, with room)."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class BaseVectors:
     """W0 = U diag(σ) Vᵀ. left: (m, p), sigma: (p,) float64 descending, right: (n, p), p = min(m, n).
 
     The vectors may be float32: a unit vector whose entries are rounded by 2⁻²⁴ relative moves by at most 2⁻²⁴, and
-    so does its cosine with any other unit vector (`storage_error`).
+    so does its cosine with any other unit vector (`storage_error`). `precision` (3,) float64, where it was measured:
+    bounds of ‖Û − U‖₂, left and right, and of what U and V lack of orthonormality (`kept_precision`).
     """
 
     left: torch.Tensor
     sigma: torch.Tensor
     right: torch.Tensor
+    precision: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,18 +51,33 @@ class BaseVectors:
         """Largest error of a cosine that comes from the precision the vectors are kept in."""
         return 0.0 if self.left.dtype == torch.float64 else _FLOAT32_ROUNDING
 
+    def deviation(self, side: int) -> float:
+        """Bound of ‖Û − U‖₂ of a side's vectors: how far the kept ones are from orthonormal ones, as matrices."""
+        if self.precision is not None:
+            return float(self.precision[side])
+        lost = self.sigma.numel() * ORTHONORMAL if self.storage_error else 0.0  # of vectors by way of the Gram
+        return math.sqrt(self.sigma.numel()) * self.storage_error + lost
+
+    @property
+    def backward_error(self) -> float:
+        """Bound of ‖W0 − U diag(σ) Vᵀ‖₂/σ1 for orthonormal U and V near the vectors before they were rounded."""
+        exact = _BACKWARD * self.sigma.numel() * torch.finfo(torch.float64).eps
+        return exact + (float(self.precision[2]) if self.precision is not None else 0.0)
+
     def side(self, side: int) -> torch.Tensor:
         """0: left, 1: right."""
         return self.right if side else self.left
 
     def as_tensors(self) -> dict[str, torch.Tensor]:
         """For a cache; the inverse of `from_tensors`."""
-        return {"left": self.left, "sigma": self.sigma, "right": self.right}
+        tensors = {"left": self.left, "sigma": self.sigma, "right": self.right}
+        return tensors if self.precision is None else tensors | {"precision": self.precision}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, torch.Tensor], device: torch.device | None = None) -> BaseVectors:
         """What `as_tensors` gave, moved to a device."""
-        return BaseVectors(*(tensors[name].to(device) for name in ("left", "sigma", "right")))
+        kept = (tensors[name].to(device) for name in ("left", "sigma", "right"))
+        return BaseVectors(*kept, tensors.get("precision"))
 
 
 def base_vectors(content: Content, dtype: torch.dtype = torch.float32) -> BaseVectors:
@@ -74,7 +95,9 @@ def base_vectors(content: Content, dtype: torch.dtype = torch.float32) -> BaseVe
     if isinstance(content, torch.Tensor) and content.dtype in narrow and content.device.type == "cpu":
         return _in_place(dense64(content), dtype)
     u, sigma, vh = svd(content)
-    return BaseVectors(u.to(dtype), sigma.double(), vh.T.to(dtype).contiguous())
+    left, right = u.to(dtype), vh.T.to(dtype).contiguous()
+    measured = precision(deviation(u, left), deviation(vh.T, right)) if u.dtype == torch.float64 else None
+    return BaseVectors(left, sigma.double(), right, measured)
 
 
 def _in_place(dense: torch.Tensor, dtype: torch.dtype) -> BaseVectors:
@@ -85,9 +108,13 @@ def _in_place(dense: torch.Tensor, dtype: torch.dtype) -> BaseVectors:
     v, sigma, uh = scipy.linalg.svd(
         dense.contiguous().numpy().T, full_matrices=False, overwrite_a=True, check_finite=False
     )
-    left = torch.from_numpy(uh.T).to(dtype).contiguous()
-    del uh
-    return BaseVectors(left, torch.from_numpy(sigma), torch.from_numpy(v).to(dtype).contiguous())
+    exact = torch.from_numpy(uh.T)
+    left = exact.to(dtype).contiguous()
+    of_left = deviation(exact, left)
+    del uh, exact
+    exact = torch.from_numpy(v)
+    right = exact.to(dtype).contiguous()
+    return BaseVectors(left, torch.from_numpy(sigma), right, precision(of_left, deviation(exact, right)))
 
 
 def cosines(basis: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
