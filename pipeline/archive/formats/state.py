@@ -62,7 +62,7 @@ class State:
     tensors: dict[str, Call]
     left: tuple[str, ...] = ()
     values: dict[str, Any] = field(default_factory=dict)
-    """Plain top-level entries by key: where a step or a config may stand."""
+    """Plain entries beside and above the weights by key, the outermost first: where a step or a config may stand."""
 
 
 def is_tensor(value: Any) -> bool:
@@ -96,6 +96,7 @@ def find_weights(root: Any) -> State:
         inner = as_mapping(top[container])
         assert inner is not None
         top = inner
+        values = {key: value for key, value in top.items() if isinstance(key, str)} | values
     tensors: dict[str, Call] = {}
     for name, value in _leaves(top, left):
         if is_tensor(value):
@@ -112,11 +113,25 @@ def _container(top: dict[Any, Any]) -> str | None:
     """
     if any(is_tensor(value) and _n_dims(value) >= 2 for value in top.values()):
         return None
-    for key in CONTAINERS:
-        inner = as_mapping(top.get(key))
-        if inner is not None and any(True for _, value in _leaves(inner, []) if is_tensor(value)):
-            return key
-    return None
+    if (known := _known_container(top)) is not None:
+        return known
+    # One entry of any name that holds a known container, as in {"ckpt": {"model": ...}, "epoch": 3}.
+    holders = [key for key, value in top.items() if _holds_tensors(key, value)]
+    inner = as_mapping(top[holders[0]]) if len(holders) == 1 else None
+    return holders[0] if inner is not None and _known_container(inner) is not None else None
+
+
+def _known_container(top: dict[Any, Any]) -> str | None:
+    if any(is_tensor(value) and _n_dims(value) >= 2 for value in top.values()):
+        return None
+    return next((key for key in CONTAINERS if _holds_tensors(key, top.get(key))), None)
+
+
+def _holds_tensors(key: Any, value: Any) -> bool:
+    if not isinstance(key, str) or TRAINING_STATE.search(key):
+        return False
+    inner = as_mapping(value)
+    return inner is not None and any(is_tensor(leaf) for _, leaf in _leaves(inner, []))
 
 
 def _leaves(top: dict[Any, Any], left: list[str]) -> Iterator[tuple[str, Any]]:

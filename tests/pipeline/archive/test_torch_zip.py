@@ -225,6 +225,21 @@ def test_a_file_saved_without_checksums_is_read(tmp_path: Path) -> None:
     assert_reads_as_torch_wrote(path, state)
 
 
+@pytest.mark.parametrize("outer", ["ckpt", "state", "anything"])
+def test_a_container_within_one_entry_of_any_name_is_found_with_the_step_beside_it(tmp_path: Path, outer: str) -> None:
+    weights = torch.nn.Linear(3, 2).state_dict()
+    inner = {"model": weights, "global_step": 70}
+    contents = scan(save(tmp_path / "c.pt", {outer: inner, "rng": torch.get_rng_state(), "epoch": 1}))
+    assert set(contents.places) - {"rng"} == {"weight", "bias"}
+    assert contents.steps["global_step"] == 70
+
+
+def test_a_model_of_two_parts_keeps_the_names_of_its_parts(tmp_path: Path) -> None:
+    parts = {name: {"model": torch.nn.Linear(3, 2).state_dict()} for name in ("actor", "critic")}
+    contents = scan(save(tmp_path / "c.pt", parts))
+    assert {name.split(".")[0] for name in contents.places} == {"actor", "critic"}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, share: float) -> None:
     path = save(tmp_path / "t.pt")
