@@ -6,6 +6,7 @@ ingested as a run with the role "base".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,9 +182,16 @@ def _record(
         reference = resolved.reference if resolved else None
         kind = resolved.kind if resolved else None
         mine = (*_problems_of(run, archive), *((problems[run.id],) if run.id in problems else ()))
-        record_run(store, run, reference, kind, force=kind == "given", problems=mine)
+        record_run(store, run, reference, kind, force=kind == "given", problems=mine, notes=_notes_of(run, archive))
         gone += mark_gone(store, run.id, [c.step for c in run.checkpoints])
     return tuple(gone)
+
+
+def _notes_of(run: Run, archive: Archive) -> tuple[str, ...]:
+    """What was left on purpose, in the archive and of this run's checkpoints; each once, with how many it concerns."""
+    counts = Counter(note for c in run.checkpoints for note in dict.fromkeys(c.notes))
+    own = (note if count == 1 else f"{note} ({count} checkpoints)" for note, count in counts.items())
+    return tuple(dict.fromkeys((*archive.notes, *own)))
 
 
 def _problems_of(run: Run, archive: Archive) -> tuple[Problem, ...]:

@@ -28,7 +28,8 @@ def archive_nodes(
     skips: Iterable[Skip] = (),
     failures: Iterable[Failure] = (),
 ) -> dict[str, xr.Dataset]:
-    """Path → dataset: /archive/runs, parameters, unmeasured, problems, failures, skipped, /provenance, /metrics.
+    """Path → dataset: /archive/runs, parameters, unmeasured, problems, notes, failures, skipped, /provenance,
+    /metrics.
 
     `runs` are those of the report with their bases; of a run that `steps` names, only these steps are listed. Tables
     without a row are left out; /archive counts the rows of each in its attributes.
@@ -41,6 +42,7 @@ def archive_nodes(
         "parameters": _parameters(store, checkpoints),
         "unmeasured": _unmeasured(store, checkpoints),
         "problems": _problems(runs, checkpoints),
+        "notes": [{"run": run.id, "note": note} for run in runs for note in run.notes],
         "failures": _failures(failures),
         "skipped": _skipped(skips, Files(store, checkpoints)),
     }

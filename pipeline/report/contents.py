@@ -30,6 +30,7 @@ class Contents:
     problems: Rows
     failures: Rows
     skipped: Rows
+    notes: Rows = ()
 
     @staticmethod
     def of(tree: xr.DataTree) -> Contents:
@@ -50,7 +51,7 @@ class Contents:
             np.array(sorted(steps), dtype=np.int64),
             len(names),
             run_rows,
-            *(archive_rows(tree, name) for name in ("unmeasured", "problems", "failures", "skipped")),
+            *(archive_rows(tree, name) for name in ("unmeasured", "problems", "failures", "skipped", "notes")),
         )
 
 

@@ -101,11 +101,12 @@ def record_run(
     base_kind: str | None = None,
     force: bool = False,
     problems: Sequence[Problem] = (),
+    notes: Sequence[str] = (),
 ) -> RunRecord:
     """Records a run, before its checkpoints or after. `base` is the "run@step" that it is compared with by default.
 
     A recorded base stays whatever `base` says, unless `force`. StoreError when another folder, which still exists,
-    is in the store under this id. `problems`: those of the archive that concern this run.
+    is in the store under this id. `problems`, `notes`: those of the archive that concern this run.
     """
     store.check_writable()
     store.ensure_run(RunRecord(run.id, run.role, source=str(run.path)))
@@ -125,6 +126,7 @@ def record_run(
             metrics=run.metrics or old.metrics,
             source=str(run.path),
             problems=tuple(problems),
+            notes=tuple(notes),
         )
         if record != old:
             replace_document(store.path, folder, record.to_json())

@@ -14,7 +14,10 @@ _ABSENT = "-" * 32
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as the store knows it. `base` ("run@step") and `base_kind` are what it is compared with by default."""
+    """A run as the store knows it. `base` ("run@step") and `base_kind` are what it is compared with by default.
+
+    `notes` say what was left of it on purpose: optimizer states, a second copy of the same weights.
+    """
 
     id: str
     role: Literal["run", "base"] = "run"
@@ -24,6 +27,7 @@ class RunRecord:
     metrics: tuple[Mapping[str, float], ...] = ()
     source: str = ""
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_json`."""
@@ -37,6 +41,7 @@ class RunRecord:
             "metrics": [dict(row) for row in self.metrics],
             "source": self.source,
             "problems": [problem_to_json(problem) for problem in self.problems],
+            "notes": list(self.notes),
         }
 
     @staticmethod
@@ -51,6 +56,7 @@ class RunRecord:
             tuple(data["metrics"]),
             data["source"],
             tuple(Problem(**problem) for problem in data["problems"]),
+            tuple(data.get("notes", ())),  # absent in the first stores
         )
 
 

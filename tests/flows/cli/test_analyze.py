@@ -15,6 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from flows.cli.app import run
 from flows.lock import writing
+from pipeline.report.contents import Contents
+from pipeline.report.left_out import not_analysed
 from tests.flows.cli.conftest import Analysed
 
 
@@ -83,6 +85,16 @@ def test_a_deleted_run_stays_in_the_report(analysed: Analysed, capsys: pytest.Ca
     assert set(open_report(analysed)["weight_spectra"].run.values.tolist()) == before
     assert analysed.again("--analyzers", "weight_spectra") == 0
     assert "no longer" not in capsys.readouterr().out, "said once"
+
+
+def test_what_was_left_on_purpose_is_said_in_the_report(analysed: Analysed) -> None:
+    (analysed.archive / "full/checkpoint-10/optimizer.pt").write_bytes(b"Adam's moments")
+    assert analysed.again("--analyzers", "weight_spectra") == 0
+    tree = open_report(analysed)
+    assert any("optimizer.pt" in str(note) for note in tree["archive/notes"]["note"].values)
+    assert "archive/problems" not in [path.strip("/") for path in tree.groups]
+    section = not_analysed(tree, Contents.of(tree))
+    assert "optimizer.pt" in repr(section)
 
 
 def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
