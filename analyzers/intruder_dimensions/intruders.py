@@ -27,16 +27,18 @@ class Intruders(Statistic):
     `similarity` (2, k) max over all p base vectors of |cos|; `sigma` (k,) σ of W; `sigma_base` (k,) σ of W0;
     `index` (2, k) the best base vector, 0-based, −1 where there is none; `sigma_match` its σ⁰; `error` and `storage`
     (2, k) how far numerics and storage rounding can have moved the score; `window`, `window_size` (2, k) the windowed
-    score and |C|; `angles` (2, k, k) principal angles (radians) between the leading r-dimensional subspaces, row r−1.
-    All float64 but the two counts (int64). NaN beyond p and beyond the rank of W. W = W0 scores 1 by definition, with
-    no uncertainty, also inside clusters, where vectors of two separate factorizations would not agree.
+    score and |C|; `angles` (2, k, k) principal angles (radians) between the leading r-dimensional subspaces, row r−1;
+    `method` () how the vectors were found, a code of `analyzers.linalg.methods` (where a certified one is tried, 0 and
+    1 are its fallbacks; −1: W = W0, nothing was to be found). All float64 but counts and codes (int64).
+    NaN beyond p and beyond the rank of W. W = W0 scores 1 by definition, with no uncertainty, also inside clusters,
+    where vectors of two separate factorizations would not agree.
     Raises `Unmeasurable` for entries that are not finite and for a base or a W of zeros. Source: 2410.21228.
     """
 
     k_max: int = 10
 
     name: ClassVar[str] = "intruders"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "pair"
     against: ClassVar[str | None] = "base"
     extent_field: ClassVar[str | None] = "k_max"
@@ -69,13 +71,14 @@ def _measured(pair: Pair, base: BaseVectors, of_base: float, k_max: int) -> Resu
     kept = int((top.sigma > tiny).sum())
     rounding, of_base = pair_rounding(pair, of_base)
     result = _empty(base, k_max)
+    result["method"] = np.asarray(top.method, dtype=np.int64)
     result["sigma"][: top.sigma.numel()] = top.sigma.cpu().numpy()
     for side in range(2):
         scores = side_scores(base, top, side, rounding, of_base)
         for field in SIDED:
             result[field][side, :kept] = getattr(scores, field)[:kept].cpu().numpy()
-        leading = top.side(side)[:, :kept]
-        result["angles"][side] = nested_angles(base.side(side)[:, :k_max], leading, k_max).numpy()
+        before, after = top.subspaces(base, side, k_max)
+        result["angles"][side] = nested_angles(before, after[:, :kept], k_max).numpy()
     return result
 
 
@@ -104,4 +107,5 @@ def _empty(base: BaseVectors, k_max: int) -> dict[str, np.ndarray]:
     sigma = base.sigma[:k_max].cpu().numpy()
     result["sigma_base"][: sigma.size] = sigma
     result["angles"] = np.full((2, k_max, k_max), np.nan)
+    result["method"] = np.asarray(-1, dtype=np.int64)
     return result

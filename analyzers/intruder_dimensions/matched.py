@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,16 +24,10 @@ from analyzers.contract import (
     Sum,
     Unit,
 )
-from analyzers.intruder_dimensions.pair import (
-    Update,
-    add_scaled_,
-    cached_base,
-    frobenius_norm,
-    identify,
-    load_pair,
-    refusal,
-)
-from analyzers.linalg.lowrank_update import top_vectors
+from analyzers.intruder_dimensions.pair import Pair, cached_base, frobenius_norm, identify, load_pair, refusal
+from analyzers.linalg.blocks import blocks64, dense64
+from analyzers.linalg.dense_top import Blend
+from analyzers.linalg.lowrank_update import Leading, TopVectors, top_vectors
 from analyzers.linalg.scores import side_scores
 
 
@@ -42,14 +37,15 @@ class IntruderMatched(Statistic):
     of the unit; the norms matched to are those of the R runs and, last, the geometric mean of those that are not 0.
 
     `similarity`, `error` (R, R+1, 2, k_max): left and right; NaN where a norm is 0, beyond p, and everywhere with
-    one run, which leaves nothing to match. `norm` (R+1,): ‖Δ‖_F per run, and the common one. `members` (R,) int64
+    one run, which leaves nothing to match. `norm` (R+1,): ‖Δ‖_F per run, and the common one. `method` (R, R+1) int64:
+    how the vectors were found, a code of `analyzers.linalg.methods`, −1 where none were. `members` (R,) int64
     fingerprints of what was compared.
     """
 
     k_max: int = 10
 
     name: ClassVar[str] = "intruder_matched"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "runs"
     against: ClassVar[str | None] = "base"
     extent_field: ClassVar[str | None] = "k_max"
@@ -72,6 +68,7 @@ class IntruderMatched(Statistic):
         shape = (len(last), len(last) + 1, 2, self.k_max)
         result = {"similarity": np.full(shape, np.nan), "error": np.full(shape, np.nan), "norm": targets}
         result["members"] = members(last)
+        result["method"] = np.full(shape[:2], -1, dtype=np.int64)
         if len(last) < 2:
             return result
         for row, observation in enumerate(last):
@@ -80,12 +77,17 @@ class IntruderMatched(Statistic):
             label, _, reference = identify(observation)
             pair = load_pair(observation)
             base = cached_base(label, reference, context, pair.reference)
-            update, w0 = pair.delta(), pair.reference
-            del pair
-            for column, target in enumerate(targets):
-                if target == 0:
+            start: torch.Tensor | None = None
+            for column in sorted(
+                range(len(targets)), key=lambda c: c != row
+            ):  # its own norm first: the others begin there
+                if targets[column] == 0:
                     continue
-                top = top_vectors(rescaled(w0, update, float(target / norms[row])), w0, base, self.k_max)
+                top = top_vectors(
+                    rescaled(pair, float(targets[column] / norms[row])), pair.reference, base, self.k_max, start
+                )
+                start = leading_of(top) if start is None else start
+                result["method"][row, column] = top.method
                 for side in range(2):
                     scores = side_scores(base, top, side)
                     kept = scores.similarity.numel()
@@ -118,13 +120,30 @@ def geometric_mean(norms: np.ndarray) -> float:
     return float(np.exp(np.log(positive).mean())) if positive.size else 0.0
 
 
-def rescaled(reference: torch.Tensor, update: Update, factor: float) -> Content:
-    """W0 + factor · Δ; an adapter's stays a sum with factors."""
-    if isinstance(update, LowRank):
-        return Sum(reference, LowRank(update.b, update.a, update.scale * factor))
-    return add_scaled_(update * factor, reference, 1.0)
+def rescaled(pair: Pair, factor: float) -> Content | Blend:
+    """W0 + factor · Δ, never added up: an adapter's stays a sum with factors, a dense one is read as a blend."""
+    if isinstance(pair.update, LowRank):
+        return Sum(pair.reference, LowRank(pair.update.b, pair.update.a, pair.update.scale * factor))
+    if pair.update is not None:
+        return Blend(((1.0, pair.reference), (factor, pair.update)))
+    tuned = pair.tuned if isinstance(pair.tuned, torch.Tensor) else dense64(pair.tuned)
+    return Blend(((1.0 - factor, pair.reference), (factor, tuned)))
+
+
+def leading_of(top: Leading) -> torch.Tensor | None:
+    """The found vectors of the smaller side, (p, k), where they are at hand."""
+    if not isinstance(top, TopVectors):
+        return None
+    return top.right if top.left.shape[0] >= top.right.shape[0] else top.left
 
 
 def _norm(observation: Observation) -> float:
     pair = load_pair(observation)
-    return 0.0 if pair.identical else frobenius_norm(pair.delta())
+    if pair.identical:
+        return 0.0
+    if pair.update is not None or not isinstance(pair.tuned, torch.Tensor):
+        return frobenius_norm(pair.delta())
+    total = 0.0
+    for own, base in zip(blocks64(pair.tuned), blocks64(pair.reference), strict=True):
+        total += float(torch.linalg.vector_norm(own - base)) ** 2
+    return math.sqrt(total)

@@ -20,6 +20,8 @@ FROM = 1000
 """Smaller side from which iterating beats the eigenvectors of a Gram matrix."""
 _BLOCK_BYTES = 4 << 20
 _MOST_BOUND_STEPS = 150
+_LEAST_GAP = 1e-4
+"""Relative distance, in λ, of the wanted values from those that are not, below which no bound comes in between."""
 _ATTEMPTS = 2
 _NORMAL = (1e-12, 1e12)
 """σ1 between which the squares of float32 products neither overflow nor vanish."""
@@ -149,6 +151,8 @@ def _upper_bounds(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     s = carried(space, k, leading)
     mu, edge = float(space.values[k]), float(space.values[s])
+    if not mu - edge > _LEAST_GAP * mu:
+        return torch.full((k + 1,), math.inf, dtype=torch.float64), space.basis.new_full((1, 1), math.nan)
     kept = RitzSpace(space.basis[:, :s], space.values[:s], space.image[:, :s])
     sigma1 = math.sqrt(float(space.values[0]))
     rounding = 1e-6 * sigma1 * sigma1  # of the entries in float32, and of their products

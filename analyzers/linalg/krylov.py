@@ -117,6 +117,20 @@ def _wanted(values: torch.Tensor, k: int, tolerance: float) -> torch.Tensor:
     return wanted.clamp(min=_ROUNDING * float(values[0]))
 
 
+def with_start(space: RitzSpace, start: torch.Tensor, count: int) -> RitzSpace:
+    """Ritz pairs of the span of `start` (n, j), which `space` contains, and of the first `count` Ritz vectors.
+
+    What lies outside of it lies outside of `start`, and so has the bound that is known for that.
+    """
+    d = space.values.numel()
+    chosen = torch.cat([torch.eye(d, min(count, d), dtype=space.values.dtype), space.basis.T @ start], dim=1)
+    turn, size, _ = torch.linalg.svd(chosen, full_matrices=False)
+    turn = turn[:, size > 1e-12]
+    values, inner = torch.linalg.eigh(turn.T @ (space.values[:, None] * turn))
+    turn = turn @ inner.flip(1)
+    return RitzSpace(space.basis @ turn, values.flip(0), space.image @ turn)
+
+
 def carried(space: RitzSpace, k: int, most: int) -> int:
     """How many Ritz vectors s, k < s ≤ most, can be set apart so that the upper bounds of the first k+1 stay sharp.
 
@@ -145,4 +159,4 @@ def enclose(space: RitzSpace, k: int, outside: float) -> torch.Tensor:
         return torch.full((k + 1,), math.inf, dtype=space.values.dtype)
     remainder = space.remainder
     upper = torch.linalg.eigvalsh(torch.diag(space.values) + remainder.T @ remainder / (mu - outside)).flip(0)
-    return upper[: k + 1].clamp(min=mu)
+    return upper[: k + 1].clamp(min=mu) + _ROUNDING * float(space.values[0])

@@ -11,19 +11,26 @@ from dataclasses import dataclass
 import scipy.linalg
 import torch
 
-from analyzers.contract import Content
-from analyzers.linalg.blocks import dense64
-from analyzers.linalg.subspaces import BaseVectors
+from analyzers.contract import Content, LowRank, Sum
+from analyzers.linalg import methods
+from analyzers.linalg.adapter_vectors import CoordinateVectors, adapter_vectors
+from analyzers.linalg.blocks import BLOCK_BYTES, dense64
+from analyzers.linalg.dense_top import FROM, Blend, certified_triplets
+from analyzers.linalg.gaps import spectrum_gap
+from analyzers.linalg.subspaces import BaseVectors, cosines
 
 _RESIDUAL_WANTED = 1e-11
 """Relative to σ1: above it the Gram's rounding shows, and the full SVD is taken instead."""
+_STEEP = 1e-3
+"""Of σ1: what is above it a Gram gives as exactly as an SVD."""
 
 
 @dataclass(frozen=True)
 class TopVectors:
     """left: (m, k'), sigma: (k',) descending, right: (n, k'), float64, k' = min(k, p).
 
-    `following` is σ_{k'+1}, or None when all p are here. `residual` (k',): √(‖W v − σ u‖² + ‖Wᵀ u − σ v‖²), measured.
+    `following` is σ_{k'+1} or a close upper bound of it, or None when all p are here. `residual` (k',):
+    √(‖W v − σ u‖² + ‖Wᵀ u − σ v‖²), measured. `method`: a code of `analyzers.linalg.methods`.
     """
 
     left: torch.Tensor
@@ -31,6 +38,7 @@ class TopVectors:
     right: torch.Tensor
     following: float | None
     residual: torch.Tensor
+    method: int = methods.GRAM
 
     def side(self, side: int) -> torch.Tensor:
         """0: left, 1: right."""
@@ -41,30 +49,43 @@ class TopVectors:
         """(k',): distance of each σ to the nearest other singular value of W (to 0 too, where W is not square)."""
         return spectrum_gap(self.sigma, (self.left.shape[0], self.right.shape[0]), self.following)
 
+    def cosines(self, base: BaseVectors, side: int) -> torch.Tensor:
+        """(p, k'): cosines with all of the base's vectors of one side (0 left, 1 right)."""
+        return cosines(base.side(side), self.side(side))
 
-def spectrum_gap(sigma: torch.Tensor, shape: tuple[int, int], following: float | None = None) -> torch.Tensor:
-    """(k,): distance of each of the descending `sigma` to its neighbours, to `following`, and to 0 where m ≠ n.
-
-    The singular vectors are eigenvectors of [[0, W], [Wᵀ, 0]], whose eigenvalues are ±σ, and 0 if m ≠ n.
-    """
-    gap = (2.0 if shape[0] == shape[1] else 1.0) * sigma
-    if sigma.numel() > 1:
-        steps = sigma[:-1] - sigma[1:]
-        gap[:-1] = torch.minimum(gap[:-1], steps)
-        gap[1:] = torch.minimum(gap[1:], steps)
-    if following is not None and sigma.numel():
-        gap[-1] = torch.minimum(gap[-1], sigma[-1] - following)
-    return gap
+    def subspaces(self, base: BaseVectors, side: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The base's `count` leading vectors and these k', (d, count), (d, k')."""
+        return base.side(side)[:, :count], self.side(side)
 
 
-def top_vectors(tuned: Content, reference: torch.Tensor, base: BaseVectors, k: int) -> TopVectors:
+Leading = TopVectors | CoordinateVectors
+"""The k leading triplets of W, as vectors or, of an adapter, as coordinates in the base's."""
+
+
+def top_vectors(
+    tuned: Content | Blend, reference: torch.Tensor, base: BaseVectors, k: int, start: torch.Tensor | None = None
+) -> Leading:
     """The k leading singular triplets of W. Any float dtype in, float64 out.
 
-    Leading eigenvectors of the float64 Gram of the smaller side, other side by W; the residual is then measured, and
-    where it exceeds 1e-11 σ1 (a steep spectrum) a full float64 SVD answers. `reference` (m, n) and `base` are what a
-    method in the base's coordinates starts from; this one needs W alone.
+    An adapter on `reference` itself: `adapter_vectors`. A dense W, and an adapter of which that proves nothing, whose
+    smaller side is at least `FROM`: `certified_triplets`, begun from the base's vectors and from `start` (p, any), of
+    the smaller side. Where that certifies nothing, and below: leading eigenvectors of the float64 Gram of the smaller
+    side, other side by W; the residual is then measured, and where it exceeds 1e-11 σ1 (a steep
+    spectrum) a full float64 SVD answers; of a large W, the Gram of what is left without the exact ones (`_below`).
+    Which it was is the answer's `method`.
     """
-    return leading_triplets(dense64(tuned), k)
+    if isinstance(tuned, Sum) and tuned.base is reference:
+        in_coordinates = adapter_vectors(tuned.delta, base, k)
+        if in_coordinates is not None:
+            return in_coordinates
+    if not isinstance(tuned, Blend):
+        tuned = Blend(((1.0, dense64(tuned) if isinstance(tuned, Sum | LowRank) else tuned),))
+    if min(tuned.shape) >= FROM:
+        found = certified_triplets(tuned, base, k, start)
+        if found is not None:
+            sides = (found.long, found.short) if tuned.shape[0] >= tuned.shape[1] else (found.short, found.long)
+            return TopVectors(sides[0], found.sigma, sides[1], found.following, found.residual, methods.KRYLOV)
+    return leading_triplets(tuned.dense(), k)
 
 
 def leading_triplets(dense: torch.Tensor, k: int) -> TopVectors:
@@ -83,12 +104,47 @@ def leading_triplets(dense: torch.Tensor, k: int) -> TopVectors:
     residual = torch.linalg.vector_norm(tall.T @ left - right * sigma, dim=0)
     steep = bool((residual > _RESIDUAL_WANTED * sigma[:1]).any()) or bool((sigma[1:] > sigma[:-1]).any())
     if steep or not bool((sigma > 0).all()):
-        return _by_svd(dense, wanted)
+        good = _RESIDUAL_WANTED * sigma[0] >= residual
+        sound = good & (sigma > _STEEP * sigma[0])
+        exact = int(sound.cumprod(0).sum())
+        if p < FROM or not exact or not bool((sigma[1:exact] <= sigma[: exact - 1]).all()):
+            return _by_svd(dense, wanted)
+        first = (left[:, :exact], sigma[:exact], right[:, :exact])
+        return _below(dense, (first[2], first[1], first[0]) if wide else first, wanted)
     return (
         TopVectors(right, sigma, left, following, residual)
         if wide
         else TopVectors(left, sigma, right, following, residual)
     )
+
+
+def _below(dense: torch.Tensor, first: tuple[torch.Tensor, torch.Tensor, torch.Tensor], wanted: int) -> TopVectors:
+    """The `wanted` leading triplets where the `first` (left, sigma, right) are known: W without them is not steep.
+
+    Subtracting U1 diag(σ1..) V1ᵀ errs by ε σ1, as an SVD does; of the rest the Gram knows the next three decades. One
+    float64 copy of W more than the Gram takes, where an SVD takes six.
+    """
+    left, sigma, right = first
+    rest = dense.clone()
+    step = max(1, BLOCK_BYTES // (8 * rest.shape[1]))
+    for start in range(0, rest.shape[0], step):
+        rest[start : start + step].addmm_(left[start : start + step] * sigma, right.T, alpha=-1.0)
+    below = leading_triplets(rest, wanted - sigma.numel())
+    del rest
+    left, right = _beside(left, below.left), _beside(right, below.right)
+    sigma = torch.cat([sigma, below.sigma])
+    forward = torch.linalg.vector_norm(dense @ right - left * sigma, dim=0)
+    backward = torch.linalg.vector_norm(dense.T @ left - right * sigma, dim=0)
+    return TopVectors(left, sigma, right, below.following, torch.hypot(forward, backward), below.method)
+
+
+def _beside(first: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Both, `others` made orthogonal to `first` (which they are up to ε σ1/σ) and to each other again."""
+    for _ in range(2):
+        others = others - first @ (first.T @ others)
+        q, r = torch.linalg.qr(others)
+        others = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+    return torch.cat([first, others], dim=1)
 
 
 def top_eigenvectors(symmetric: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,4 +169,4 @@ def _by_svd(dense: torch.Tensor, wanted: int) -> TopVectors:
     following = float(sigma[wanted]) if sigma.numel() > wanted else None
     forward = torch.linalg.vector_norm(dense @ right - left * kept, dim=0)
     backward = torch.linalg.vector_norm(dense.T @ left - right * kept, dim=0)
-    return TopVectors(left, kept, right, following, torch.hypot(forward, backward))
+    return TopVectors(left, kept, right, following, torch.hypot(forward, backward), methods.SVD)

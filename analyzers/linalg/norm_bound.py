@@ -55,8 +55,8 @@ def deflated_bound(
     bound = math.inf
     for degree in range(1, steps + 1):
         size = float(torch.linalg.vector_norm(block, dtype=torch.float64)) / scale
-        if not math.isfinite(size):
-            return math.inf, block
+        if not math.isfinite(size):  # out of the dtype's range: what was proved before stands
+            break
         bound = min(bound, cut * (1.0 + math.cosh(math.acosh(max(1.0, size)) / degree)) / 2.0)
         if bound < below or degree == steps:
             break

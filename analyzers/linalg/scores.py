@@ -12,8 +12,9 @@ import scipy.integrate
 import scipy.special
 import torch
 
-from analyzers.linalg.lowrank_update import TopVectors, spectrum_gap
-from analyzers.linalg.subspaces import BaseVectors, cosines
+from analyzers.linalg.gaps import spectrum_gap
+from analyzers.linalg.lowrank_update import Leading
+from analyzers.linalg.subspaces import BaseVectors
 
 WINDOW = 0.02
 _EPS = torch.finfo(torch.float64).eps
@@ -38,7 +39,7 @@ class Scores:
 
 
 def side_scores(
-    base: BaseVectors, top: TopVectors, side: int, rounding: float = 0.0, base_rounding: float = 0.0
+    base: BaseVectors, top: Leading, side: int, rounding: float = 0.0, base_rounding: float = 0.0
 ) -> Scores:
     """Scores of the leading vectors of W on one side (0 left, 1 right) against all p vectors of W0.
 
@@ -49,7 +50,7 @@ def side_scores(
     arbitrary basis of the null space: all that lies there could be one vector, so the error reaches from the best of
     the determined cosines to the norm of the whole undetermined part.
     """
-    cosine = cosines(base.side(side), top.side(side)).clamp(-1.0, 1.0)  # (p, k')
+    cosine = top.cosines(base, side).clamp(-1.0, 1.0)  # (p, k')
     magnitude = cosine.abs()
     similarity, index = magnitude.max(dim=0)
     matched = base.sigma[index]
@@ -67,7 +68,7 @@ def side_scores(
     return Scores(similarity, index, matched, error.clamp(max=1.0), storage, window, inside.sum(dim=0))
 
 
-def _numerical_error(base: BaseVectors, top: TopVectors, index: torch.Tensor) -> torch.Tensor:
+def _numerical_error(base: BaseVectors, top: Leading, index: torch.Tensor) -> torch.Tensor:
     """(k',): √2 residual / gap of the tuned vector + √2 p ε64 σ⁰_1 (σ⁰_1/σ⁰_i*) / gap of the matched base vector.
 
     The factor σ⁰_1/σ⁰_i* is what vectors by way of the Gram lose (`gram_vectors`); a bidiagonal SVD does not need it.
@@ -91,7 +92,7 @@ def _mixing(sigma: torch.Tensor, others: torch.Tensor, rounding: float) -> torch
 
 def _storage_uncertainty(
     base: BaseVectors,
-    top: TopVectors,
+    top: Leading,
     cosine: torch.Tensor,
     index: torch.Tensor,
     side: int,
@@ -118,7 +119,7 @@ def _storage_uncertainty(
     hidden = base.shape[side] - base.sigma.numel()
     loss = 0.5 * (mixed.sum(dim=0) + hidden * onto_complement)
 
-    among = _among_tuned(base, top, index, side)  # (k' tuned l, k' scored j): u⁰_i*(j) · u_l
+    among = cosine[index].mT  # (k' tuned l, k' scored j): u⁰_i*(j) · u_l
     mixed = _mixing(top.sigma, top.sigma[:, None], rounding).fill_diagonal_(0.0)
     rest = (1.0 - (among**2).sum(dim=0)).clamp(min=0)
     nearest = top.following if top.following is not None else 0.0
@@ -129,10 +130,6 @@ def _storage_uncertainty(
     tail = _mixing(top.sigma, beyond, rounding).sum(dim=0)
     loss = loss + 0.5 * (mixed.sum(dim=0) + tail + hidden * onto_complement)
     return (_DEVIATIONS * variance.sqrt() + score * loss).clamp(max=1.0)
-
-
-def _among_tuned(base: BaseVectors, top: TopVectors, index: torch.Tensor, side: int) -> torch.Tensor:
-    return top.side(side).T @ base.side(side)[:, index].double()
 
 
 def chance_similarity(dimension: int, count: int) -> float:
