@@ -12,7 +12,8 @@ from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statist
 from analyzers.errors import ContractError
 from analyzers.intruder_dimensions.pair import cached_base, identify, refusal
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
-from analyzers.linalg.haar import null_similarities
+from analyzers.linalg.coordinate_null import coordinate_null, worthwhile
+from analyzers.linalg.haar import negligible, null_similarities
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class IntruderNull(Statistic):
 
     Draw i has its own generator, seeded by (the unit's seed, i), so more draws contain fewer. Only the singular values
     of Δ (an input statistic) and of W0 (cached) are used; no matrix is read. A zero Δ scores 1. NaN beyond p.
+    `dense` () int64: draws that took the eigenvectors of a dense Gram; of a thin Δ, those whose iteration was not
+    proven complete.
     """
 
     draws: int = 20
     k: int = 10
 
     name: ClassVar[str] = "intruder_null"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "pair"
     against: ClassVar[str | None] = "base"
     extent_field: ClassVar[str | None] = "draws"
@@ -41,8 +44,11 @@ class IntruderNull(Statistic):
         return refusal(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """Per draw a frame, a Gram update and its leading eigenvectors, all on the smaller side."""
-        seconds = self.draws * sum(1e-3 + 6e-10 * min(i.shape) ** 3 for i in infos)
+        """Per draw a frame, a Gram update and its leading eigenvectors, all on the smaller side; of an adapter, frames
+        of its rank (taken as 16) and an iteration on as many columns."""
+        seconds = self.draws * sum(
+            2e-3 + (1e-5 * min(i.shape) if i.role == "delta" else 6e-10 * min(i.shape) ** 3) for i in infos
+        )
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
         return Cost(seconds=seconds, memory_bytes=5 * 8 * largest)
 
@@ -60,10 +66,27 @@ class IntruderNull(Statistic):
         if not np.any(sigma_update > 0):
             similarity = np.full((self.draws, 2, self.k), np.nan)
             similarity[:, :, :kept] = 1.0
-            return {"similarity": similarity}
-        generators = (np.random.default_rng((context.seed, draw)) for draw in range(self.draws))
-        rows = [
-            null_similarities(sigma_base, sigma_update, shape, self.k, generator, context.device)
-            for generator in generators
-        ]
-        return {"similarity": np.stack(rows) if rows else np.zeros((0, 2, self.k))}
+            return {"similarity": similarity, "dense": np.asarray(0, dtype=np.int64)}
+        similarity, dense = _scored(sigma_base, sigma_update, shape, self, context)
+        return {"similarity": similarity, "dense": np.asarray(dense, dtype=np.int64)}
+
+
+def _scored(
+    sigma_base: np.ndarray, sigma_update: np.ndarray, shape: tuple[int, int], null: IntruderNull, context: Context
+) -> tuple[np.ndarray, int]:
+    """Scores (draws, 2, k), and how many draws took a dense factorization: all, or those without a proof."""
+
+    def generator(draw: int) -> np.random.Generator:
+        return np.random.default_rng((context.seed, draw))
+
+    similarity = np.full((null.draws, 2, null.k), np.nan)
+    proven = np.zeros(null.draws, dtype=bool)
+    strengths = sigma_update[sigma_update > negligible(sigma_update, shape)]
+    if worthwhile(min(shape), strengths, null.k):
+        generators = [generator(draw) for draw in range(null.draws)]
+        similarity, proven = coordinate_null(sigma_base, strengths, shape, null.k, generators, context.device)
+    for draw in np.flatnonzero(~proven):
+        similarity[draw] = null_similarities(
+            sigma_base, sigma_update, shape, null.k, generator(int(draw)), context.device
+        )
+    return similarity, int((~proven).sum())

@@ -86,6 +86,7 @@ def load_pair(observation: Observation) -> Pair:
     else:
         tuned = content
         if isinstance(content, Sum) and torch.equal(content.base, base):
+            tuned = Sum(base, content.delta)
             update, identical = content.delta, _is_zero(content.delta)
         else:
             identical = matrix.key == reference.key or (isinstance(content, torch.Tensor) and _bit_equal(content, base))

@@ -12,8 +12,6 @@ from analyzers.linalg.inertia import count_above, place_threshold
 
 SMALLEST = 128
 """Of the smaller side: below it the eigenvectors of the dense Gram cost no more."""
-_SHARE = 8
-"""The first basis of Ritz vectors may be so small a part of the smaller side; else the dense Gram is cheaper."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,11 @@ class CertifiedPairs:
 
 
 def worthwhile(p: int, rank: int, k: int) -> bool:
-    """Whether the kernel is meant for k vectors of a rank-r update on a smaller side of p."""
-    return p >= SMALLEST and 0 < rank <= p // 2 and min(rank, k) + k <= p // _SHARE
+    """Whether the kernel is meant for k vectors of a rank-r update on a smaller side of p.
+
+    Of higher rank, or with so many vectors, the eigenvectors of the dense Gram are cheaper.
+    """
+    return p >= SMALLEST and 0 < rank <= p // 4 and min(rank, k) + k <= p // 8
 
 
 def certified_pairs(

@@ -2,7 +2,7 @@
 
 The preconditioner is (D² − θ)⁻¹: for a diagonal plus few columns a correction has the exact eigenvector's form, so
 that a handful of blocks suffice. What the start misses and no residual shows is for the inertia count to find.
-Source: Davidson 1975; Morgan & Scott 1986; SVQB: Stathopoulos & Wu 2002.
+Source: Davidson 1975; Morgan & Scott 1986.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ _BLOCKS = 40
 _WIDEST = 5
 """The basis is restarted from its Ritz vectors before it exceeds so many times their number."""
 _FLOOR = 32.0 * EPS
-_LOST = 1e-10
-"""Squared sine below which a direction is taken to lie in the span already."""
+_LOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,21 +81,15 @@ def start_block(update: CoordinateUpdate, count: int) -> torch.Tensor:
 def orthonormalised(vectors: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
     """An orthonormal basis (b, p, c) of what the columns of `vectors` add to the orthonormal `against` (b, p, q).
 
-    Directions that add nothing become columns of zeros, so that a batch keeps one shape.
+    A direction that adds nothing becomes an arbitrary one, or a column of zeros, so that a batch keeps one shape.
     """
-    for _ in range(3):  # each pass squares what is left of non-orthogonality
-        vectors = vectors / _norms(vectors)
-        vectors = vectors - against @ (against.mT @ vectors)
-        values, rotation = torch.linalg.eigh(vectors.mT @ vectors)
-        kept = values > _LOST
-        scale = torch.where(kept, values, 1.0).rsqrt() * kept
-        vectors = vectors @ (rotation * scale[:, None, :])
-    return vectors
-
-
-def _norms(vectors: torch.Tensor) -> torch.Tensor:
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return torch.where(norms > 0, norms, 1.0)
+    against_rows = against.mT
+    for _ in range(2):  # twice is enough (Kahan & Parlett)
+        vectors = vectors - against @ (against_rows @ vectors)
+        vectors, triangle = torch.linalg.qr(vectors)
+    # Of what had unit length after the first pass the second takes next to nothing, unless it was rounding only.
+    lost = triangle.diagonal(dim1=-2, dim2=-1).abs() < _LOST
+    return vectors.masked_fill(lost[:, None, :], 0.0) if bool(lost.any()) else vectors
 
 
 def _ritz(basis: torch.Tensor, image: torch.Tensor, count: int) -> tuple[Pairs, torch.Tensor, torch.Tensor]:

@@ -36,6 +36,11 @@ def haar_rows(rows: int, dimension: int, count: int, generator: np.random.Genera
     return scipy.linalg.solve_triangular(factor, visible.T, lower=True, check_finite=False).T
 
 
+def negligible(sigma_update: np.ndarray, shape: tuple[int, int]) -> float:
+    """max(m, n) ε σ1: singular values of Δ (r,) up to here are rounding."""
+    return max(shape) * float(np.finfo(np.float64).eps) * float(sigma_update.max(initial=0.0))
+
+
 def null_similarities(
     sigma_base: np.ndarray,
     sigma_update: np.ndarray,
@@ -51,8 +56,7 @@ def null_similarities(
     X's first p rows: the others enter only through XᵀX = 1. Wide shapes are transposed.
     """
     p, kept = min(shape), min(k, min(shape))
-    tiny = max(shape) * np.finfo(np.float64).eps * sigma_update.max(initial=0.0)
-    strengths = sigma_update[sigma_update > tiny]
+    strengths = sigma_update[sigma_update > negligible(sigma_update, shape)]
     long_rows = haar_rows(p, max(shape), strengths.size, generator)
     short = haar_frame(p, strengths.size, generator)
     short *= strengths

@@ -76,8 +76,8 @@ class BaseVectors:
     @staticmethod
     def from_tensors(tensors: Mapping[str, torch.Tensor], device: torch.device | None = None) -> BaseVectors:
         """What `as_tensors` gave, moved to a device."""
-        kept = (tensors[name].to(device) for name in ("left", "sigma", "right"))
-        return BaseVectors(*kept, tensors.get("precision"))
+        left, sigma, right = (tensors[name].to(device) for name in ("left", "sigma", "right"))
+        return BaseVectors(left, sigma, right, tensors.get("precision"))
 
 
 def base_vectors(content: Content, dtype: torch.dtype = torch.float32) -> BaseVectors:
