@@ -113,7 +113,7 @@ def tell_plan(planned: Plan) -> bool:
         console.say(f"Nothing new: 0 of {console.plural(total, 'unit')} to compute.")
         return False
     console.say(
-        f"To compute: {planned.missing} of {console.plural(total, 'unit')}, "
+        f"To compute: {console.number(planned.missing)} of {console.plural(total, 'unit')}, "
         f"about {console.duration(planned.seconds)} of one core"
     )
     return True

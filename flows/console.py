@@ -51,9 +51,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def number(count: float) -> str:
+    """5521 as 5 521, with thin spaces that do not break."""
+    return f"{count:,.0f}".replace(",", "\u202f")
+
+
 def plural(count: int, noun: str, plural_form: str | None = None) -> str:
     """1 run, 2 runs; 1 entry, 2 entries when the plural is given."""
-    return f"{count:,} {noun if count == 1 else plural_form or noun + 's'}".replace(",", "\u202f")
+    return f"{number(count)} {noun if count == 1 else plural_form or noun + 's'}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> str:
@@ -117,7 +122,7 @@ def _lines(label: str, total: float) -> Iterator[Advance]:
             spoken = now
             remaining = (now - started) / done * (total - done) if done else 0.0
             eta = f", about {duration(remaining)} to go" if done else ""
-            say(f"{label}: {done:.0f} of {total:.0f} ({100 * done / total:.0f} %){eta}{': ' + note if note else ''}")
+            say(f"{label}: {number(done)} of {number(total)} ({100 * done / total:.0f} %){eta}{': ' + note if note else ''}")
 
     yield advance
-    say(f"{label}: {last:.0f} of {total:.0f} in {duration(time.monotonic() - started)}")
+    say(f"{label}: {number(last)} of {number(total)} in {duration(time.monotonic() - started)}")

@@ -28,6 +28,8 @@ def writing(store: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
+    if store.exists() and not store.is_dir():
+        raise StoreError(f"{store} is a file, not a store: give a folder with --store")
     path = store.with_name(store.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:

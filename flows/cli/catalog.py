@@ -33,7 +33,7 @@ def list_entries(as_json: AsJson = False) -> None:
         say(json.dumps([e.model_dump(mode="json") for e in entries], indent=2, ensure_ascii=False))
         return
     rows = [(e.name, e.title, e.path, f"{e.recipe.minutes:g} min to make" if e.recipe else "") for e in entries]
-    say(table(("name", "title", "path", ""), rows))
+    say(table(("name", "title", "path", "recipe"), rows))
 
 
 @app.command("show")

@@ -22,6 +22,9 @@ def report(
     runs: Annotated[
         list[str] | None, typer.Option("--runs", metavar="GLOB", help="Only runs whose id matches; repeatable.")
     ] = None,
+    include: a.Include = None,
+    exclude: a.Exclude = None,
+    steps: a.Steps = None,
     no_flow: a.NoFlow = False,
 ) -> int:
     """Re-derive and re-assemble the report from stored statistics: a new threshold or grouping takes seconds.
@@ -38,6 +41,6 @@ def report(
 
     options = options_from(
         runs=store, out=out, store=store, analyzers=analyzers, set_=set_, config=config, task=task, probe=probe,
-        model=model,
+        model=model, include=include, exclude=exclude, steps=steps,
     )  # fmt: skip
     return run_report(options, tuple(runs or ()), with_prefect=not no_flow)

@@ -81,6 +81,8 @@ def chosen_analyzers(words: str | None) -> tuple[str, ...]:
     from analyzers import registry
 
     known = registry.names()
+    if words is not None and not words.strip(" ,"):
+        raise ParameterError(f"--analyzers {words!r}: names none; there are: {', '.join(known)}")
     chosen = tuple(dict.fromkeys(w.strip() for w in (words or "").split(",") if w.strip()))
     for name in chosen:
         if name not in known:

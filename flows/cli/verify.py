@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.arguments import AsJson
-from flows.console import LOG_EVERY_SECONDS, plural, say, size  # plural, say, size
+from flows.console import LOG_EVERY_SECONDS, plural, say, size
 
 
 class Seen:

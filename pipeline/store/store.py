@@ -320,7 +320,9 @@ def _check(path: Path) -> str:
     if not path.exists():
         raise StoreError(f"there is no store at {path}: `varve ingest ARCHIVE --store {path}` makes one")
     if not path.is_dir() or not (path / FILE).exists():
-        raise StoreError(f"{path} is not a varve store: it has no {FILE}")
+        inside = path / "store.zarr"
+        hint = f"; did you mean {inside}?" if (inside / FILE).exists() else ""
+        raise StoreError(f"{path} is not a varve store: it has no {FILE}{hint}")
     try:
         attributes = read_document(path)
     except StoreError as error:

@@ -26,9 +26,9 @@ def open_report(analysed: Analysed) -> xr.DataTree:
 
 def units(said: str) -> tuple[int, int]:
     """(to compute, all) as the plan's line says."""
-    match = re.search(r"(\d+) of (\d+) units?", said)
+    match = re.search(r"([\d\u202f]+) of ([\d\u202f]+) units?", said)
     assert match, said
-    return int(match[1]), int(match[2])
+    return int(match[1].replace("\u202f", "")), int(match[2].replace("\u202f", ""))
 
 
 def test_a_second_run_computes_nothing_and_says_so(analysed: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +91,7 @@ def test_what_was_left_on_purpose_is_said_in_the_report(analysed: Analysed) -> N
     (analysed.archive / "full/checkpoint-10/optimizer.pt").write_bytes(b"Adam's moments")
     assert analysed.again("--analyzers", "weight_spectra") == 0
     tree = open_report(analysed)
-    assert any("optimizer.pt" in str(note) for note in tree["archive/notes"]["note"].values)
+    assert any("optimizer.pt" in str(note) for note in tree["archive/notes"].to_dataset()["note"].values)
     assert "archive/problems" not in [path.strip("/") for path in tree.groups]
     section = not_analysed(tree, Contents.of(tree))
     assert "optimizer.pt" in repr(section)
@@ -109,6 +109,7 @@ def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixtu
         (["--set", "intruder_dimensions.epsilom=0.5"], "epsilon"),
         (["--set", "weight_spectre.k=5"], "weight_spectra"),
         (["--analyzers", "intruders"], "intruder_dimensions"),
+        (["--analyzers", ","], "names none; there are: "),
         (["--steps", "11"], "10"),
         (["--base", "nowhere/at/all"], "nowhere/at/all"),
         (["--base", "ful=full@10"], "--base ful=full@10: no run fits 'ful'; runs: runs/full"),
