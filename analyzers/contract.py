@@ -212,7 +212,8 @@ class Statistic(ABC):
 
     Raise `version` when the formula changes. `extent_field` names a parameter of which more contains less (a top-k):
     it stays out of the key, a stored result of larger extent serves, and a smaller one is computed anew.
-    `against` (pair scope, or run/runs over pairs): "base", "previous" (step), or "run:<id>".
+    `against` (pair scope, or run/runs over pairs): "base", "previous" (step), "previous:2" (the step before that), or
+    "run:<id>". Both of a pair are as the model had them, an adapter's Δ on its base; with `as_stored` it is Δ alone.
     `over`: a run or runs unit is made per "matrix" or once for the whole "checkpoint" series.
     `reads_matrices` False: only the input statistics are loaded (a statistic of a statistic).
     `reads_models` (scope checkpoint, or run and runs over "checkpoint"): one observation per checkpoint carries all of
@@ -224,6 +225,7 @@ class Statistic(ABC):
     version: ClassVar[int]
     scope: ClassVar[Scope]
     against: ClassVar[str | None] = None
+    as_stored: ClassVar[bool] = False
     over: ClassVar[Literal["matrix", "checkpoint"]] = "matrix"
     reads_matrices: ClassVar[bool] = True
     reads_models: ClassVar[bool] = False

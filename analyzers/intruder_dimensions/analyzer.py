@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from analyzers.contract import Analyzer, AnalyzerParameters, Derived, Statistic, Variable, View
 from analyzers.intruder_dimensions import derivation
 from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
+from analyzers.intruder_dimensions.births import TunedOverlap, TunedOverlapTwo, of_births
 from analyzers.intruder_dimensions.change import Change
 from analyzers.intruder_dimensions.intruders import Intruders
 from analyzers.intruder_dimensions.matched import IntruderMatched
@@ -25,6 +26,7 @@ class IntruderParameters(AnalyzerParameters):
     k_max: int = Field(10, ge=1, description="how many leading singular vectors are scored and stored")
     ks: tuple[int, ...] = Field((1, 2, 5, 10), min_length=1, description="counts are given for these k")
     epsilons: tuple[float, ...] = Field((0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1)
+    births: bool = Field(True, description="followed back over the steps: when each intruder was born")
     null: bool = Field(True, description="control: Δ's singular values with Haar-random vectors")
     draws: int = Field(20, ge=2, description="draws of the null")
     matched: bool = Field(True, description="control: the runs' updates at one norm")
@@ -57,12 +59,12 @@ class IntruderDimensions(Analyzer):
     """Intruder dimensions with their controls, and what fine-tuning changed, against each run's base."""
 
     name: ClassVar[str] = "intruder_dimensions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     variables: ClassVar[tuple[Variable, ...]] = VARIABLES
     Parameters: ClassVar[type[AnalyzerParameters]] = IntruderParameters
 
     def statistics(self) -> tuple[Statistic, ...]:
-        """Scores, change and σ(Δ) always; the controls unless they are switched off."""
+        """Scores, change and σ(Δ) always; the births and the controls unless they are switched off."""
         parts = self._parts()
         return tuple(part for part in parts.values() if part is not None)
 
@@ -81,6 +83,8 @@ class IntruderDimensions(Analyzer):
             arrays |= derivation.of_null(view, parts["null"], arrays["n_intruders"], settings)
         else:
             notes += ("The null is switched off: a count of intruders alone does not show that training made them.",)
+        if settings.births:
+            arrays |= of_births(view, arrays["similarity"], settings.ks, settings.epsilons)
         compared: tuple[str, ...] = ()
         if parts["matched"] is not None:
             matched, compared, said = derivation.of_matched(view, parts["matched"], settings)
@@ -100,6 +104,8 @@ class IntruderDimensions(Analyzer):
             "intruders": Intruders(k_max=s.scored),
             "spectrum": UpdateSpectrum(),
             "change": Change(s.subspace_ranks, s.top_fraction),
+            "overlap": TunedOverlap(s.scored) if s.births else None,
+            "overlap_two": TunedOverlapTwo(s.scored) if s.births else None,
             "null": IntruderNull(draws=s.draws, k=s.scored) if s.null else None,
             "matched": IntruderMatched(k_max=s.scored) if s.matched else None,
             "across": ChangeAcrossRuns(s.top_fraction, s.phi_ranks) if s.across_runs else None,

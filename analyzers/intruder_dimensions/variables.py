@@ -11,6 +11,7 @@ _TOTAL = ("run", "step", "side", "k", "epsilon")
 _SCORE = ("run", "step", "matrix", "side", "rank")
 _SCALAR = ("run", "step", "matrix")
 _PAIRS = ("run", "other_run", "matrix")
+_BIRTH = ("run", "matrix", "side", "rank", "k", "epsilon")
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("similarity", _SCORE, "max over all base vectors of |cos(u_j, u⁰_i)|", source=_INTRUDERS, key=True),
@@ -43,6 +44,8 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("similarity_matched", ("run", "matched_to", "matrix", "side", "rank"), "score with Δ so rescaled"),
     Variable("matched_norm", ("run", "matched_to", "matrix"), "‖Δ‖_F that the run's Δ is rescaled to"),
+    Variable("birth_step", _BIRTH, "step from which the intruder of this rank at the last step is one"),
+    Variable("birth_after", _BIRTH, "step before it: the birth lies in (birth_after, birth_step]"),
     Variable("spectral_ratio", (*_SCALAR, "k"), "‖Δ‖₂ / σ_k(W0)", key=True),
     Variable(
         "principal_angle",

@@ -17,6 +17,7 @@ from analyzers.linalg.gaussian_null import benjamini_yekutieli
 from analyzers.weight_spectra import scalars, welore
 from analyzers.weight_spectra.full_spectra import full_spectra
 from analyzers.weight_spectra.matrices import Matrices, matrices_of
+from analyzers.weight_spectra.modes import ModeOverlap, ModeOverlapTwo, of_modes
 from analyzers.weight_spectra.noise_bulk import MarchenkoPasturFit, ShuffledSigma
 from analyzers.weight_spectra.nulls import AlphaInterval, AlphaNull, Farms
 from analyzers.weight_spectra.statistics import METHODS, Entries, PowerLawFit, Sigma
@@ -50,6 +51,9 @@ class WeightSpectraParameters(AnalyzerParameters):
     )
     mp_draws: int = Field(100, ge=50, description="Gaussian matrices per shape that mp_ks is judged by")
     welore_reduction: float = Field(0.5, gt=0, lt=1, description="total rank reduction that WeLore's threshold reaches")
+    track: bool = Field(True, description="modes and spikes are followed over the steps of each run")
+    track_modes: int = Field(10, ge=1, description="how many leading modes of each step are followed")
+    track_side: int = Field(1024, ge=1, description="longest shorter side of a dense matrix that is followed")
     alpha_null: bool = Field(False, description="α among Gaussian matrices of the shape")
     alpha_null_draws: int = Field(200, ge=20)
     alpha_interval: bool = Field(False, description="α's interval by simulated matrices of the shape")
@@ -66,13 +70,15 @@ class WeightSpectra(Analyzer):
     """Singular values of every matrix at every step, and what they say."""
 
     name = "weight_spectra"
-    version = 1
+    version = 2
     variables = VARIABLES
     Parameters = WeightSpectraParameters
 
     def statistics(self) -> Sequence[Statistic]:
-        """σ, entry-wise facts, the power-law fit and the bulk fit; and what was asked for."""
+        """σ, entry-wise facts, the power-law fit, the bulk fit and the modes' overlaps; and what was asked for."""
         asked: list[Statistic] = [Sigma(), Entries(), PowerLawFit(), self._bulk()]
+        if self.parameters.track:
+            asked += self._overlaps()
         if self.parameters.alpha_null:
             asked.append(self._null())
         if self.parameters.alpha_interval:
@@ -94,10 +100,14 @@ class WeightSpectra(Analyzer):
         arrays["mantissa_bits"] = np.where(arrays["mantissa_bits"] < 0, np.nan, arrays["mantissa_bits"])
         arrays |= self._from_bulk(view, arrays["spectral_norm"])
         arrays |= self._on_request(view)
+        notes = self._notes(arrays, matrices)
+        if self.parameters.track:
+            modes, said = of_modes(view, self._overlaps(), stacks, arrays["mp_edge"])
+            arrays, notes = arrays | modes, notes + said
         dataset = view.dataset(arrays, [variable for variable in VARIABLES if variable.name in arrays])
         shuffled = list(view.stacks(ShuffledSigma(), "sigma")) if self.parameters.shuffled else []
         runs = full_spectra(view, stacks, shuffled)
-        return Derived(self._with_coordinates(dataset), runs, self._notes(arrays, matrices))
+        return Derived(self._with_coordinates(dataset), runs, notes)
 
     def _from_sigma(
         self, view: View, matrices: Matrices, stacks: Sequence[Stack], alpha: np.ndarray
@@ -186,6 +196,7 @@ class WeightSpectra(Analyzer):
             "quantile": np.linspace(0.0, 1.0, self.parameters.quantiles),
             "bulk_scale": list(self.parameters.bulk_scales),
             "bound": ["low", "high"],
+            "mode": np.arange(1, dataset.sizes.get("mode", 0) + 1),
         }
         present = {name: (name, values) for name, values in coordinates.items() if name in dataset.dims}
         return dataset.assign_coords(present)
@@ -217,6 +228,10 @@ class WeightSpectra(Analyzer):
 
     def _bulk(self) -> MarchenkoPasturFit:
         return MarchenkoPasturFit(tuple(self.parameters.bulk_scales), self.parameters.mp_draws)
+
+    def _overlaps(self) -> tuple[ModeOverlap, ModeOverlapTwo]:
+        chosen = self.parameters.track_modes, self.parameters.track_side
+        return ModeOverlap(*chosen), ModeOverlapTwo(*chosen)
 
     def _null(self) -> AlphaNull:
         return AlphaNull(self.parameters.alpha_null_draws)

@@ -88,4 +88,17 @@ ON_REQUEST = (
     _of("farms_alpha", "α of all windows of one aspect ratio, one fit", "FARMS, arXiv:2506.06280"),
 )
 
-VARIABLES = FROM_SIGMA + FROM_FIT + FROM_ENTRIES + FROM_BULK + ON_REQUEST
+_MODE = ("run", "matrix", "mode")
+_OVERLAP = "vector overlap; sigmoids: Saxe, McClelland & Ganguli 2013"
+FROM_MODES = (
+    Variable("mode_sigma", (*_RSM, "mode"), "σ of one mode followed by its vectors", "weight", _OVERLAP, log=True),
+    Variable("mode_birth", _MODE, "step at which the mode is first among the leading ones", "1", _OVERLAP),
+    Variable("mode_death", _MODE, "first step at which it no longer is, for good", "1", _OVERLAP),
+    Variable("spike_birth", (*_MODE, "bulk_scale"), "first step at which the mode's σ² is over 1.1 mp_edge", "1", _MP),
+    Variable(
+        "spike_death", (*_MODE, "bulk_scale"), "step at which it falls below mp_edge and is no spike again", "1", _MP
+    ),
+)
+"""Of runs of two steps and more."""
+
+VARIABLES = FROM_SIGMA + FROM_FIT + FROM_ENTRIES + FROM_BULK + FROM_MODES + ON_REQUEST

@@ -24,6 +24,9 @@ from pipeline.archive.recipes import digest
 _LOG = logging.getLogger(__name__)
 _STRIPES = 64
 _SUFFIX = ".safetensors"
+_UNSEEN = 0.01
+"""Share of the bound that a process writes before it looks again at what all of them have: listing tens of thousands of
+small entries for each new one would cost more than they save."""
 
 
 def cache_path(store: str | Path) -> Path:
@@ -35,14 +38,16 @@ def cache_path(store: str | Path) -> Path:
 class DiskCache:
     """`analyzers.contract.Cache` on disk: `cache(name, key, make)` reads an entry, or makes and keeps it.
 
-    An entry larger than `max_bytes` is not kept. Of several workers that want the same entry one makes it. A full or
-    read-only disk costs the saving, not the result, and is logged.
+    An entry larger than `max_bytes` is not kept; several processes at once may exceed it by 1 % each. Of several
+    workers that want the same entry one makes it. A full or read-only disk costs the saving, not the result, and is
+    logged.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self._held = threading.local()
+        self._total, self._unseen = 0, max_bytes  # bytes at the last look and since, and those written since
 
     def __call__(
         self, name: str, key: str, make: Callable[[], Mapping[str, torch.Tensor]]
@@ -93,14 +98,26 @@ class DiskCache:
         made = path.with_name(f"{secrets.token_hex(8)}.partial")
         try:
             self.folder.mkdir(exist_ok=True)
-            self._evict(self.max_bytes - size)
+            looked = self._make_room(size)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made)
+            written = made.stat().st_size
             made.replace(path)
-            self._evict(self.max_bytes)  # others may have written at the same time
+            self._total, self._unseen = self._total + written, self._unseen + written
+            if looked:
+                self._evict(self.max_bytes)  # others may have written at the same time
         except (OSError, SafetensorError) as error:
             _LOG.warning("cannot keep %s in the cache: %s; it will be computed again when it is needed", path, error)
             with contextlib.suppress(OSError):
                 made.unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> bool:
+        """Makes room for `size` bytes where they may be too many; whether the folder was looked at."""
+        share = int(_UNSEEN * self.max_bytes)
+        if self._unseen + size <= share and self._total + size <= self.max_bytes:
+            return False
+        full = self._total + size > self.max_bytes
+        self._evict(self.max_bytes - (max(size, share) if full else size))
+        return True
 
     def _evict(self, allowed: int) -> None:
         """Removes the least recently used entries until `allowed` bytes are left."""
@@ -111,6 +128,7 @@ class DiskCache:
                 break
             path.unlink(missing_ok=True)
             total -= size
+        self._total, self._unseen = total, 0
 
     def _entries(self) -> list[tuple[int, int, Path]]:
         """(mtime_ns, bytes, path) of every file, half-written ones included."""

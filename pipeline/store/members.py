@@ -136,13 +136,14 @@ class Members:
         self, p: Prepared, run: str, step: int, name: str, against: str | None, strict: bool
     ) -> Member | Because:
         """One observation. `strict` (matrix, pair): every input must be; in a series one can be absent."""
-        source = self.sources.stored(run, step)[name] if against is None else self.sources.tuned(run, step)[name]
+        as_stored = against is None or p.statistic.as_stored
+        source = self.sources.stored(run, step)[name] if as_stored else self.sources.tuned(run, step)[name]
         if isinstance(source, Because):
             return source
         reference: Source | None = None
         there: Reference | Because | None = None
         if against is not None:
-            there = self.sources.reference(run, step, against)
+            there = self.sources.reference(run, step, against, as_stored)
             if isinstance(there, Because):
                 return there
             where = f"{there.run}@{there.step}"
@@ -181,7 +182,7 @@ class Members:
 
     def _reference(self, p: Prepared, run: str, step: int) -> Reference | Because | None:
         against = p.statistic.against
-        return None if against is None else self.sources.reference(run, step, against)
+        return None if against is None else self.sources.reference(run, step, against, p.statistic.as_stored)
 
     def _refusal(self, p: Prepared, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
         at = (p.identity, id(info), id(reference))  # `sources` keeps the infos, so ids stay theirs

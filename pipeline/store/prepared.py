@@ -92,9 +92,9 @@ def _check(statistic: Statistic) -> None:
     against = statistic.against
     if statistic.scope == "pair" and against is None:
         raise ContractError(f"statistic {statistic.name!r} is of scope 'pair' and does not say `against` what")
-    if against is not None and against not in ("base", "previous") and not against.startswith("run:"):
+    if against is not None and against not in ("base", "previous", "previous:2") and not against.startswith("run:"):
         raise ContractError(
-            f"statistic {statistic.name!r}: against {against!r} is none of 'base', 'previous', 'run:<id>'"
+            f"statistic {statistic.name!r}: against {against!r} is none of 'base', 'previous', 'previous:2', 'run:<id>'"
         )
 
 

@@ -50,7 +50,7 @@ class Sources:
         self._stored: dict[tuple[str, int], dict[str, Source]] = {}
         self._kept: dict[tuple[str, int], dict[str, Source]] = {}
         self._tuned: dict[tuple[str, int], Sourced] = {}
-        self._references: dict[tuple[str, int, str], Reference | Because] = {}
+        self._references: dict[tuple[str, int, str, bool], Reference | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
         self._exclusions: dict[tuple[str, str], str | None] = {}
 
@@ -161,25 +161,28 @@ class Sources:
         key = digest([named, record.config, record.adapter, base.key if base else None])
         return CheckpointSource(run, step, record.revision, key, base)
 
-    def reference(self, run: str, step: int, against: str) -> Reference | Because:
-        """What a checkpoint is compared with: `against` is "base", "previous" or "run:<id>"."""
-        at = (run, step, against)
+    def reference(self, run: str, step: int, against: str, as_stored: bool = False) -> Reference | Because:
+        """What a checkpoint is compared with: `against` is "base", "previous", "previous:2" or "run:<id>"; its matrices
+        as the model had them, or as they are stored."""
+        at = (run, step, against, as_stored)
         if at not in self._references:
-            self._references[at] = self._find_reference(run, step, against)
+            self._references[at] = self._find_reference(run, step, against, as_stored)
         return self._references[at]
 
-    def _find_reference(self, run: str, step: int, against: str) -> Reference | Because:
+    def _find_reference(self, run: str, step: int, against: str, as_stored: bool) -> Reference | Because:
         if against == "base":
             base = self.base_of(run)
             if isinstance(base, Because):
                 return base
             there, at = base
-        elif against == "previous":
-            steps = self.steps(run)
+        elif against in ("previous", "previous:2"):
+            steps, back = self.steps(run), 1 if against == "previous" else 2
             index = bisect_left(steps, step)
             if index == 0:
                 return Because("is the first step, there is no previous one")
-            there, at = run, steps[index - 1]
+            if index < back:
+                return Because("is the second step, there is no step before the previous one")
+            there, at = run, steps[index - back]
         else:
             there = against.removeprefix("run:")
             if there not in self._all:
@@ -190,7 +193,8 @@ class Sources:
             at = step if step in others else next(iter(others))
         if (there, at) == (run, step):
             return Because("is the base itself" if against == "base" else "is what the others are compared with")
-        return Reference(there, at, self.tuned(there, at), self.twins(there, at))
+        matrices = self.stored(there, at) if as_stored else self.tuned(there, at)
+        return Reference(there, at, matrices, self.twins(there, at))
 
     def _merged(self, run: str, name: str, source: Source) -> Source | Because:
         if source.info.role != "delta" or not isinstance(source.recipe, LowRankProduct):

@@ -64,7 +64,7 @@ class Units:
         for run, step in self._places():
             if self._is_base(run):
                 continue
-            reference = self.sources.reference(run, step, against)
+            reference = self.sources.reference(run, step, against, p.statistic.as_stored)
             if isinstance(reference, Because):
                 found.skips.append(Skip(run, step, None, p.name, reference.reason, reference.wrong))
                 continue

@@ -89,7 +89,7 @@ class MemoryView:
             else:
                 assert run is not None and step is not None
                 rows = [(run, step)]
-                if matrix not in self.tuned[run].get(step, {}):
+                if matrix not in self.tuned[run].get(step, {}) or self._reference(stored, run, step, matrix) is None:
                     return None
             self._results[at] = measure(
                 stored, *(self._observe(stored, r, s, matrix) for r, s in rows), cache=self._cache
@@ -118,4 +118,13 @@ class MemoryView:
         inputs = {i.name: self.get(i, run, step, matrix) for i in statistic.inputs()}
         own = Matrix.of(self.tuned[run][step][matrix], matrix)
         found = {name: result for name, result in inputs.items() if result is not None}
-        return Observation(run, step, own.info, own, self._references[matrix], found)
+        return Observation(run, step, own.info, own, self._reference(statistic, run, step, matrix), found)
+
+    def _reference(self, statistic: Statistic, run: str, step: int, matrix: str) -> Matrix | None:
+        """The base's matrix, or that of one or two steps before; None where there is no such step."""
+        if statistic.against == "base":
+            return self._references[matrix]
+        steps = sorted(self.tuned[run])
+        index = steps.index(step) - (2 if statistic.against == "previous:2" else 1)
+        earlier = self.tuned[run][steps[index]].get(matrix) if index >= 0 else None
+        return None if earlier is None else Matrix.of(earlier, matrix)

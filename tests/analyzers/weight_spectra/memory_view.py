@@ -28,14 +28,16 @@ Runs = Mapping[str, Mapping[int, Mapping[str, Content | Matrix]]]
 """run → step → canonical name → values, or a `Matrix` where role or layer matter."""
 
 
-def compute(statistic: Statistic, matrix: Matrix, results: dict[str, Result] | None = None) -> Result:
-    """One matrix statistic with its inputs, as a worker would compute it; raises what the statistic raises."""
+def compute(
+    statistic: Statistic, matrix: Matrix, results: dict[str, Result] | None = None, reference: Matrix | None = None
+) -> Result:
+    """One matrix or pair statistic with its inputs, as a worker would compute it; raises what the statistic raises."""
     results = {} if results is None else results
     for needed in statistic.inputs():
         if needed.name not in results:
             results[needed.name] = compute(needed, matrix, results)
     seed = int.from_bytes(hashlib.sha256(f"{matrix.info.name}{statistic}".encode()).digest()[:4], "little")
-    unit = Unit((Observation("run", 0, matrix.info, matrix, statistics=results),))
+    unit = Unit((Observation("run", 0, matrix.info, matrix, reference, statistics=results),))
     return statistic.compute(unit, Context(seed=seed))
 
 
@@ -50,21 +52,29 @@ class MemoryView:
         self._infos: dict[tuple[str, str], MatrixInfo] = {}
         self._results: dict[tuple[str, int, int, int], Result] = {}
         for i, (run, steps) in enumerate(runs.items()):
-            for step, matrices in steps.items():
+            earlier: dict[str, list[Matrix]] = {}
+            for step, matrices in sorted(steps.items()):
                 for name, values in matrices.items():
                     matrix = values if isinstance(values, Matrix) else Matrix.of(values, name)
                     self._infos[run, name] = matrix.info
                     place = (i, int(np.searchsorted(self.steps, step)), self.matrices.index(name))
-                    self._measure(analyzer, matrix, place)
+                    self._measure(analyzer, matrix, place, earlier.setdefault(name, []))
+                    earlier[name].append(matrix)
 
-    def _measure(self, analyzer: Analyzer, matrix: Matrix, place: tuple[int, int, int]) -> None:
+    def _measure(
+        self, analyzer: Analyzer, matrix: Matrix, place: tuple[int, int, int], earlier: Sequence[Matrix]
+    ) -> None:
+        """`earlier`: this matrix at the run's steps so far (in these tests it is at every one)."""
         known: dict[str, Result] = {}
         for statistic in analyzer.statistics():
             reason = statistic.refuses(matrix.info, None)
             if reason:
                 self.reasons[matrix.info.name, statistic.name] = reason
                 continue
-            known[statistic.name] = compute(statistic, matrix, known)
+            back = {"previous": 1, "previous:2": 2}.get(statistic.against or "", 0)
+            if back > len(earlier):
+                continue
+            known[statistic.name] = compute(statistic, matrix, known, earlier[-back] if back else None)
             self._results[statistic.name, *place] = known[statistic.name]
 
     def info(self, run: str, matrix: str) -> MatrixInfo | None:

@@ -111,3 +111,21 @@ def test_the_cache_stands_beside_the_store(tmp_path: Path) -> None:
     cache("svd", "k", lambda: entry(1))
     cache.clear()
     assert cache.nbytes() == 0
+
+
+def test_small_entries_do_not_list_the_folder_each_time_and_the_bound_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    entries = DiskCache._entries
+    monkeypatch.setattr(DiskCache, "_entries", lambda self: looks.append(1) or entries(self))
+    one = {"v": torch.zeros(100, dtype=torch.float32)}  # about 500 bytes with its header
+    for bound, most in ((10**7, 6), (10**5, 400)):
+        looks.clear()
+        cache = DiskCache(tmp_path / str(bound), bound)
+        for number in range(400):
+            cache("leading", str(number), lambda: one)
+        # 1 % of the bound is some 200 entries, or 2: two looks each, one before and one after
+        assert len(looks) <= most, bound
+    assert 90_000 < cache.nbytes() <= cache.max_bytes, "the smaller one is full"
+    cache("leading", "399", never)

@@ -1,0 +1,1 @@
+"""Modes followed over the steps of a run by the overlap of their singular vectors."""
