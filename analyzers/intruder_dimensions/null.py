@@ -14,6 +14,7 @@ from analyzers.intruder_dimensions.pair import cached_base, identify, refusal
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.linalg.coordinate_null import coordinate_null, worthwhile
 from analyzers.linalg.haar import negligible, null_similarities
+from analyzers.linalg.haar_iteration import iterated_null, start_width
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class IntruderNull(Statistic):
 
     Draw i has its own generator, seeded by (the unit's seed, i), so more draws contain fewer. Only the singular values
     of Δ (an input statistic) and of W0 (cached) are used; no matrix is read. A zero Δ scores 1. NaN beyond p.
-    `dense` () int64: draws that took the eigenvectors of a dense Gram; of a thin Δ, those whose iteration was not
-    proven complete.
+    `dense` () int64: draws that took the eigenvectors of a dense Gram: all of a small matrix, and those whose iteration
+    was not proven complete (of a thin Δ in the base's coordinates, of any other by `haar_iteration`).
     """
 
     draws: int = 20
@@ -85,6 +86,10 @@ def _scored(
     if worthwhile(min(shape), strengths, null.k):
         generators = [generator(draw) for draw in range(null.draws)]
         similarity, proven = coordinate_null(sigma_base, strengths, shape, null.k, generators, context.device)
+    elif (width := start_width(sigma_base, float(strengths.max()), null.k)) is not None and null.draws:
+        return iterated_null(
+            sigma_base, strengths, shape, null.k, width, [generator(draw) for draw in range(null.draws)]
+        )
     for draw in np.flatnonzero(~proven):
         similarity[draw] = null_similarities(
             sigma_base, sigma_update, shape, null.k, generator(int(draw)), context.device

@@ -84,7 +84,7 @@ def davidson(
     for step in range(steps + 1):
         values, turn = torch.linalg.eigh((projected + projected.T) / 2)
         values, turn = values.flip(0), turn.flip(1)
-        looked = min(values.numel(), start.shape[1], 4 * k + 8)
+        looked = min(values.numel(), 4 * k + 8)
         vectors = basis @ turn[:, :looked]
         residuals = image @ turn[:, :looked] - vectors * values[:looked]
         norms = torch.linalg.vector_norm(residuals, dim=0)
