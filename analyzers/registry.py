@@ -30,6 +30,7 @@ GROUP = "varve.analyzers"
 BUILT_IN = {
     "weight_spectra": "analyzers.weight_spectra:WeightSpectra",
     "intruder_dimensions": "analyzers.intruder_dimensions:IntruderDimensions",
+    "pathway_metrics": "analyzers.pathway_metrics:PathwayMetrics",
 }
 
 Settings = dict[str, dict[str, Any]]

@@ -102,6 +102,8 @@ def test_analyzers_open_no_file() -> None:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call):
                     name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                    if ast.unparse(node.func).endswith("context.models.open"):
+                        continue  # the contract's own way to a task or probe set: the worker opens it
                     if name in {"open", "read_text", "write_text", "read_bytes", "write_bytes", "memmap"}:
                         opened.append(f"{path}:{node.lineno}: {name}")
     assert opened == []

@@ -7,16 +7,16 @@ store does not hold is an error, never left at random.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from analyzers.errors import ParameterError, Unmeasurable
 from analyzers.models import Checkpoint, ParameterInfo
+from pipeline.models.factories import import_factory
 from pipeline.models.offload import disk_placement
 
 _WAY_OUT = "give the model yourself: --model package.module:factory"
@@ -56,28 +56,8 @@ def _where(checkpoint: Checkpoint) -> str:
 # -- the user's own module
 
 
-def import_factory(factory: str) -> Callable[..., Any]:
-    """What "package.module:name" names. Raises `ParameterError`."""
-    module, _, name = factory.partition(":")
-    if not module or not name:
-        raise ParameterError(f"--model {factory!r}: write package.module:factory")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ParameterError(
-            f"--model {factory}: {module} cannot be imported ({error}); is it on PYTHONPATH?"
-        ) from error
-    except AttributeError as error:
-        raise ParameterError(f"--model {factory}: {module} has no {name!r}") from error
-    if not callable(found):
-        raise ParameterError(
-            f"--model {factory}: {name} is a {type(found).__name__}, not a function that makes a model"
-        )
-    return found
-
-
 def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
-    model = import_factory(factory)(dict(checkpoint.config))
+    model = import_factory(factory, "--model")(dict(checkpoint.config))
     if not isinstance(model, torch.nn.Module):
         raise ParameterError(f"--model {factory} returned a {type(model).__name__}, not a torch.nn.Module")
     stored = {info.name: info for info in checkpoint.parameters}
@@ -205,7 +185,8 @@ def _class_of(transformers: Any, made: Any, config: Mapping[str, Any], where: st
     named = config.get("architectures")
     for name in named if isinstance(named, list | tuple) else ():
         cls: Any = getattr(transformers, name, None) if isinstance(name, str) else None
-        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel) and cls.config_class is type(made):
+        is_model = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)
+        if is_model and getattr(cls, "config_class", None) is type(made):
             return cls
     for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
         if type(made) in mapping:

@@ -1,0 +1,235 @@
+"""The statistic `routing`: what every router of a checkpoint did with a probe; all metrics of experts follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
+from analyzers.errors import Unmeasurable
+from analyzers.models import Checkpoint, Material
+from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe
+from analyzers.pathway_metrics.probe import COLUMNS, Probe, Trace
+from analyzers.pathway_metrics.routers import Router, find_routers, read_choice
+from analyzers.pathway_metrics.sums import LayerSums
+from analyzers.pathway_metrics.traces import check_trace, sums_of
+
+SEEN = 10
+"""Tokens that the probe shows less often say nothing about vocabulary specialisation."""
+LARGEST = 48 * 2**20
+"""Bytes of one stored field; the store takes 64 MiB."""
+
+Matrices = Sequence[torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Routing(Statistic):
+    """Routing of a probe of N samples through L routers of at most E experts each, k chosen for every token.
+
+    Fields: `routers` (L,) names; `experts`, `chosen` (L,) int64; `tokens` (N,) int64; `weight` (N, L, E) float32, the
+    mean over a sample's tokens of the weight with which an expert's output was multiplied (0 where it was not chosen);
+    `selected` (N, L, E) counts of tokens; `together` (L, E, E) tokens for which both experts were chosen; `z_loss` (L,)
+    mean logsumexp² of the logits; `gram` (L, E, E) and `cross` (L−1, E, E) float64, products of the router matrices'
+    rows with their own and with the next router's (NaN where a router has no matrix, or widths differ); `loss` (N,);
+    `selection` (S, L, k), the experts of S tokens spread evenly over the probe; `vocabulary` (V,) the most frequent
+    token ids seen at least 10 times, `vocabulary_seen` (V,), `vocabulary_selected` (V, L, E); and for each column of
+    the probe `<column>_codes` (N,) and `<column>_names`. Padding counts nowhere; padded experts are 0.
+
+    Raises `Unmeasurable` for a dense model, a probe that does not fit, and a model that cannot be built.
+    """
+
+    name: ClassVar[str] = "routing"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Any] = "checkpoint"
+    reads_matrices: ClassVar[bool] = False
+    reads_models: ClassVar[bool] = True
+
+    probe: Material
+    model: str | None = None
+    selection_tokens: int = 16384
+    vocabulary_tokens: int = 1000
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """A guess: what a probe takes follows from data that are not read here."""
+        return Cost(seconds=30.0, memory_bytes=2 * 10**9)
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """Runs the probe with a hook on every router, or takes the sums from a recorded trace."""
+        checkpoint = unit.only.checkpoint
+        if checkpoint is None:
+            raise Unmeasurable("routing needs a whole checkpoint")
+        probe: Probe = context.models.open(self.probe)
+        if probe.traces is not None:
+            trace = probe.traces(checkpoint.run, checkpoint.step)
+            where = f"{checkpoint.run}@{checkpoint.step}"
+            if trace is None:
+                raise Unmeasurable(f"{where}: the probe {probe.name} has no trace of this checkpoint")
+            check_trace(trace, len(probe), where)
+            return self._of_trace(trace, probe)
+        return self._of_model(context.models.build(checkpoint, self.model), checkpoint, probe, context.device)
+
+    def _of_model(self, model: torch.nn.Module, checkpoint: Checkpoint, probe: Probe, device: torch.device) -> Result:
+        routers = find_routers(model)
+        if not routers:
+            raise Unmeasurable(
+                f"{checkpoint.run}@{checkpoint.step}: {type(model).__name__} has no routers: it is dense, and has no "
+                "expert pathways; --set pathway_metrics.kind=neurons measures those of its MLP neurons"
+            )
+        check_probe(model, probe)
+        sums: dict[str, LayerSums] = {}
+        current: list[Batch] = []
+
+        def begin(batch: Batch) -> None:
+            current[:] = [batch]
+
+        handles = [
+            router.module.register_forward_hook(_hook(router, sums, current, len(probe), probe.tokens))
+            for router in routers
+        ]
+        try:
+            losses = run_probe(model, probe, device, begin)
+        finally:
+            for handle in handles:
+                handle.remove()
+        by_name = {router.name: router for router in routers}
+        seen = [by_name[name] for name in sums]  # in the order in which the forward pass came to them
+        if not seen:
+            raise Unmeasurable(f"{checkpoint.run}@{checkpoint.step}: none of its {len(routers)} routers was called")
+        tokens = _tokens_in_order(probe) if probe.tokens else None
+        return self._result(
+            [router.name for router in seen],
+            [sums[router.name] for router in seen],
+            [router.matrix for router in seen],
+            losses,
+            tokens,
+            probe,
+        )
+
+    def _of_trace(self, trace: Trace, probe: Probe) -> Result:
+        sums = sums_of(trace, len(probe))
+        names = [str(n) for n in trace["names"]] if "names" in trace else [f"router {i}" for i in range(len(sums))]
+        matrices: Matrices = [None] * len(sums)
+        if "router" in trace:
+            matrices = [torch.from_numpy(np.asarray(m, dtype=np.float64)) for m in trace["router"]]
+        losses = np.asarray(trace.get("loss", np.full(len(probe), np.nan)), dtype=np.float32)
+        return self._result(names, sums, matrices, losses, trace.get("token"), probe)
+
+    def _result(
+        self,
+        names: Sequence[str],
+        sums: Sequence[LayerSums],
+        matrices: Matrices,
+        losses: np.ndarray,
+        tokens: np.ndarray | None,
+        probe: Probe,
+    ) -> Result:
+        count, layers, most = len(probe), len(sums), max(one.experts for one in sums)
+        if 4 * count * layers * most > LARGEST:
+            raise Unmeasurable(
+                f"{count} samples × {layers} routers × {most} experts are more than is kept: give a probe of at most "
+                f"{LARGEST // (4 * layers * most)} samples"
+            )
+        weight = np.zeros((count, layers, most), dtype=np.float32)
+        selected = np.zeros((count, layers, most), dtype=np.uint32)
+        together = np.zeros((layers, most, most), dtype=np.int64)
+        for at, one in enumerate(sums):
+            weight[:, at, : one.experts] = (one.weight / one.per_sample.clamp(min=1).unsqueeze(1)).cpu().numpy()
+            selected[:, at, : one.experts] = one.selected.cpu().numpy()
+            together[at, : one.experts, : one.experts] = one.together.cpu().numpy()
+        rows = _spread(sums[0].tokens, self.selection_tokens)
+        widest = max(one.picked[0].shape[1] for one in sums)
+        selection = np.full((len(rows), layers, widest), -1, dtype=np.int16)
+        for at, one in enumerate(sums):
+            if one.tokens == sums[0].tokens:
+                chosen = one.selection(rows)
+                selection[:, at, : chosen.shape[1]] = chosen
+        gram, cross = _products(matrices, most)
+        result = {
+            "routers": np.array(names),
+            "experts": np.array([one.experts for one in sums]),
+            "chosen": np.array([one.picked[0].shape[1] for one in sums]),
+            "tokens": sums[0].per_sample.cpu().numpy(),
+            "weight": weight,
+            "selected": selected,
+            "together": together,
+            "z_loss": np.array([float(one.squared_logsumexp) / max(1, one.tokens) for one in sums]),
+            "gram": gram,
+            "cross": cross,
+            "loss": losses,
+            "selection": selection,
+        }
+        result |= self._vocabulary(sums, tokens, most)
+        for name in COLUMNS:
+            if name in probe.columns:
+                column = probe.columns[name]
+                result[f"{name}_codes"] = column.codes
+                result[f"{name}_names"] = np.array(column.names)
+        return result
+
+    def _vocabulary(self, sums: Sequence[LayerSums], tokens: np.ndarray | None, most: int) -> dict[str, np.ndarray]:
+        """Which experts the frequent tokens chose. tokens: (T,) ids in the order in which they ran."""
+        found = np.zeros(0, dtype=np.int64) if tokens is None else np.asarray(tokens, dtype=np.int64)
+        ids, seen = np.unique(found, return_counts=True)
+        limit = min(self.vocabulary_tokens, LARGEST // (4 * len(sums) * most))
+        often = np.sort(np.argsort(-seen, kind="stable")[:limit])
+        often = often[seen[often] >= SEEN]
+        counts = np.zeros((len(often), len(sums), most), dtype=np.uint32)
+        where = np.searchsorted(ids[often], found) if len(often) else np.zeros(0, dtype=np.int64)
+        if len(often):
+            where = np.minimum(where, len(often) - 1)
+            rows = np.flatnonzero(ids[often][where] == found)
+            for at, one in enumerate(sums):
+                if one.tokens == len(found):
+                    chosen = one.selection(rows)
+                    np.add.at(counts[:, at], (where[rows][:, None], chosen.astype(np.int64)), 1)
+        return {"vocabulary": ids[often], "vocabulary_seen": seen[often], "vocabulary_selected": counts}
+
+
+def _hook(
+    router: Router, sums: dict[str, LayerSums], current: list[Batch], samples: int, of_tokens: bool
+) -> Callable[..., None]:
+    def record(module: torch.nn.Module, arguments: Any, output: Any) -> None:
+        choice = read_choice(output, router.name)
+        batch, device = current[0], choice.index.device
+        tokens, times = len(choice.index), len(choice.index) // max(1, len(batch.sample))
+        if tokens != times * len(batch.sample) or (times != 1 and of_tokens):
+            raise Unmeasurable(f"the router {router.name} chose for {tokens} tokens, the batch has {len(batch.sample)}")
+        if router.name not in sums:
+            sums[router.name] = LayerSums(samples, choice.logits.shape[-1], device)
+        keep = None if batch.keep is None else batch.keep.to(device)
+        # A model of images or the like cuts a sample into tokens itself, each sample into as many.
+        sums[router.name].add(choice, batch.sample.to(device).repeat_interleave(times), keep)
+
+    return record
+
+
+def _tokens_in_order(probe: Probe) -> np.ndarray:
+    """(T,) ids of all real tokens in the order in which batches bring them."""
+    order = np.concatenate(list(probe.batches()))
+    real = np.arange(probe.inputs.shape[1]) < probe.lengths[order, None]
+    return np.asarray(probe.inputs[order][real])
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Positions of at most `most` of `count` tokens, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def _products(matrices: Matrices, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inner products of router rows: within each router (L, E, E), and with the next one's (L−1, E, E)."""
+    layers = len(matrices)
+    gram = np.full((layers, most, most), np.nan)
+    cross = np.full((max(0, layers - 1), most, most), np.nan)
+    dense = [None if m is None else m.detach().double().cpu().numpy() for m in matrices]
+    for at, one in enumerate(dense):
+        if one is None:
+            continue
+        gram[at, : len(one), : len(one)] = one @ one.T
+        after = dense[at + 1] if at + 1 < layers else None
+        if after is not None and after.shape[1] == one.shape[1]:
+            cross[at, : len(one), : len(after)] = one @ after.T
+    return gram, cross
