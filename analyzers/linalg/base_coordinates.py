@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from analyzers.contract import LowRank
-from analyzers.linalg.subspaces import BaseVectors
+from analyzers.linalg.subspaces import BaseVectors, cosines, widened
 
 EPS = torch.finfo(torch.float64).eps
-_ROWS_AT_ONCE = 64
-"""A float32 basis of 4096 columns is widened in pieces that stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def adapter_coordinates(delta: LowRank, base: BaseVectors) -> AdapterCoordinates
     wide = m < n
     long, short = (y, x) if wide else (x, y)
     long_basis, short_basis = base.side(int(wide)), base.side(1 - int(wide))
-    inside = project(long_basis, long)
+    inside = cosines(long_basis, long)
     remainder = long.new_zeros((0, tau.numel()))
     if m != n and tau.numel():
         remainder = torch.linalg.qr(subtract_span(long_basis, inside, long), mode="r").R
@@ -99,27 +97,15 @@ def adapter_coordinates(delta: LowRank, base: BaseVectors) -> AdapterCoordinates
     # P, K and, where there is one, the remainder are each off by ‖Û − U‖ ‖Δ‖; 1 % for terms of second order.
     off = 1.01 * strongest * ((2.0 if m != n else 1.0) * base.deviation(int(wide)) + base.deviation(1 - int(wide)))
     slack = base.sigma.new_tensor([off + base.backward_error * (float(base.sigma[0]) + strongest)])
-    update = CoordinateUpdate(base.sigma, tau[None], inside[None], (project(short_basis, short) * tau)[None], slack)
+    update = CoordinateUpdate(base.sigma, tau[None], inside[None], (cosines(short_basis, short) * tau)[None], slack)
     return AdapterCoordinates(update, remainder, wide)
-
-
-def project(basis: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """basisᵀ vectors, (p, r) float64, for basis (d, p) of any float dtype and vectors (d, r) float64."""
-    if basis.dtype == torch.float64:
-        return basis.mT @ vectors
-    found = vectors.new_zeros((basis.shape[1], vectors.shape[1]))
-    for start in range(0, basis.shape[0], _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        found.addmm_(basis[rows].double().mT, vectors[rows])
-    return found
 
 
 def subtract_span(basis: torch.Tensor, coordinates: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """vectors − basis coordinates, (d, r) float64, for basis (d, p), coordinates (p, r), vectors (d, r)."""
-    rest = vectors.clone()
-    for start in range(0, basis.shape[0], _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        rest[rows] -= basis[rows].double() @ coordinates
+    rest, turned = vectors.clone(), coordinates.mT.contiguous()
+    for start, wide in widened(basis):
+        rest[start : start + len(wide)] -= (turned @ wide.mT).mT
     return rest
 
 

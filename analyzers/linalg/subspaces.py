@@ -6,7 +6,7 @@ Everything is per side: "left" vectors live in R^m (outputs), "right" vectors in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import scipy.linalg
@@ -21,7 +21,10 @@ from analyzers.linalg.spectra import svd
 SIDES = ("left", "right")
 LARGE = 1024
 """Smaller side from which the memory of a bidiagonal SVD matters beside that of a worker."""
-_COLUMNS_AT_ONCE = 512
+_ROWS_AT_ONCE = 64
+"""Of 4096 columns in float64, these stay in a core's cache."""
+_DEVICE_NUMBERS = 1 << 26
+"""Widened at once on an accelerator, where few large products are better than many small ones."""
 _FLOAT32_ROUNDING = 2.0**-24
 _BACKWARD = 8.0
 """A factorization is that of a matrix within so many p ε σ1 of the one given (LAPACK's bound, with room)."""
@@ -120,12 +123,25 @@ def _in_place(dense: torch.Tensor, dtype: torch.dtype) -> BaseVectors:
 def cosines(basis: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """basisᵀ vectors in float64, (p, k), for basis (d, p) and vectors (d, k) float64 of unit columns.
 
-    A float32 basis is widened a few columns at a time, so that the peak stays far below a second copy of it.
+    A float32 basis is widened a few rows at a time, so that the peak stays far below a second copy of it.
     """
-    parts = [
-        basis[:, i : i + _COLUMNS_AT_ONCE].double().T @ vectors for i in range(0, basis.shape[1], _COLUMNS_AT_ONCE)
-    ]
-    return torch.cat(parts) if parts else vectors.new_zeros((0, vectors.shape[1]))
+    if basis.dtype == torch.float64:
+        return basis.mT @ vectors
+    # Rows out: the wide factor is read as it lies, three times as fast as with columns out (d = p = 4096, k = 16).
+    found = vectors.new_zeros((vectors.shape[1], basis.shape[1]))
+    rows_of_vectors = vectors.mT.contiguous()
+    for start, wide in widened(basis):
+        found.addmm_(rows_of_vectors[:, start : start + len(wide)], wide)
+    return found.mT.contiguous()
+
+
+def widened(basis: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Blocks of rows of `basis` in float64, each with the row it starts at, overwritten by the next one."""
+    at_once = _ROWS_AT_ONCE if basis.device.type == "cpu" else max(1, _DEVICE_NUMBERS // max(1, basis.shape[1]))
+    buffer = basis.new_empty((min(at_once, basis.shape[0]), basis.shape[1]), dtype=torch.float64)
+    for start in range(0, basis.shape[0], at_once):
+        part = basis[start : start + at_once]
+        yield start, buffer[: len(part)].copy_(part)
 
 
 def principal_angles(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
