@@ -34,6 +34,8 @@ import torch
 import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
+from analyzers import costs
+from analyzers.costs import Work
 from analyzers.errors import ContractError, Unmeasurable
 from analyzers.models import Checkpoint, Material, Models, NoModels
 
@@ -199,11 +201,22 @@ class Context:
 @dataclass(frozen=True)
 class Cost:
     """What one unit takes: CPU seconds of one thread (an estimate to order and group by), peak bytes, and the
-    device it can use ("any" runs on CUDA where there is one)."""
+    device it can use ("any" runs on CUDA where there is one). `work` says which operations the seconds are made of, so
+    that a plan can price them for another machine (`analyzers.costs`); empty where that is not known. `result_bytes` is
+    the size of what is returned, 0 where nobody said."""
 
     seconds: float
     memory_bytes: int
     device: Literal["cpu", "any"] = "any"
+    work: tuple[Work, ...] = ()
+    result_bytes: int = 0
+
+    @staticmethod
+    def of(
+        work: Sequence[Work], memory_bytes: int, device: Literal["cpu", "any"] = "any", result_bytes: int = 0
+    ) -> Cost:
+        """The cost of this work, in seconds of the reference machine."""
+        return Cost(costs.seconds(work), int(memory_bytes), device, tuple(work), int(result_bytes))
 
 
 @dataclass(frozen=True)
@@ -252,9 +265,9 @@ class Statistic(ABC):
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """Of a unit over these matrices; the default is one float64 SVD of each."""
-        flops = sum(4.0 * m * n * min(m, n) for m, n in (i.shape for i in infos))
+        work = [costs.svd(*info.shape) for info in infos]
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
-        return Cost(seconds=flops / 1e10 + 2e-4 * len(infos), memory_bytes=3 * 8 * largest)
+        return Cost.of([*work, costs.python(2e-4 * len(infos))], memory_bytes=3 * 8 * largest)
 
     @abstractmethod
     def compute(self, unit: Unit, context: Context) -> Result:

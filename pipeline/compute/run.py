@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,11 @@ from pipeline.compute.events import (
 )
 from pipeline.compute.groups import Group, group_units
 from pipeline.compute.plan import Plan, missing_jobs, plan
+from pipeline.compute.profile import Profile
 from pipeline.compute.provenance import provenance
 from pipeline.compute.work import CACHE_BYTES, Outcome, Previous, Work, run_group
 from pipeline.store.addresses import Skip, Steps, UnitAddress
+from pipeline.store.clock import Seconds, Spent
 from pipeline.store.failures import Failure
 from pipeline.store.statistics import Reference
 from pipeline.store.trials import is_stored
@@ -104,12 +107,13 @@ def compute(
     steps: Steps | Collection[int] | None = None,
     bases: Mapping[str, str] | None = None,
     cache_bytes: int = CACHE_BYTES,
+    profile: Profile | None = None,
 ) -> Summary:
     """Brings into the store what the analyzers need (see `plan` for the selection). Without a cluster, threads of
     this process or processes of this machine, as the work suggests.
 
     A unit that fails is tried again alone, twice, then recorded with its traceback; the rest goes on. Interrupting
-    leaves a good store: the same call completes it.
+    leaves a good store: the same call completes it. `profile` gets where the time went.
     """
     started = time.perf_counter()
     planned = plan(store, analyzers, runs, include, exclude, steps, bases)
@@ -117,19 +121,25 @@ def compute(
     if not planned.jobs:
         return Summary(planned.present, 0, 0, (), (), planned.skips, time.perf_counter() - started, "nothing to do")
     if cluster is not None:
-        return _carry_out(store, planned, cluster, progress, started, cache_bytes)
+        return _carry_out(store, planned, cluster, progress, started, cache_bytes, profile)
     with open_cluster(plan=planned) as opened:
-        return _carry_out(store, planned, opened, progress, started, cache_bytes)
+        return _carry_out(store, planned, opened, progress, started, cache_bytes, profile)
 
 
 def _carry_out(
-    store: Store, planned: Plan, cluster: Cluster, progress: Progress, started: float, cache_bytes: int
+    store: Store,
+    planned: Plan,
+    cluster: Cluster,
+    progress: Progress,
+    started: float,
+    cache_bytes: int,
+    profile: Profile | None,
 ) -> Summary:
     total = Tally()
     blocked: list[str] = []
     for one in iter_rounds(store, planned):
         blocked.extend(str(unit) for unit in one.blocked)
-        total += run_groups(store, one.groups, cluster, progress, cache_bytes)
+        total += run_groups(store, one.groups, cluster, progress, cache_bytes, profile)
     compact(store, {stage.prepared.name for stage in planned.stages}, progress)
     return Summary(
         planned.present,
@@ -193,6 +203,7 @@ class _Driver:
     progress: Progress
     waiting: deque[Group]
     cache_bytes: int
+    profile: Profile | None = None
     flying: dict[Any, Group] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -206,8 +217,10 @@ def run_groups(
     cluster: Cluster,
     progress: Progress = silent,
     cache_bytes: int = CACHE_BYTES,
+    profile: Profile | None = None,
 ) -> Tally:
-    """Computes groups that wait for nothing and stores their results. What fails is recorded, not raised.
+    """Computes groups that wait for nothing and stores their results. What fails is recorded, not raised. `profile`
+    gets where the time went.
 
     Raises `ComputeError` when the cluster is lost; everything finished before is stored.
     """
@@ -217,16 +230,20 @@ def run_groups(
     names = tuple(dict.fromkeys(group.statistic.name for group in groups))
     units = sum(len(group.units) for group in groups)
     progress(RoundStarted(names, len(groups), units, sum(group.seconds for group in groups)))
-    driver = _Driver(store, cluster, progress, deque(groups), cache_bytes)
+    driver = _Driver(store, cluster, progress, deque(groups), cache_bytes, profile)
+    started, worked = time.perf_counter(), profile.worked if profile else 0.0
     try:
         _fill(driver)
         while driver.flying:
             done = [(driver.flying.pop(handle), handle) for handle in cluster.wait()]
             finished = [(group, _outcomes(driver, group, handle)) for group, handle in done]
             _fill(driver)  # workers go on while the results are written
-            _store_outcomes(driver, finished)
+            with _driving(driver, "write"):
+                _store_outcomes(driver, finished)
             _fill(driver)
     finally:
+        if profile is not None:
+            profile.idle(cluster.workers, time.perf_counter() - started, profile.worked - worked)
         by_statistic: dict[str, list[Failure]] = {}
         for failure in driver.failures:
             by_statistic.setdefault(failure.statistic, []).append(failure)
@@ -241,15 +258,22 @@ def _fill(driver: _Driver) -> None:
     path = str(driver.store.path.resolve())
     while driver.waiting and len(driver.flying) < limit:
         group = driver.waiting.popleft()
+        with _driving(driver, "pipeline"):
+            work = _work(driver.store, group)
         handle = driver.cluster.submit(
             run_group,
             path,
-            _work(driver.store, group),
+            work,
             driver.cluster.device,
             driver.cache_bytes,
+            driver.profile is not None,
             device=group.device,
         )
         driver.flying[handle] = group
+
+
+def _driving(driver: _Driver, phase: str) -> AbstractContextManager[None]:
+    return driver.profile.driving(phase) if driver.profile is not None else nullcontext()
 
 
 def _work(store: Store, group: Group) -> Work:
@@ -286,6 +310,9 @@ def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcom
     """Writes what has come, one batch per statistic and device, and sends failed units back to be tried alone."""
     batches: dict[tuple[int, str], tuple[Statistic, list[tuple[str, Result | str]]]] = {}
     for group, outcomes in finished:
+        if driver.profile is not None:
+            spent = _together(outcome.spent for outcome in outcomes)
+            driver.profile.add(group.statistic.name, spent, units=len(outcomes))
         for outcome in outcomes:
             if outcome.error is None:
                 value = outcome.result if outcome.result is not None else outcome.reason or "no reason was given"
@@ -302,6 +329,14 @@ def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcom
         driver.unmeasurable += unmeasurable
         share = group.seconds * (measured + unmeasurable + failed) / max(1, len(outcomes))
         driver.progress(GroupFinished(group.statistic.name, measured, unmeasurable, failed, share))
+
+
+def _together(shares: Iterable[Spent]) -> Spent:
+    total: dict[str, Seconds] = {}
+    for share in shares:
+        for phase, seconds in share.items():
+            total[phase] = total.get(phase, Seconds()) + seconds
+    return total
 
 
 def _failed(driver: _Driver, alone: Group, outcome: Outcome) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import torch
 from analyzers.contract import Cache, Content, Context, LowRank, Matrix, Observation, Result, Sum, Unit, no_cache
 from analyzers.errors import ComputeError, ContractError, Unmeasurable
 from pipeline.compute.groups import Group
+from pipeline.compute.profile import numerics
 from pipeline.models.opening import MODELS
 from pipeline.models.stored import open_checkpoint
 from pipeline.store.addresses import Member, Source, UnitAddress
 from pipeline.store.cache import DiskCache, cache_path
+from pipeline.store.clock import Ledger, Spent, is_running, spend
 from pipeline.store.keys import seed_of
 from pipeline.store.statistics import Reference, read_references
 from pipeline.store.store import Store
@@ -66,17 +68,33 @@ class Outcome:
     final: bool = False
     device: str = "cpu"
     seconds: float = 0.0
+    spent: Spent = field(default_factory=dict)
 
 
 def run_group(
-    store_path: str | Path, work: Work | Group, device: str = "cpu", cache_bytes: int = CACHE_BYTES
+    store_path: str | Path,
+    work: Work | Group,
+    device: str = "cpu",
+    cache_bytes: int = CACHE_BYTES,
+    profile: bool = False,
 ) -> list[Outcome]:
     """Computes the units of a group, each answering for itself. `device`: "cpu", "cuda", or "auto" for what there is.
-    The cache of large intermediates beside the store keeps at most `cache_bytes` (0: nothing).
+    The cache of large intermediates beside the store keeps at most `cache_bytes` (0: nothing). `profile`: each outcome
+    carries its share of the time that the group took, phase by phase.
 
     Raises only what concerns the group as a whole: a store that cannot be opened, a device that is not there.
     """
     work = work if isinstance(work, Work) else Work(work)
+    if not profile:
+        return _run(store_path, work, device, cache_bytes)
+    ledger = Ledger()
+    with ledger.running():
+        outcomes = _run(store_path, work, device, cache_bytes)
+    share = {phase: seconds * (1 / len(outcomes)) for phase, seconds in ledger.spent.items()}
+    return [replace(outcome, spent=share) for outcome in outcomes]
+
+
+def _run(store_path: str | Path, work: Work, device: str, cache_bytes: int) -> list[Outcome]:
     group = work.group
     on = _device(device if group.device == "any" else "cpu")
     store = _store(str(store_path))
@@ -101,7 +119,8 @@ def _compute(group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.
     contexts = [Context(on, seed_of(address.key), cache, MODELS) for address, _ in units]
     started = time.perf_counter()
     try:
-        results: list[Any] = list(group.statistic.compute_batch([unit for _, unit in units], contexts))
+        with spend(numerics(group.statistic, group) if is_running() else "fit"):
+            results: list[Any] = list(group.statistic.compute_batch([unit for _, unit in units], contexts))
     except Exception as error:  # all of the group are tried again alone, where each answers for itself
         results = [error] * len(units)
     if len(results) != len(units):
@@ -218,7 +237,10 @@ def _matrix(store: Store, source: Source | None, on: torch.device) -> Matrix | N
 
 
 def _load(store: Store, source: Source, on: torch.device) -> Content:
-    return _to_device(store.load(source.recipe), on)
+    with spend("pipeline"):  # all that no phase inside names is the overhead of finding and opening
+        content = store.load(source.recipe)
+    with spend("copy"):
+        return _to_device(content, on)
 
 
 def _to_device(content: Content, on: torch.device) -> Content:
@@ -234,12 +256,30 @@ def _to_device(content: Content, on: torch.device) -> Content:
 
 def _stored(path: str, work: Work) -> dict[str, Result | str]:
     references = (*work.inputs, *(previous.reference for previous in work.previous.values()))
-    return read_references(path, references) if references else {}
+    with spend("read"):
+        return read_references(path, references) if references else {}
 
 
 @functools.lru_cache(maxsize=4)
 def _cache(path: str, max_bytes: int) -> Cache:
-    return DiskCache(cache_path(path), max_bytes) if max_bytes > 0 else no_cache
+    return _Timed(DiskCache(cache_path(path), max_bytes)) if max_bytes > 0 else no_cache
+
+
+class _Timed:
+    """A cache whose reading and keeping is the profile's "read", and whose making stays the statistic's own."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def __call__(
+        self, name: str, key: str, make: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> Mapping[str, torch.Tensor]:
+        def apart() -> Mapping[str, torch.Tensor]:
+            with spend("factorize"):
+                return make()
+
+        with spend("read"):
+            return self._cache(name, key, apart)
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ import torch
 
 from analyzers.contract import Content, LowRank, Sum
 from pipeline.archive.recipes import Dense, LowRankProduct, Op, Recipe, apply_ops
+from pipeline.store.clock import spend
 
 if TYPE_CHECKING:
     from pipeline.store.store import Store
@@ -67,6 +68,11 @@ def contiguous_part(shape: tuple[int, ...], ops: tuple[Op, ...]) -> tuple[int, t
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
     """The same bits as a torch tensor; bfloat16 and float8 pass as unsigned integers."""
+    with spend("copy"):
+        return _to_torch(array)
+
+
+def _to_torch(array: np.ndarray) -> torch.Tensor:
     array = np.asarray(array)  # numpy makes a scalar of an entry that was selected
     if array.dtype.kind == "V" or not hasattr(np, array.dtype.name):
         held = array.view(f"u{array.dtype.itemsize}")

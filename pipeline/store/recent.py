@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import zarr
 
+from pipeline.store.clock import spend
 from pipeline.store.documents import FILE
 from pipeline.store.tensors import chunk_files, open_array, read_rows, row_blocks
 
@@ -73,7 +74,8 @@ def read_bytes(path: Path, start: int, stop: int) -> np.ndarray:
     for first, last in row_blocks(array, start, stop):
         index = first // rows
         chunk = _chunk(path, array, index)
-        out[first - start : last - start] = chunk[first - index * rows : last - index * rows]
+        with spend("copy"):
+            out[first - start : last - start] = chunk[first - index * rows : last - index * rows]
     return out
 
 

@@ -20,6 +20,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from analyzers.errors import StoreError
+from pipeline.store.clock import is_running, spend
 
 CHUNK_BYTES = 32 * 2**20
 _NATIVE = frozenset(
@@ -196,8 +197,20 @@ def read_rows(path: Path, array: zarr.Array, start: int, stop: int) -> np.ndarra
     if out.size:
         for first, last in row_blocks(array, start, stop):
             with _chunk_errors(path, array, first // array.chunks[0]):
-                out[first - start : last - start] = array[first:last]
+                if is_running():
+                    _read_apart(path, array, first // array.chunks[0])
+                with spend("decode"):
+                    out[first - start : last - start] = array[first:last]
     return out
+
+
+def _read_apart(path: Path, array: zarr.Array, row: int) -> None:
+    """Reads the files of a row of chunks once before Zarr does, which reads and decodes in one: then that is decoding
+    with the bytes at hand."""
+    with spend("read"):
+        for file in chunk_files(path, array, row):
+            if file.exists():
+                file.read_bytes()
 
 
 def chunk_files(path: Path, array: zarr.Array, row: int) -> list[Path]:
