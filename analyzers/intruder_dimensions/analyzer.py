@@ -15,6 +15,7 @@ from analyzers.intruder_dimensions.births import TunedOverlap, TunedOverlapTwo, 
 from analyzers.intruder_dimensions.change import Change
 from analyzers.intruder_dimensions.intruders import Intruders
 from analyzers.intruder_dimensions.matched import IntruderMatched
+from analyzers.intruder_dimensions.methods_note import notes_on_methods
 from analyzers.intruder_dimensions.null import IntruderNull
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.intruder_dimensions.variables import BY_NAME, DELTA_SIGMA, VARIABLES
@@ -91,6 +92,7 @@ class IntruderDimensions(Analyzer):
             arrays, notes = arrays | matched, notes + said
         if parts["across"] is not None:
             arrays |= derivation.of_runs(view, parts["across"], settings)
+        notes += notes_on_methods(view, parts["intruders"], parts["null"])
         coordinates = self._coordinates(view, compared)
         return Derived(
             _dataset(view, arrays, coordinates),

@@ -9,10 +9,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
+from analyzers.costs import Work
 from analyzers.errors import Unmeasurable
 from analyzers.intruder_dimensions.pair import Pair, cached_base, identify, load_pair, refusal
 from analyzers.intruder_dimensions.rounding import base_rounding, pair_rounding
+from analyzers.linalg.adapter_work import adapter_work
+from analyzers.linalg.certified_pairs import SMALLEST
 from analyzers.linalg.lowrank_update import top_vectors
 from analyzers.linalg.scores import side_scores
 from analyzers.linalg.subspaces import BaseVectors, nested_angles
@@ -48,10 +52,18 @@ class Intruders(Statistic):
         return refusal(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """A Gram matrix and its leading eigenvectors; the base's SVD once, as memory."""
-        seconds = sum(4e-10 * max(i.shape) * min(i.shape) ** 2 + 1e-10 * min(i.shape) ** 3 for i in infos)
+        """Of an adapter what `adapter_work` says; of any other a Gram and its leading eigenvectors. A scan of both
+        matrices; the base's SVD once, as memory."""
+        work: list[Work] = []
+        for info in infos:
+            p = min(info.shape)
+            if info.role == "delta" and p >= SMALLEST:
+                work += adapter_work(*info.shape, self.k_max)
+            else:
+                work += [costs.gram(*info.shape), Work("eigh", 2.0 * p**3, p)]
+            work += [costs.scan(2.0 * info.shape[0] * info.shape[1]), costs.python(5e-3)]
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
-        return Cost(seconds=seconds + 5e-3 * len(infos), memory_bytes=5 * 8 * largest)
+        return Cost.of(work, memory_bytes=5 * 8 * largest)
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""

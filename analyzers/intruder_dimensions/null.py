@@ -8,10 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
+from analyzers.costs import Work
 from analyzers.errors import ContractError
 from analyzers.intruder_dimensions.pair import cached_base, identify, refusal
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
+from analyzers.linalg.adapter_work import null_work
+from analyzers.linalg.certified_pairs import SMALLEST
 from analyzers.linalg.coordinate_null import coordinate_null, worthwhile
 from analyzers.linalg.haar import negligible, null_similarities
 from analyzers.linalg.haar_iteration import iterated_null, start_width
@@ -45,13 +49,18 @@ class IntruderNull(Statistic):
         return refusal(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """Per draw a frame, a Gram update and its leading eigenvectors, all on the smaller side; of an adapter, frames
-        of its rank (taken as 16) and an iteration on as many columns."""
-        seconds = self.draws * sum(
-            2e-3 + (1e-5 * min(i.shape) if i.role == "delta" else 6e-10 * min(i.shape) ** 3) for i in infos
-        )
+        """Per draw of an adapter's null what `null_work` says; of any other a frame, a Gram update and its leading
+        eigenvectors, all on the smaller side."""
+        work: list[Work] = []
+        for info in infos:
+            p = min(info.shape)
+            if info.role == "delta" and p >= SMALLEST:
+                work += null_work(*info.shape, self.k, self.draws)
+            else:
+                dense = (costs.qr(p, p), costs.gemm(p, p, p), Work("eigh", 2.0 * p**3, p), costs.python(1e-3))
+                work += [Work(one.kind, self.draws * one.operations, one.side) for one in dense]
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
-        return Cost(seconds=seconds, memory_bytes=5 * 8 * largest)
+        return Cost.of(work, memory_bytes=5 * 8 * largest, result_bytes=16 * self.draws * self.k * len(infos))
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""

@@ -154,11 +154,16 @@ def top_eigenvectors(symmetric: torch.Tensor, k: int) -> tuple[torch.Tensor, tor
     """
     n = symmetric.shape[0]
     if symmetric.device.type == "cpu":
+        diagonal = symmetric.diagonal().clone()
         # .T: symmetric, and already in the column order that LAPACK overwrites without a copy
         values, vectors = scipy.linalg.eigh(
             symmetric.numpy().T, subset_by_index=(n - k, n - 1), overwrite_a=True, check_finite=False, driver="evr"
         )
-        return torch.from_numpy(values).flip(0), torch.from_numpy(vectors).flip(1)
+        if len(values) == k:
+            return torch.from_numpy(values).flip(0), torch.from_numpy(vectors).flip(1)
+        # Of a cluster the subset driver can return fewer than were asked for. One triangle of its input is left.
+        symmetric = symmetric.tril(-1)
+        symmetric = symmetric + symmetric.T + torch.diag(diagonal)
     values, vectors = torch.linalg.eigh(symmetric)
     return values[n - k :].flip(0), vectors[:, n - k :].flip(1)
 
