@@ -97,7 +97,7 @@ class Collected:
         }
 
     def _experts(self) -> int:
-        return max((np.shape(value)[1] for _, value, _, _ in self._values.get("load", ())), default=0)
+        return max((np.shape(value)[1] for _, value, _, _ in self._values.get("expert_load", ())), default=0)
 
     def _at(self, place: Place) -> tuple[int, ...]:
         run, step, probe = place

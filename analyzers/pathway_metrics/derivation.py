@@ -34,7 +34,7 @@ def of_routing(stored: Result) -> Fields:
         "consistency_cosine_by_router": np.append(mean(cosines, 0), np.nan),
         "pathway_consistency": mean(paper_consistency(cosines)),
         "probe_loss": mean(stored["loss"]),
-        "load": _hidden(shares, experts),
+        "expert_load": _hidden(shares, experts),
         "coactivation": balance.coactivation(stored["together"]),
         "z_loss": stored["z_loss"],
         "domain_specialisation_chance": stored["chosen"] / experts,

@@ -142,6 +142,8 @@ def _loss(
         return functional.cross_entropy(last.float(), labels, reduction="none")
     if not probe.tokens or logits.ndim != 3 or inputs.shape[1] < 2 or logits.shape[1] != inputs.shape[1]:
         return None
+    if int(inputs.max()) >= logits.shape[-1]:
+        return None  # its output is not over the vocabulary
     wanted = mask[:, 1:]
     each = functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), inputs[:, 1:], reduction="none")
     return torch.where(wanted, each, 0).sum(1) / wanted.sum(1)

@@ -49,7 +49,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("probe_loss", AT, "mean loss of the probe's samples", "nat", key=True, log=True),
     Variable("memorised_fraction", AT, "share of samples memorised by this step", source=_PAPER),
     Variable("memorisation_epsilon", ("run", "probe"), "mean loss limit ε under which a sample counts as memorised"),
-    Variable("load", _EXPERT, "share of a router's choices that went to the expert", source=_OLMOE),
+    Variable("expert_load", _EXPERT, "share of a router's choices that went to the expert", source=_OLMOE),
     Variable("load_cv", _ROUTER, "s.d. of the load over its mean", source=_OLMOE),
     Variable("load_entropy", _ROUTER, "entropy of the load over ln E", source=_OLMOE),
     Variable("max_violation", _ROUTER, "MaxVio: greatest load over the mean load, minus 1", source="2408.15664"),
