@@ -13,13 +13,15 @@ from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.costs import Work
 from analyzers.errors import Unmeasurable
+from analyzers.intruder_dimensions.hand_over import vectors_of_base, vectors_of_top
 from analyzers.intruder_dimensions.pair import Pair, cached_base, identify, load_pair, refusal
 from analyzers.intruder_dimensions.rounding import base_rounding, pair_rounding
 from analyzers.linalg.adapter_work import adapter_work
 from analyzers.linalg.certified_pairs import SMALLEST
-from analyzers.linalg.lowrank_update import top_vectors
+from analyzers.linalg.lowrank_update import Leading, top_vectors
 from analyzers.linalg.scores import side_scores
 from analyzers.linalg.subspaces import BaseVectors, nested_angles
+from analyzers.tracking.vectors import keep_vectors
 
 SIDED = ("similarity", "index", "sigma_match", "error", "storage", "window", "window_size")
 
@@ -67,16 +69,18 @@ class Intruders(Statistic):
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""
-        label, _, reference = identify(unit.only)
+        label, matrix, reference = identify(unit.only)
         base = cached_base(label, reference, context)  # before W is read: a factorization needs room
         pair = load_pair(unit.only)
         if pair.identical:
+            keep_vectors(context, matrix.key, self.k_max, vectors_of_base(base, self.k_max))
             return _unchanged(base, self.k_max)
-        return _measured(pair, base, base_rounding(pair, reference, context), self.k_max)
+        top = top_vectors(pair.tuned, pair.reference, base, self.k_max)
+        keep_vectors(context, matrix.key, self.k_max, vectors_of_top(top, pair, base, self.k_max))
+        return _measured(pair, base, top, base_rounding(pair, reference, context), self.k_max)
 
 
-def _measured(pair: Pair, base: BaseVectors, of_base: float, k_max: int) -> Result:
-    top = top_vectors(pair.tuned, pair.reference, base, k_max)
+def _measured(pair: Pair, base: BaseVectors, top: Leading, of_base: float, k_max: int) -> Result:
     if not float(top.sigma[0]) > 0:
         raise Unmeasurable(f"{pair.label}: the tuned matrix is all zeros, its base is not: it has no singular vectors")
     tiny = max(base.shape) * torch.finfo(torch.float64).eps * float(top.sigma[0])
