@@ -63,7 +63,7 @@ def plan_intake(
 
     selection = steps or StepSelection()
     selection.check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
-    bases, problems = _resolve(archive, base, catalog_bases)
+    bases, problems = resolve_bases(archive, base, catalog_bases)
     wanted: dict[tuple[str, int], Checkpoint] = {}
     for resolved in bases.values():
         wanted[resolved.run.id, resolved.checkpoint.step] = resolved.checkpoint
@@ -131,8 +131,8 @@ def _vanished(store: Store, archive: Archive) -> tuple[str, ...]:
     )
 
 
-def _resolve(
-    archive: Archive, base: Sequence[str], catalog_bases: Mapping[str, str] | None
+def resolve_bases(
+    archive: Archive, base: Sequence[str] = (), catalog_bases: Mapping[str, str] | None = None
 ) -> tuple[dict[str, ResolvedBase], dict[str, Problem]]:
     """The base of each run that has one, and a problem for each that should have one.
 

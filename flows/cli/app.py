@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import analyze, catalog, doctor, export, ingest, inspect, report, schedule, verify
+from flows.cli import analyze, catalog, doctor, export, ingest, inspect, plan, report, schedule, verify
 from flows.console import complain, say
 
 _SURROUNDINGS = {
@@ -32,6 +32,7 @@ _ABOUT = """Reads training checkpoints layer by layer: a folder of checkpoints i
 
 \b
   varve inspect RUNS/                 what is there (reads headers only)
+  varve plan RUNS/                    what it would cost: time, bytes, memory (reads headers only)
   varve analyze RUNS/ --out out/      everything: store, statistics, report.zarr, report.html
   varve analyze RUNS/ --out out/      again, after new checkpoints came: computes only what is new
   varve doctor                        what is wrong with this installation, and how to mend it
@@ -73,6 +74,7 @@ def _version() -> None:
 app.command("analyze", short_help="Everything: store, statistics, report (alias: analyse).")(analyze.analyze)
 app.command("analyse", hidden=True)(analyze.analyze)
 app.command("inspect", short_help="What an archive holds; reads headers only.")(inspect.inspect)
+app.command("plan", short_help="What an analysis would cost, before anything runs.")(plan.plan)
 app.command("ingest", short_help="Copy checkpoints into a Zarr store, bit for bit.")(ingest.ingest)
 app.command("report", short_help="Re-derive the report from a store, without the weights.")(report.report)
 app.command("export", short_help="A report as netCDF, CSV, Parquet or JSON.")(export.export)

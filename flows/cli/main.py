@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-VERBS = ("analyze", "analyse", "inspect", "ingest", "report", "export", "verify", "schedule", "doctor", "catalog")
+VERBS = (
+    "analyze", "analyse", "inspect", "plan", "ingest", "report", "export", "verify", "schedule", "doctor", "catalog",
+)  # fmt: skip
 _SILENT = {"--help", "-h", "--json", "--version"}
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analyzers.contract import Cost, Statistic
+from analyzers.costs import Kind, Work
+from pipeline.compute.calibration import Calibration, current
 from pipeline.store.addresses import UnitAddress
 from pipeline.store.keys import identity
 
@@ -18,13 +20,16 @@ GROUP_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Group:
-    """Units of one statistic, alike in shape. `seconds` and `memory_bytes` (of the largest unit) are estimates."""
+    """Units of one statistic, alike in shape. `seconds` and `memory_bytes` (of the largest unit) are estimates; `work`
+    and `result_bytes` are what its units say of theirs, the work summed by kind and side."""
 
     statistic: Statistic
     units: tuple[UnitAddress, ...]
     seconds: float
     memory_bytes: int
     device: Literal["cpu", "any"]
+    work: tuple[Work, ...] = ()
+    result_bytes: int = 0
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -37,10 +42,14 @@ class Group:
         return tuple(Group(self.statistic, (unit,), share, self.memory_bytes, self.device) for unit in self.units)
 
 
-def group_units(units: Iterable[UnitAddress], seconds: float = GROUP_SECONDS) -> tuple[Group, ...]:
-    """Groups of at most `seconds` (a single unit may take longer), the longest first."""
-    alike: dict[tuple[object, ...], list[tuple[UnitAddress, Cost, int]]] = {}
-    costs: dict[tuple[object, ...], tuple[Cost, int]] = {}
+def group_units(
+    units: Iterable[UnitAddress], seconds: float = GROUP_SECONDS, calibration: Calibration | None = None
+) -> tuple[Group, ...]:
+    """Groups of at most `seconds` (a single unit may take longer), the longest first, by what was measured of this
+    machine unless another `calibration` is given."""
+    rates = calibration or current()
+    alike: dict[tuple[object, ...], list[_Priced]] = {}
+    costs: dict[tuple[object, ...], tuple[float, Cost, int]] = {}
     identities: dict[int, tuple[Statistic, str]] = {}
     for unit in units:
         statistic = unit.statistic
@@ -49,29 +58,50 @@ def group_units(units: Iterable[UnitAddress], seconds: float = GROUP_SECONDS) ->
             known = identities[id(statistic)] = (statistic, identity(statistic))
         like = (known[1], *_shapes(unit))
         if len(unit.members) > 1 or like not in costs:  # matrices of one shape, dtype and role cost the same
-            costs[like] = _cost(unit)
+            costs[like] = _cost(unit, rates)
         alike.setdefault(like if len(unit.members) == 1 else (known[1],), []).append((unit, *costs[like]))
     groups = [group for members in alike.values() for group in _split(members, seconds)]
     return tuple(sorted(groups, key=lambda group: -group.seconds))
 
 
-def _split(members: Sequence[tuple[UnitAddress, Cost, int]], seconds: float) -> Iterable[Group]:
-    taken: list[UnitAddress] = []
-    time, memory, size = 0.0, 0, 0
-    device: Literal["cpu", "any"] = "any"
-    for unit, cost, nbytes in members:
-        full = time + cost.seconds > seconds or size + nbytes > GROUP_BYTES or len(taken) >= GROUP_UNITS
-        if taken and (full or cost.device != device):
-            yield Group(taken[0].statistic, tuple(taken), time, memory, device)
-            taken, time, memory, size = [], 0.0, 0, 0
-        taken.append(unit)
-        time, memory, size = time + cost.seconds, max(memory, cost.memory_bytes), size + nbytes
-        device = cost.device
+_Priced = tuple[UnitAddress, float, Cost, int]
+"""A unit, its seconds, its cost, and the bytes of its matrices."""
+
+
+def _split(members: Sequence[_Priced], seconds: float) -> Iterable[Group]:
+    taken: list[_Priced] = []
+    time, size = 0.0, 0
+    for one in members:
+        _, its_seconds, cost, nbytes = one
+        full = time + its_seconds > seconds or size + nbytes > GROUP_BYTES or len(taken) >= GROUP_UNITS
+        if taken and (full or cost.device != taken[-1][2].device):
+            yield _group(taken)
+            taken, time, size = [], 0.0, 0
+        taken.append(one)
+        time, size = time + its_seconds, size + nbytes
     if taken:
-        yield Group(taken[0].statistic, tuple(taken), time, memory, device)
+        yield _group(taken)
+
+
+def _group(taken: Sequence[_Priced]) -> Group:
+    sums: dict[tuple[Kind, int], float] = {}
+    for cost in (cost for _, _, cost, _ in taken):
+        for one in cost.work:
+            sums[one.kind, one.side] = sums.get((one.kind, one.side), 0.0) + one.operations
+    return Group(
+        taken[0][0].statistic,
+        tuple(unit for unit, _, _, _ in taken),
+        sum(seconds for _, seconds, _, _ in taken),
+        max(cost.memory_bytes for _, _, cost, _ in taken),
+        taken[0][2].device,
+        tuple(Work(kind, operations, side) for (kind, side), operations in sums.items()),
+        sum(cost.result_bytes for _, _, cost, _ in taken),
+    )
 
 
 def _shapes(unit: UnitAddress) -> tuple[object, ...]:
+    if unit.trial is not None and unit.matrix is None:  # trials of one checkpoint may be trained together
+        return (unit.run, unit.step, unit.members)
     if len(unit.members) != 1 or unit.members[0].matrix is None:
         return (unit.key,)
     member = unit.members[0]
@@ -79,8 +109,9 @@ def _shapes(unit: UnitAddress) -> tuple[object, ...]:
     return (member.matrix.info.shape, member.matrix.info.dtype, member.matrix.info.role, type(member.matrix.recipe))
 
 
-def _cost(unit: UnitAddress) -> tuple[Cost, int]:
-    """The unit's cost, and the bytes of its matrices in float64 (0 where it reads none)."""
+def _cost(unit: UnitAddress, rates: Calibration) -> tuple[float, Cost, int]:
+    """The unit's seconds and cost, and the bytes of its matrices in float64 (0 where it reads none)."""
     infos = [member.matrix.info for member in unit.members if member.matrix is not None]
     nbytes = sum(8 * info.shape[0] * info.shape[1] for info in infos) if unit.statistic.reads_matrices else 0
-    return unit.statistic.cost(infos), nbytes
+    cost = unit.statistic.cost(infos)
+    return rates.seconds(cost), cost, nbytes
