@@ -243,9 +243,9 @@ print((peak() - before) / (8 * m * n))
 """
     for method in ("gram", "svd"):
         done = subprocess.run([sys.executable, "-c", script, method], capture_output=True, text=True, check=True)
-        # Three copies are promised, and the storage, read before, is half of one of them. Seen: 1.0 to 2.05, for
-        # LAPACK's work space varies with what the allocator kept. Something must be added, or it is not measured.
-        assert 0.5 < float(done.stdout) < 2.5, f"{method}: {done.stdout} copies"
+        # Three copies are promised; the storage, read before, is half of one of them. Seen: 1.0 to 1.7. Something must
+        # be added, or it is not measured.
+        assert 0.5 < float(done.stdout) < 2.0, f"{method}: {done.stdout} copies"
 
 
 def test_the_matrix_itself_is_left_as_it_was() -> None:
