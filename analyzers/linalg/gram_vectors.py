@@ -52,7 +52,11 @@ def gram_vectors(content: Content) -> tuple[torch.Tensor, torch.Tensor, torch.Te
         mixing = torch.linalg.svd(image, full_matrices=False).Vh
         v[:, :small] = v[:, :small] @ mixing.T.flip(1)
         del image
-    u = torch.cat([block @ v for block in _tall_blocks(content, wide)])
+    u = torch.empty((max(m, n), p), dtype=torch.float64)  # filled in place: torch.cat would hold it twice
+    filled = 0
+    for block in _tall_blocks(content, wide):
+        torch.mm(block, v, out=u[filled : filled + len(block)])
+        filled += len(block)
     sigma = torch.linalg.vector_norm(u, dim=0)
     if not bool((sigma > p * torch.finfo(torch.float64).eps * sigma.max()).all()):
         return None
