@@ -31,6 +31,7 @@ BUILT_IN = {
     "weight_spectra": "analyzers.weight_spectra:WeightSpectra",
     "intruder_dimensions": "analyzers.intruder_dimensions:IntruderDimensions",
     "pathway_metrics": "analyzers.pathway_metrics:PathwayMetrics",
+    "intrinsic_dimension": "analyzers.intrinsic_dimension:IntrinsicDimension",
 }
 
 Settings = dict[str, dict[str, Any]]

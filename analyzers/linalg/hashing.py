@@ -6,6 +6,7 @@ Integer arithmetic modulo 2^64, so that CPU and CUDA agree bit for bit.
 from __future__ import annotations
 
 import math
+import zlib
 
 import torch
 
@@ -53,6 +54,11 @@ class Permutation:
             left = (left + mix(right, self._seed + 2 * number + 1)) % self._a
             right = (right + mix(left, self._seed + 2 * number + 2)) % self._b
         return left * self._b + right
+
+
+def stable_seed(text: str) -> int:
+    """A seed from a name, the same in every process (Python's own hash of strings is not)."""
+    return zlib.crc32(text.encode())
 
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:

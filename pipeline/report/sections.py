@@ -13,6 +13,7 @@ from pipeline.report.compare import COUNTED, KeyVariable, analyzer_nodes, key_va
 from pipeline.report.contents import Contents, archive_rows
 from pipeline.report.figures import Image
 from pipeline.report.heatmaps import heatmaps
+from pipeline.report.intrinsic_figures import intrinsic_section
 from pipeline.report.intruder_figures import epsilon_figure, excess_figure, steps_figure
 from pipeline.report.intruder_totals import Totals
 from pipeline.report.left_out import not_analysed
@@ -54,6 +55,7 @@ def page(tree: xr.DataTree) -> list[Section]:
         _heatmaps(variables, contents.runs, look),
         _spectra(tree, movers, look),
         _intruders(tree, look),
+        intrinsic_section(tree, look),
         _movers(movers),
         _conventions(tree, contents),
         _provenance(tree),

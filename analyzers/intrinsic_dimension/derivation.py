@@ -1,0 +1,176 @@
+"""Stored trials → the landscape's arrays: curves, thresholds, crossings with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzers.contract import View
+from analyzers.intrinsic_dimension.crossing import Crossing, Curve
+from analyzers.intrinsic_dimension.landscape import Landscape
+from analyzers.intrinsic_dimension.search import FULL, Finished, Target, bracket
+from analyzers.linalg.hashing import stable_seed
+
+THRESHOLDS = ("local", "local_corrected", "run", "run_corrected", "global")
+"""Fractions of this checkpoint's baseline, of the run's best one, and of the task's reference; `corrected`: of what
+lies above chance (above no training, for a loss)."""
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint × task × method: what its finished trials say. `curve` is None until the baseline is scored."""
+
+    found: Finished
+    curve: Curve | None
+    n_trials: int
+    n_diverged: int
+
+
+def label(statistic: Landscape) -> str:
+    """How the report names a method: "did one_hot", "said fastfood, shuffled_labels"."""
+    named = f"{'said' if statistic.said else 'did'} {statistic.method}"
+    if statistic.lora_rank:
+        named += f" of lora r{statistic.lora_rank}"
+    return named if statistic.control == "none" else f"{named}, {statistic.control}"
+
+
+def cells(view: View, statistics: Sequence[Landscape]) -> dict[tuple[int, int, str, str], Cell]:
+    """(run index, step index, task, method) → what is stored of it."""
+    found: dict[tuple[int, int, str, str], Cell] = {}
+    steps = {int(step): index for index, step in enumerate(view.steps)}
+    for statistic in statistics:
+        for r, run in enumerate(view.runs):
+            if run.role == "base":
+                continue
+            for step in run.steps:
+                trials = view.trials(statistic, run.id, step)
+                if trials:
+                    found[r, steps[step], statistic.task.name, label(statistic)] = cell_of(list(trials), run.id, step)
+    return found
+
+
+def cell_of(trials: Sequence[tuple[Mapping[str, object], Mapping[str, np.ndarray]]], run: str, step: int) -> Cell:
+    """The finished trials of one search, and their curve where there is enough for one."""
+    finished = Finished.of(trials)
+    diverged = sum(int(result["diverged_at"]) >= 0 for _, result in trials)
+    curve = None
+    baseline = finished.at_stop(FULL) if finished.scored.get((FULL, 1)) else np.empty(0)
+    if baseline.size:
+        scores = {d: finished.at_stop(d) for d in finished.scored_at()}
+        scores[0] = np.array([finished.initial("score")])
+        curve = Curve(scores, baseline, stable_seed(f"{run}@{step}"))
+    return Cell(finished, curve, len(trials), diverged)
+
+
+def of_landscape(
+    view: View,
+    found: Mapping[tuple[int, int, str, str], Cell],
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    levels: Sequence[float],
+) -> tuple[Arrays, np.ndarray]:
+    """All arrays, and the d that occur, ascending (0: no training)."""
+    every = {int(d) for cell in found.values() for d in cell.found.tuned if d != FULL}
+    every |= {int(d) for cell in found.values() if cell.curve is not None for d in cell.curve.d}
+    d = np.array(sorted(every), dtype=np.int64)
+    grid = (len(view.runs), len(view.steps), len(tasks), len(methods))
+    crossing = (*grid, len(THRESHOLDS), len(levels))
+    arrays: Arrays = {
+        **{n: np.full(crossing, np.nan) for n in ("d_int", "d_int_low", "d_int_high", "censored")},
+        **{n: np.full(crossing, np.nan) for n in ("threshold_score", "budget_changes")},
+        **{n: np.full((*grid, len(d)), np.nan) for n in ("score", "score_low", "score_high")},
+        **{n: np.full((*grid, len(d)), np.nan) for n in ("tune_score", "learning_rate", "n_seeds")},
+        **{n: np.full(grid, np.nan) for n in ("baseline_score", "baseline_low", "baseline_high", "initial_score")},
+        **{n: np.full(grid, np.nan) for n in ("chance_score", "n_trained", "n_fresh", "n_trials", "n_diverged")},
+    }
+    best = _best_of_run(found)
+    for (r, s, task, method), cell in found.items():
+        at = (r, s, tasks.index(task), methods.index(method))
+        _fill_cell(arrays, at, cell, d)
+        if cell.curve is None:
+            continue
+        for i, threshold in enumerate(THRESHOLDS):
+            for j, level in enumerate(levels):
+                _fill_crossing(arrays, (*at, i, j), cell, threshold, level, best[r, task, method])
+    return arrays, d
+
+
+def _best_of_run(found: Mapping[tuple[int, int, str, str], Cell]) -> dict[tuple[int, str, str], Curve]:
+    best: dict[tuple[int, str, str], Curve] = {}
+    for (r, _, task, method), cell in found.items():
+        if cell.curve is not None:
+            known = best.get((r, task, method))
+            if known is None or cell.curve.baseline > known.baseline:
+                best[r, task, method] = cell.curve
+    return best
+
+
+def _fill_cell(arrays: Arrays, at: tuple[int, ...], cell: Cell, d: np.ndarray) -> None:
+    first = cell.found.first
+    assert first is not None
+    arrays["n_trials"][at] = cell.n_trials
+    arrays["n_diverged"][at] = cell.n_diverged
+    arrays["n_trained"][at] = first["n_parameters"]
+    arrays["n_fresh"][at] = first["n_fresh"]
+    arrays["chance_score"][at] = first["chance"]
+    place = {int(one): index for index, one in enumerate(d)}
+    for one in cell.found.tuned:
+        if one == FULL:
+            continue
+        rate, _, score = cell.found.best(one)
+        arrays["tune_score"][(*at, place[one])] = score if np.isfinite(score) else np.nan
+        arrays["learning_rate"][(*at, place[one])] = cell.found.lr(rate)
+    curve = cell.curve
+    if curve is None:
+        return
+    arrays["baseline_score"][at] = curve.baseline
+    arrays["baseline_low"][at], arrays["baseline_high"][at] = np.quantile(curve.draws.baseline, (0.025, 0.975))
+    arrays["initial_score"][at] = curve.means[0]
+    for i, one in enumerate(curve.d):
+        where = (*at, place[int(one)])
+        arrays["score"][where], arrays["n_seeds"][where] = curve.means[i], curve.n[i]
+        arrays["score_low"][where], arrays["score_high"][where] = curve.low[i], curve.high[i]
+
+
+def _fill_crossing(arrays: Arrays, at: tuple[int, ...], cell: Cell, threshold: str, level: float, best: Curve) -> None:
+    first, curve = cell.found.first, cell.curve
+    assert first is not None and curve is not None
+    kind, _, corrected = threshold.partition("_")
+    is_loss = bool(first["is_loss"])
+    floor = float(curve.means[0]) if is_loss else float(first["chance"]) if corrected else 0.0
+    if is_loss and corrected:
+        return  # a loss is measured from no training on as it is
+    if kind == "global":
+        reference = float(first["reference"])
+        if not np.isfinite(reference):
+            return
+        value, drawn = level * reference, None
+    else:
+        of = curve if kind == "local" else best
+        value, drawn = floor + level * (of.baseline - floor), floor + level * (of.draws.baseline - floor)
+    arrays["threshold_score"][at] = value
+    found: Crossing = curve.crossing(value, drawn)
+    if not cell.found.scored_at() and found.censored == 1:
+        return  # only the baseline is there yet: nothing says where the crossing is
+    arrays["d_int"][at], arrays["censored"][at] = found.value, found.censored
+    arrays["d_int_low"][at], arrays["d_int_high"][at] = found.low, found.high
+    if threshold in ("local", "global"):
+        arrays["budget_changes"][at] = _budget_changes(cell.found, threshold, level)
+
+
+def _budget_changes(found: Finished, threshold: str, level: float) -> float:
+    """1 where, at the greatest budget measured, the threshold's bracket no longer encloses it; 0 where it does."""
+    budgets = [budget for d, budget in found.scored if d == FULL and budget > 1 and found.scored[d, budget]]
+    if not budgets:
+        return float("nan")
+    budget = max(budgets)
+    target: Target = ("local" if threshold == "local" else "global", level)
+    ends = bracket(found, target)
+    if any(not found.scored.get((d, budget)) for d in ends):
+        return float("nan")
+    before = [float(found.at_stop(d).mean()) >= found.threshold(target, "score") for d in ends]
+    after = [float(found.at_stop(d, budget).mean()) >= found.threshold(target, "score", budget) for d in ends]
+    return float(before != after)

@@ -1,0 +1,69 @@
+"""What a Gram matrix of a path tells: its principal components beside those of a random walk, steps, distances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Path:
+    """`explained`, `explained_null` (T − 1,) shares of variance, descending; `components` (T, c) the path in its first
+    components; `effective` and `effective_null`: (Σλ)²/Σλ² of the two; `distance` (T,) from the first step;
+    `cosine` (T,) of a step with the one before it, NaN where there are not two, or one has no length."""
+
+    explained: np.ndarray
+    explained_null: np.ndarray
+    components: np.ndarray
+    effective: float
+    effective_null: float
+    distance: np.ndarray
+    cosine: np.ndarray
+
+
+def centred(gram: np.ndarray) -> np.ndarray:
+    """J G J, J = 1 − 11ᵀ/T: the Gram about the path's mean."""
+    return gram - gram.mean(axis=0, keepdims=True) - gram.mean(axis=1, keepdims=True) + gram.mean()
+
+
+def random_walk(steps: np.ndarray) -> np.ndarray:
+    """Expected Gram J L diag(Δt) Lᵀ J of a random walk in many dimensions observed at these steps, (T, T): the
+    covariance of a Brownian path, min(t_s, t_t), about its mean."""
+    t = steps.astype(float) - float(steps[0])
+    return centred(np.minimum.outer(t, t))
+
+
+def shares(gram: np.ndarray) -> np.ndarray:
+    """Eigenvalues of a centred Gram over their sum, descending, (T − 1,); NaN where nothing moved."""
+    values = np.clip(np.linalg.eigvalsh((gram + gram.T) / 2)[::-1][: len(gram) - 1], 0, None)
+    total = values.sum()
+    return values / total if total > 0 else np.full(len(values), np.nan)
+
+
+def effective_dimension(explained: np.ndarray) -> float:
+    """(Σλ)²/Σλ²."""
+    return float(1 / np.sum(explained**2)) if np.isfinite(explained).all() and explained.size else float("nan")
+
+
+def path_of(gram: np.ndarray, steps: np.ndarray, components: int = 3) -> Path:
+    """Everything from the (T, T) Gram of the differences from the first step."""
+    c = centred(gram)
+    explained = shares(c)
+    null = shares(random_walk(steps))
+    values, vectors = np.linalg.eigh((c + c.T) / 2)
+    kept = min(components, len(steps))
+    coordinates = np.zeros((len(steps), components))
+    coordinates[:, :kept] = (vectors * np.sqrt(np.clip(values, 0, None)))[:, ::-1][:, :kept]
+    signs = np.sign(coordinates[-1] - coordinates[0])
+    coordinates *= np.where(signs == 0, 1, signs)  # the path runs to the right and up, whatever the solver's signs
+    moves = np.diff(np.eye(len(steps)), axis=0) @ gram @ np.diff(np.eye(len(steps)), axis=0).T
+    lengths = np.sqrt(np.clip(np.diag(moves), 0, None))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = np.diag(moves, 1) / (lengths[:-1] * lengths[1:])
+    cosine = np.full(len(steps), np.nan)
+    cosine[2:] = cosines
+    distance = np.sqrt(np.clip(np.diag(gram), 0, None))
+    return Path(
+        explained, null, coordinates, effective_dimension(explained), effective_dimension(null), distance, cosine
+    )

@@ -1,0 +1,65 @@
+"""Stored Gram matrices → the trajectory's arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyzers.contract import Result, View
+from analyzers.intrinsic_dimension.path import path_of
+from analyzers.intrinsic_dimension.trajectory import WHOLE, Trajectory, by_name
+
+AXES = 3
+COMPONENTS = 10
+Arrays = dict[str, np.ndarray]
+
+
+def of_trajectory(view: View, statistic: Trajectory) -> tuple[Arrays, list[str], tuple[str, ...]]:
+    """Arrays, the names of the groups, and notes on what the path leaves out."""
+    results: dict[int, Result] = {}
+    for r, run in enumerate(view.runs):
+        if run.role == "base" or len(run.steps) < 2:
+            continue
+        result = view.get(statistic, run.id)
+        if result is not None:
+            results[r] = result
+    groups = list(dict.fromkeys(str(name) for result in results.values() for name in result["groups"])) or [WHOLE]
+    runs, steps = len(view.runs), len(view.steps)
+    arrays: Arrays = {
+        **{
+            n: np.full((runs, len(groups), COMPONENTS), np.nan)
+            for n in ("explained_variance", "explained_variance_null")
+        },
+        **{n: np.full((runs, len(groups)), np.nan) for n in ("path_dimension", "path_dimension_null", "group_size")},
+        "path": np.full((runs, steps, len(groups), AXES), np.nan),
+        **{
+            n: np.full((runs, steps, len(groups)), np.nan)
+            for n in ("step_cosine", "distance_from_start", "relative_distance")
+        },
+    }
+    notes: list[str] = []
+    for r, result in results.items():
+        at = np.searchsorted(view.steps, result["steps"])
+        for i, (name, gram) in enumerate(by_name(result).items()):
+            _fill(arrays, r, groups.index(name), at, gram, result, i)
+        for field, what in (
+            ("frozen", "never change"),
+            ("left_out", "stand outside (not at every step, or no floats)"),
+        ):
+            if int(result[field]):
+                notes.append(f"{view.runs[r].id}: {int(result[field])} parameters {what}.")
+    return arrays, groups, tuple(notes)
+
+
+def _fill(arrays: Arrays, r: int, g: int, at: np.ndarray, gram: np.ndarray, result: Result, i: int) -> None:
+    path = path_of(gram, result["steps"], AXES)
+    kept = min(COMPONENTS, len(path.explained))
+    arrays["explained_variance"][r, g, :kept] = path.explained[:kept]
+    arrays["explained_variance_null"][r, g, :kept] = path.explained_null[:kept]
+    arrays["path_dimension"][r, g], arrays["path_dimension_null"][r, g] = path.effective, path.effective_null
+    arrays["group_size"][r, g] = result["sizes"][i]
+    arrays["path"][r, at, g] = path.components
+    arrays["step_cosine"][r, at, g] = path.cosine
+    arrays["distance_from_start"][r, at, g] = path.distance
+    start = float(result["start_norm"][i])
+    if start > 0:
+        arrays["relative_distance"][r, at, g] = path.distance / start

@@ -1,0 +1,270 @@
+"""Trains trials: several at once as an ensemble under vmap, or one by one in the model's own memory.
+
+A member draws its batches from its own seed, so that what comes of it does not depend on its neighbours (but for the
+rounding of larger matrix products).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.func import functional_call
+
+from analyzers.intrinsic_dimension.controls import Splits
+from analyzers.intrinsic_dimension.subspace import Span, Steering
+from analyzers.intrinsic_dimension.task import Data, Task
+
+BETAS, EPSILON, WARMUP = (0.9, 0.999), 1e-8, 0.05
+SMALL = 300_000
+"""Below this D a model is trained on one thread."""
+EVALUATED = 4096
+"""Examples per forward pass of an evaluation, over all members together."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One member's training. `steps` (K + 1,) begins with 0; `tune` and `score` are mean scores there, NaN from where
+    it diverged; `loss` the mean training loss since the evaluation before. `diverged_at`: a step, or −1."""
+
+    steps: np.ndarray
+    tune: np.ndarray
+    score: np.ndarray
+    loss: np.ndarray
+    diverged_at: int
+
+
+class Model:
+    """A module whose trained parameters are views of one vector, and its gradients of another: no copies are made.
+
+    `theta0` (D,) is where training starts.
+    """
+
+    def __init__(self, module: torch.nn.Module, spans: Sequence[Span], theta0: torch.Tensor) -> None:
+        self.module, self.spans, self.theta0 = module, tuple(spans), theta0
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+
+    def bind(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """θ and its gradient, (D,) each, that the module now computes with."""
+        theta, gradient = self.theta0.clone(), torch.zeros_like(self.theta0)
+        parameters = dict(self.module.named_parameters())
+        for span in self.spans:
+            parameter = parameters[span.name]
+            parameter.data = theta[span.start : span.stop].view(span.shape)
+            parameter.requires_grad_(True)
+            parameter.grad = gradient[span.start : span.stop].view(span.shape)
+        return theta, gradient
+
+
+@dataclass
+class _Adam:
+    """Adam over (E, k), each member with its own rate."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+    count: int = 0
+
+    @staticmethod
+    def of(v: torch.Tensor) -> _Adam:
+        return _Adam(torch.zeros_like(v), torch.zeros_like(v))
+
+    def step(self, v: torch.Tensor, g: torch.Tensor, rates: torch.Tensor) -> None:
+        self.count += 1
+        beta1, beta2 = BETAS
+        self.first.lerp_(g, 1 - beta1)
+        self.second.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        scale = math.sqrt(1 - beta2**self.count)
+        denominator = self.second.sqrt().add_(EPSILON * scale)
+        v.sub_(self.first.div(denominator).mul_(rates[:, None] * (scale / (1 - beta1**self.count))))
+
+
+class _Batches:
+    """Indices of one member's batches: every epoch a new order of all examples, drawn from its seed."""
+
+    def __init__(self, count: int, size: int, seed: int) -> None:
+        self._count, self._size = count, min(size, count)
+        self._draw = torch.Generator().manual_seed(seed)
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __next__(self) -> torch.Tensor:
+        if len(self._order) < self._size:
+            self._order = torch.cat((self._order, torch.randperm(self._count, generator=self._draw)))
+        taken, self._order = self._order[: self._size], self._order[self._size :]
+        return taken
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The share of the learning rate at step 0 … steps − 1: linear warm-up, then a cosine to zero."""
+    warm = max(1, round(WARMUP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def evaluation_steps(steps: int, evaluations: int) -> tuple[int, ...]:
+    """0 and `evaluations` evenly spread steps, the last one included."""
+    return tuple(sorted({0, *(round(steps * (i + 1) / evaluations) for i in range(evaluations))}))
+
+
+def train_ensemble(
+    task: Task,
+    module: torch.nn.Module,
+    spans: Sequence[Span],
+    theta0: torch.Tensor,
+    steering: Steering,
+    splits: Splits,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    steps: int,
+) -> list[Curve]:
+    """E members at once. theta0 (E, D) or (1, D); seeds and rates (a parameter's step) of each."""
+    members = len(seeds)
+    shapes = [span.shape for span in spans]
+    sizes = [span.stop - span.start for span in spans]
+    names = [span.name for span in spans]
+
+    def parameters(theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        parts = theta.split(sizes, dim=1)
+        return {n: p.view(members, *shape) for n, p, shape in zip(names, parts, shapes, strict=True)}
+
+    def loss(one: dict[str, torch.Tensor], inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
+        return task.loss(functional_call(module, one, inputs), targets)
+
+    def scores(one: dict[str, torch.Tensor], inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
+        return task.scores(functional_call(module, one, inputs), targets)
+
+    def gradient(v: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        theta = (theta0 + steering.move(v)).requires_grad_()
+        taken = splits.train.take(batch)
+        with torch.enable_grad():
+            losses = torch.vmap(loss)(parameters(theta), taken.inputs, taken.targets)
+            (g,) = torch.autograd.grad(losses.sum(), theta)
+        return losses.detach(), g
+
+    def evaluate(v: torch.Tensor, data: Data) -> torch.Tensor:
+        of = parameters(theta0 + steering.move(v))
+        each = torch.vmap(scores, in_dims=(0, None, None))
+        total = torch.zeros(members, dtype=torch.float64, device=v.device)
+        for index in torch.arange(len(data), device=v.device).split(max(1, EVALUATED // members)):
+            part = data.take(index)
+            total += each(of, part.inputs, part.targets).reshape(members, len(index), -1).double().mean(-1).sum(-1)
+        return total / len(data)
+
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return _train(task, steering, splits, seeds, rates, steps, theta0.device, theta0.shape[1], gradient, evaluate)
+
+
+def train_alone(
+    task: Task, model: Model, steering: Steering, splits: Splits, seed: int, rate: float, steps: int
+) -> Curve:
+    """One member in the model's own memory: beside it two vectors of D, and what the steering holds."""
+    theta, held = model.bind()
+
+    def place(v: torch.Tensor) -> None:
+        torch.add(model.theta0, steering.move(v)[0], out=theta)
+
+    def gradient(v: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        place(v)
+        held.zero_()
+        taken = splits.train.take(batch[0])
+        with torch.enable_grad():
+            loss = task.loss(model.module(*taken.inputs), taken.targets)
+            loss.backward()
+        return loss.detach()[None], held[None]
+
+    def evaluate(v: torch.Tensor, data: Data) -> torch.Tensor:
+        place(v)
+        total = torch.zeros(1, dtype=torch.float64)
+        size = 1024 if task.ensembles else 64
+        for index in torch.arange(len(data), device=v.device).split(size):
+            part = data.take(index)
+            scores = task.scores(model.module(*part.inputs), part.targets)
+            total += float(scores.reshape(len(index), -1).double().mean(-1).sum())
+        return total / len(data)
+
+    device = model.theta0.device
+    return _train(task, steering, splits, [seed], [rate], steps, device, len(theta), gradient, evaluate)[0]
+
+
+@contextmanager
+def _threads(n_full: int) -> Iterator[None]:
+    """One thread for a small model: its operations take microseconds, and threads that wait for each other at every
+    one of them made training ten times slower on a busy machine."""
+    before = torch.get_num_threads()
+    if n_full < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def _train(
+    task: Task,
+    steering: Steering,
+    splits: Splits,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    steps: int,
+    device: torch.device,
+    n_full: int,
+    gradient: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    evaluate: Callable[[torch.Tensor, Data], torch.Tensor],
+) -> list[Curve]:
+    with _threads(n_full):
+        return _rounds(task, steering, splits, seeds, rates, steps, device, gradient, evaluate)
+
+
+def _rounds(
+    task: Task,
+    steering: Steering,
+    splits: Splits,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    steps: int,
+    device: torch.device,
+    gradient: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    evaluate: Callable[[torch.Tensor, Data], torch.Tensor],
+) -> list[Curve]:
+    v = steering.start(len(seeds), device)
+    adam = _Adam.of(v)
+    batches = {seed: _Batches(len(splits.train), task.training.batch_size, seed) for seed in seeds}
+    rate = steering.rate * torch.tensor(list(rates), dtype=torch.float32, device=device)
+    looks = evaluation_steps(steps, task.training.evaluations)
+    alive = torch.ones(len(seeds), dtype=torch.bool, device=device)
+    diverged_at = np.full(len(seeds), -1)
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    summed, since = torch.zeros(len(seeds), dtype=torch.float64, device=device), 0
+    for step in range(steps + 1):
+        if step in looks:
+            living = alive.cpu().numpy()
+            seen = [np.where(living, evaluate(v, data).cpu().numpy(), np.nan) for data in (splits.tune, splits.score)]
+            lost = np.where(living & (since > 0), (summed / max(1, since)).cpu().numpy(), np.nan)
+            rows.append((seen[0], seen[1], lost))
+            summed, since = torch.zeros_like(summed), 0
+        if step == steps:
+            break
+        drawn = {seed: next(of_seed) for seed, of_seed in batches.items()}
+        batch = torch.stack([drawn[seed] for seed in seeds]).to(device)
+        losses, g = gradient(v, batch)
+        pulled = steering.pull(v, g)
+        fine = torch.isfinite(losses) & torch.isfinite(pulled.sum(dim=1))
+        if not bool((fine | ~alive).all()):
+            diverged_at = np.where((alive & ~fine).cpu().numpy(), step, diverged_at)
+            alive &= fine
+        if not bool(alive.all()):
+            pulled = torch.where(alive[:, None], pulled, torch.zeros(()))
+            v = torch.where(alive[:, None], v, steering.start(len(seeds), device))
+        adam.step(v, pulled, rate * rate_at(step, steps))
+        summed += torch.where(alive, losses.double(), 0.0)
+        since += 1
+    tune, score, loss = (np.stack(column, axis=1) for column in zip(*rows, strict=True))
+    at = np.array(looks, dtype=np.int64)
+    return [Curve(at, tune[i], score[i], loss[i], int(diverged_at[i])) for i in range(len(seeds))]

@@ -1,0 +1,164 @@
+"""The statistic: a run's path through weight space as the Gram matrix of its steps' differences from the first.
+
+G_st = ⟨w_s − w_0, w_t − w_0⟩, summed in float64 over blocks of parameters: never more than T blocks in memory, never a
+float32 Gram (whose cancellation eats the small steps). Frozen parameters are told by their keys and not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
+from analyzers.errors import Unmeasurable
+from analyzers.models import Checkpoint, ParameterInfo
+
+BLOCK_BYTES = 256 * 2**20
+"""All T blocks together, in float64."""
+GRAM_BYTES = 32 * 2**20
+"""Above this the groups are one: the Gram of T steps is kept once for each group."""
+WHOLE = "all"
+_LAYER = re.compile(r"(?:^|\.)((?:layers?|h|blocks?)\.\d+)(?:\.|$)")
+
+
+@dataclass(frozen=True)
+class Trajectory(Statistic):
+    """Fields: `gram` (G, T, T) by group; `groups` (G,) names, first "all"; `steps` (T,); `sizes` (G,) parameters;
+    `frozen` how many of them never change; `left_out` how many stand outside (absent at some step, another shape, no
+    floats); `start_norm` (G,) ‖w_0‖."""
+
+    name: ClassVar[str] = "weight_trajectory"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Any] = "run"
+    over: ClassVar[Any] = "checkpoint"
+    reads_matrices: ClassVar[bool] = False
+    reads_models: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
+
+    def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
+        """Reading dominates; how much is not known from the matrices."""
+        return Cost(seconds=5.0, memory_bytes=BLOCK_BYTES, device="cpu")
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        """A lone checkpoint is a path that does not move. `Unmeasurable` where checkpoints share no parameter."""
+        path = [o.checkpoint for o in unit.observations if o.checkpoint is not None]
+        common, left_out = _common(path)
+        if not common:
+            raise Unmeasurable("the run's checkpoints share no parameter of one shape")
+        groups = _groups([info.name for info in common], len(path))
+        at = {name: index for index, name in enumerate(groups)}
+        known, known_count = _previous(unit, groups, common)
+        count = len(path)
+        gram = np.zeros((len(groups), count, count))
+        norms = np.zeros(len(groups))
+        sizes = np.zeros(len(groups), dtype=np.int64)
+        frozen = 0
+        for info in common:
+            targets = {0, at[group_of(info.name)]} if len(groups) > 1 else {0}
+            keys = [_key(one, info.name) for one in path]
+            size = int(np.prod(info.shape, dtype=np.int64))
+            square, products = _of_parameter(path, keys, info, known_count)
+            frozen += size if products is None else 0
+            for target in targets:
+                sizes[target] += size
+                norms[target] += square
+                if products is not None:
+                    gram[target] += products
+        if known is not None:
+            gram[:, :known_count, :known_count] = known
+        return {
+            "gram": gram,
+            "groups": np.array(list(groups)),
+            "steps": np.array([one.step for one in path], dtype=np.int64),
+            "sizes": sizes,
+            "start_norm": np.sqrt(norms),
+            "frozen": np.array(frozen, dtype=np.int64),
+            "left_out": np.array(left_out, dtype=np.int64),
+            "names": np.array([info.name for info in common]),
+        }
+
+
+def group_of(name: str) -> str:
+    """The numbered layer of a parameter ("layers.3"), or the first part of its name that says something."""
+    found = _LAYER.search(name)
+    if found:
+        return found.group(1)
+    parts = [part for part in name.split(".") if part not in ("model", "module", "base_model", "transformer")]
+    return parts[0] if parts else name
+
+
+def _groups(names: Sequence[str], count: int) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys((WHOLE, *(group_of(name) for name in names))))
+    return found if len(found) * count * count * 8 <= GRAM_BYTES else (WHOLE,)
+
+
+def _common(path: Sequence[Checkpoint]) -> tuple[list[ParameterInfo], int]:
+    """Parameters that every step has, floating and of one shape, in the first one's order; how many are not."""
+    shapes = [{info.name: info.shape for info in one.parameters} for one in path]
+    every = {name for of_step in shapes for name in of_step}
+    kept = [
+        info
+        for info in path[0].parameters
+        if "float" in info.dtype and all(of_step.get(info.name) == info.shape for of_step in shapes)
+    ]
+    return kept, len(every) - len(kept)
+
+
+def _key(checkpoint: Checkpoint, name: str) -> str:
+    return next(info.key for info in checkpoint.parameters if info.name == name)
+
+
+def _previous(unit: Unit, groups: Sequence[str], common: Sequence[ParameterInfo]) -> tuple[np.ndarray | None, int]:
+    """The stored Gram over the first steps, if it is over the same groups and parameters."""
+    if unit.previous is None or unit.previous_count < 2:
+        return None, 0
+    same = [str(n) for n in unit.previous["groups"]] == list(groups)
+    same &= [str(n) for n in unit.previous["names"]] == [info.name for info in common]
+    return (unit.previous["gram"], unit.previous_count) if same else (None, 0)
+
+
+def _of_parameter(
+    path: Sequence[Checkpoint], keys: Sequence[str], info: ParameterInfo, known: int
+) -> tuple[float, np.ndarray | None]:
+    """‖w_0‖² of one parameter, and its (T, T) products, zero where they are `known`; None where it never changes."""
+    distinct = list(dict.fromkeys(keys))
+    first = path[0].read(info.name).flatten()
+    square = float(torch.linalg.vector_norm(first, dtype=torch.float64) ** 2) if first.numel() else 0.0
+    if not np.isfinite(square):
+        raise Unmeasurable(f"{info.name}: step {path[0].step} holds NaN or infinite entries")
+    if len(distinct) == 1 or known == len(path):
+        return square, None if len(distinct) == 1 else np.zeros((len(path), len(path)))
+    where = {key: keys.index(key) for key in distinct}
+    size = first.numel()
+    block = max(1, BLOCK_BYTES // (8 * len(distinct)))
+    small = np.zeros((len(distinct), len(distinct)))
+    new = [i for i, key in enumerate(distinct) if known == 0 or keys.index(key) >= known]
+    if known and not new:
+        new = []
+    for start in range(0, size, block):
+        stop = min(start + block, size)
+        origin = first[start:stop].to(torch.float64)
+        rows = torch.empty(len(distinct), stop - start, dtype=torch.float64)
+        for i, key in enumerate(distinct):
+            values = first if i == 0 else path[where[key]].read(info.name).flatten()
+            torch.sub(values[start:stop].to(torch.float64), origin, out=rows[i])
+        part = (rows[new] @ rows.T).numpy() if len(new) < len(distinct) else (rows @ rows.T).numpy()
+        small[new] += part
+        if len(new) < len(distinct):
+            others = [i for i in range(len(distinct)) if i not in set(new)]
+            small[np.ix_(others, new)] += part[:, others].T
+    if not np.isfinite(small).all():
+        bad = [path[where[distinct[i]]].step for i in range(len(distinct)) if not np.isfinite(small[i]).all()]
+        raise Unmeasurable(f"{info.name}: holds NaN or infinite entries at step {bad[-1]}")
+    index = [distinct.index(key) for key in keys]
+    return square, small[np.ix_(index, index)]
+
+
+def by_name(result: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The Gram matrices (T, T) by group."""
+    return {str(name): result["gram"][i] for i, name in enumerate(result["groups"])}

@@ -1,0 +1,64 @@
+"""Every variable of the report's node `intrinsic_dimension`: name, dimensions, meaning, source."""
+
+from __future__ import annotations
+
+from analyzers.contract import Variable
+
+_LI = "1804.08838 (Li et al. 2018)"
+_SAID = "2012.13255 (Aghajanyan et al. 2020)"
+_CELL = ("run", "step", "task", "method")
+_CROSSING = (*_CELL, "threshold", "level")
+_CURVE = (*_CELL, "d")
+_LAYERS = ("run", "step", "task", "layer")
+_PATH = ("run", "group")
+_PATH_STEPS = ("run", "step", "group")
+
+LANDSCAPE: tuple[Variable, ...] = (
+    Variable("d_int", _CROSSING, "least d whose mean score reaches the threshold", source=f"{_LI}; {_SAID}", log=True),
+    Variable("d_int_low", _CROSSING, "lower end of its 95 % bootstrap interval over seeds", log=True),
+    Variable("d_int_high", _CROSSING, "upper end of its 95 % bootstrap interval; inf beyond the greatest d", log=True),
+    Variable("censored", _CROSSING, "1: above the greatest d measured; -1: at or below the least; 0: between"),
+    Variable("threshold_score", _CROSSING, "the score that is to be reached"),
+    Variable(
+        "budget_changes", _CROSSING, "1 where a doubled budget moves the crossing out of its bracket; NaN: unasked"
+    ),
+    Variable("score", _CURVE, "mean score over fresh seeds after training in d dimensions", source=_LI),
+    Variable("score_low", _CURVE, "lower end of its 95 % bootstrap interval over seeds"),
+    Variable("score_high", _CURVE, "upper end of its 95 % bootstrap interval over seeds"),
+    Variable("tune_score", _CURVE, "score on the tuning split at the best rate and stop: what the search went by"),
+    Variable("learning_rate", _CURVE, "chosen rate: the step of one parameter (root mean square)", log=True),
+    Variable("n_seeds", _CURVE, "fresh seeds behind the score"),
+    Variable("baseline_score", _CELL, "mean score of full training from the checkpoint, over fresh seeds"),
+    Variable("baseline_low", _CELL, "lower end of its 95 % bootstrap interval"),
+    Variable("baseline_high", _CELL, "upper end of its 95 % bootstrap interval"),
+    Variable("initial_score", _CELL, "score before any training"),
+    Variable("chance_score", _CELL, "accuracy of always naming the commonest class"),
+    Variable("n_trained", _CELL, "D: trained parameters"),
+    Variable("n_fresh", _CELL, "those of them that the checkpoint does not hold (a fresh head)"),
+    Variable("n_trials", _CELL, "trained models, tuning and baseline included"),
+    Variable("n_diverged", _CELL, "those that diverged"),
+)
+
+REPRESENTATION: tuple[Variable, ...] = (
+    Variable("two_nn", _LAYERS, "TwoNN: (N-1)/Σ ln(r2/r1)", source="Facco et al. 2017"),
+    Variable("mle", _LAYERS, "Levina–Bickel, k = 20, harmonic mean", source="Levina & Bickel 2004"),
+    Variable("gride", (*_LAYERS, "scale"), "GRIDE at neighbours n1 = scale, n2 = 2 scale", source="Denti et al. 2022"),
+    Variable("participation_ratio", _LAYERS, "(Σλ)²/Σλ² of the covariance of the activations"),
+    Variable("n_duplicates", _LAYERS, "equal activations, dropped before estimating"),
+    Variable("n_points", _LAYERS, "distinct activations behind the estimates"),
+)
+
+TRAJECTORY: tuple[Variable, ...] = (
+    Variable("explained_variance", (*_PATH, "component"), "share of the path's variance along each component"),
+    Variable("explained_variance_null", (*_PATH, "component"), "that share for a random walk over the same steps"),
+    Variable("path_dimension", _PATH, "effective dimension of the path, (Σλ)²/Σλ²"),
+    Variable("path_dimension_null", _PATH, "that of a random walk over the same steps"),
+    Variable("path", (*_PATH_STEPS, "axis"), "the path in its first principal components"),
+    Variable("step_cosine", _PATH_STEPS, "cosine of the move from the step before with the move before that"),
+    Variable("distance_from_start", _PATH_STEPS, "‖w − w_first‖", log=True),
+    Variable("relative_distance", _PATH_STEPS, "‖w − w_first‖ / ‖w_first‖", log=True),
+    Variable("group_size", _PATH, "parameters in the group"),
+)
+
+VARIABLES = (*LANDSCAPE, *REPRESENTATION, *TRAJECTORY)
+BY_NAME = {variable.name: variable for variable in VARIABLES}

@@ -1,0 +1,198 @@
+"""The search on the digits that ship: what is asked for, what comes of it, and that it can be interrupted anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analyzers.contract import Result, Trial
+from analyzers.errors import Unmeasurable
+from analyzers.intrinsic_dimension.landscape import Landscape
+from analyzers.intrinsic_dimension.search import FULL, RATE_STEP, Finished, Plan, propose
+from analyzers.intrinsic_dimension.task import Task, Training
+from pipeline.models.tasks import read_task
+from tests.analyzers.intrinsic_dimension.trials import MATERIAL, carry_out, checkpoint, mlp, run
+
+
+@pytest.fixture(scope="module")
+def task() -> Any:
+    _, _, found = read_task("digits")
+    return replace(found, training=Training(steps=120, batch_size=64, lr=0.03, evaluations=2))
+
+
+def trial(d: int, seed: int = 0, rate: int = 0, phase: str = "score", budget: int = 1) -> Trial:
+    return {"phase": phase, "d": d, "seed": seed, "rate": rate, "budget": budget}
+
+
+def test_more_dimensions_learn_more_and_all_of_them_learn_the_digits(task: Task) -> None:
+    few, more, full = (
+        float(np.mean([r["score"][-1] for r in run(Landscape(MATERIAL), checkpoint(mlp()), task, trials)]))
+        for trials in ([trial(d, seed) for seed in (0, 1)] for d in (4, 150, FULL))
+    )
+    assert few < 0.5 < 0.8 < more < full
+    assert full > 0.93
+
+
+@pytest.mark.parametrize("method", ["one_hot", "fastfood", "dense", "sparse"])
+def test_what_an_ensemble_learns_each_of_its_members_learns_alone(task: Task, method: str) -> None:
+    """Catches members that share a map, a batch or a rate: alone and together they must be the same training."""
+    short = replace(task, training=Training(steps=15, batch_size=32, lr=0.01, evaluations=1))  # type: ignore[type-var]
+    trials = [trial(40, seed, rate) for seed, rate in ((0, 0), (1, 0), (0, 1))]
+    of = checkpoint(mlp())
+    together = run(Landscape(MATERIAL, method), of, short, trials)
+    for one, result in zip(trials, together, strict=True):
+        (alone,) = run(Landscape(MATERIAL, method), of, short, [one])
+        # 15 steps of Adam in float32: rounding is amplified a little, different training differs in the first digit
+        np.testing.assert_allclose(alone["loss"][1:], result["loss"][1:], rtol=1e-3)
+    losses = [float(result["loss"][-1]) for result in together]
+    assert len({round(loss, 4) for loss in losses}) == 3
+
+
+def test_a_trial_is_the_same_every_time(task: Task) -> None:
+    one, again = (run(Landscape(MATERIAL), checkpoint(mlp()), task, [trial(30)])[0] for _ in range(2))
+    assert all(np.array_equal(one[name], again[name], equal_nan=True) for name in one)
+
+
+def test_a_diverging_trial_is_a_result_and_leaves_its_neighbours_alone(task: Task) -> None:
+    wild = replace(task, training=Training(steps=40, batch_size=32, lr=0.01, evaluations=2))  # type: ignore[type-var]
+    good, bad = trial(60, 0, 0), trial(60, 0, 80)  # 10^40 times the rate
+    alone = run(Landscape(MATERIAL), checkpoint(mlp()), wild, [good])[0]
+    beside, diverged = run(Landscape(MATERIAL), checkpoint(mlp()), wild, [good, bad])
+    assert int(diverged["diverged_at"]) >= 0
+    assert np.isnan(diverged["score"][-1]) and np.isfinite(diverged["score"][0])
+    assert int(beside["diverged_at"]) == -1
+    np.testing.assert_allclose(beside["score"], alone["score"], atol=0.01)
+
+
+def test_the_search_brackets_the_crossing_and_then_stops(task: Task) -> None:
+    finished = carry_out(Landscape(MATERIAL), checkpoint(mlp()), task)
+    found = Finished.of(finished)
+    threshold = found.threshold(("local", 0.9), "score")
+    means = {d: float(found.at_stop(d).mean()) for d in found.scored_at()}
+    high = min(d for d, mean in means.items() if mean >= threshold)
+    low = max(d for d in means if d < high)
+    assert high / low <= 1.5 and means[low] < threshold <= means[high]
+    assert all(len(found.scored[d, 1]) >= 5 for d in (low, high))
+    tune = {t["seed"] for t, _ in finished if t["phase"] == "tune"}
+    assert not tune & {t["seed"] for t, _ in finished if t["phase"] == "score"}
+    assert len(finished) < 60
+
+
+class Synthetic:
+    """A task that is not trained: the score rises in log d around `middle`, with noise of the seeds."""
+
+    def __init__(
+        self, middle: float, full: float = 0.95, n: int = 5000, noise: float = 0.004, init: float = 0.1
+    ) -> None:
+        self.middle, self.full, self.n, self.noise, self.init = middle, full, n, noise, init
+
+    def __call__(self, trial: Trial) -> Result:
+        d = int(trial["d"])
+        x = 1.0 if d == FULL else 1 / (1 + (self.middle / d) ** 1.5)
+        rate = -0.01 * (int(trial["rate"]) - 1) ** 2
+        draw = np.random.default_rng([d, int(trial["seed"]), 50 + int(trial["rate"])]).normal() * self.noise
+        end = max(self.init, self.full * x + rate + draw)
+        curve = np.array([self.init, end])
+        numbers = {
+            "n_parameters": self.n,
+            "n_scales": 0,
+            "n_fresh": 0,
+            "chance": 0.1,
+            "reference": 1.0,
+            "base_lr": 1e-3,
+        }
+        return {"tune": curve, "score": curve, "is_loss": np.array(False), "diverged_at": np.array(-1)} | {
+            name: np.array(value) for name, value in numbers.items()
+        }
+
+
+def searched(world: Synthetic, plan: Plan | None = None) -> list[tuple[Trial, Result | Unmeasurable]]:
+    finished: list[tuple[Trial, Result | Unmeasurable]] = []
+    while trials := propose(finished, plan or Plan()):
+        finished += [(one, world(one)) for one in trials]
+        assert len(finished) < 500
+    return finished
+
+
+def measured(finished: list[tuple[Trial, Result | Unmeasurable]]) -> list[int]:
+    return Finished.of(finished).scored_at()
+
+
+def test_the_rate_is_followed_to_its_best() -> None:
+    assert Finished.of(searched(Synthetic(100))).best(FULL)[0] == 1
+    assert pytest.approx(10**0.5) == RATE_STEP
+
+
+@pytest.mark.parametrize("middle", [0.3, 3, 40, 300, 900])
+def test_wherever_the_crossing_lies_it_is_bracketed_with_few_trials(middle: float) -> None:
+    finished = searched(Synthetic(middle))
+    truth = middle * 9 ** (1 / 1.5)  # where x = .9
+    scored = measured(finished)
+    if truth < 5000:
+        assert min(scored) <= truth * 1.3 and max(scored) >= truth / 1.3
+    assert len(finished) <= 50
+
+
+def test_a_task_that_no_d_learns_is_searched_up_to_all_parameters_and_no_further() -> None:
+    scored = measured(searched(Synthetic(1e6)))
+    assert max(scored) == 5000
+
+
+def test_d_max_bounds_the_search() -> None:
+    assert max(measured(searched(Synthetic(300), Plan(d_max=200)))) == 200
+
+
+def test_a_checkpoint_that_can_do_the_task_is_not_searched() -> None:
+    assert measured(searched(Synthetic(100, init=0.94))) == []
+
+
+def test_a_doubled_budget_repeats_baseline_and_bracket() -> None:
+    finished = searched(Synthetic(100), Plan(budgets=(1, 2)))
+    doubled = [t for t, _ in finished if t["budget"] == 2]
+    assert {t["d"] for t in doubled} >= {FULL} and len({t["d"] for t in doubled}) == 3
+
+
+def test_a_search_that_is_interrupted_anywhere_asks_for_the_same_trials() -> None:
+    """What is stored is found again: propose is a function of the finished trials, not of how they came about."""
+    world = Synthetic(60)
+    whole = [str(sorted(t.items())) for t, _ in searched(world)]
+    finished: list[tuple[Trial, Result | Unmeasurable]] = []
+    asked: list[str] = []
+    while trials := propose(finished, Plan()):
+        for one in trials:  # as after a crash in the middle of a round: the round is asked for again
+            if (name := str(sorted(one.items()))) not in asked:
+                asked.append(name)
+        finished += [(one, world(one)) for one in trials]
+        assert list(propose(list(finished), Plan())) == list(propose(finished, Plan()))
+    assert asked == whole
+
+
+def test_a_checkpoint_without_the_model_ends_the_search_at_once() -> None:
+    first = propose((), Plan())
+    assert propose([(one, Unmeasurable("no model")) for one in first], Plan()) == []
+
+
+def test_the_key_of_a_trial_does_not_change_with_how_the_search_is_carried_out() -> None:
+    one = Landscape(MATERIAL)
+    other = replace(one, plan=Plan(seeds=9, resolution=1.1), ensemble=1)
+    assert one.parameters() == other.parameters()
+    assert one.parameters() != replace(one, method="dense").parameters()
+    assert one.parameters() != replace(one, control="shuffled_labels").parameters()
+
+
+def test_said_moves_each_layer_by_its_own_scale(task: Task) -> None:
+    results = run(Landscape(MATERIAL, said=True), checkpoint(mlp()), task, [trial(100, seed) for seed in (0, 1)])
+    assert all(int(r["n_scales"]) == 2 for r in results)
+    assert np.mean([r["score"][-1] for r in results]) > 0.7
+    (too_small,) = run(Landscape(MATERIAL, said=True), checkpoint(mlp()), task, [trial(2)])
+    assert isinstance(too_small, Unmeasurable) and "above that, not 2" in str(too_small)
+
+
+def test_only_the_chosen_parameters_are_trained(task: Task) -> None:
+    (result,) = run(Landscape(MATERIAL, trained=("2.*",)), checkpoint(mlp()), task, [trial(50)])
+    assert int(result["n_parameters"]) == 650
+    (factors,) = run(Landscape(MATERIAL, lora_rank=4), checkpoint(mlp()), task, [trial(50)])
+    assert int(factors["n_parameters"]) == 4 * (64 + 64) + 4 * (64 + 10) == int(factors["n_fresh"])
