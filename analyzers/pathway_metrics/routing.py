@@ -11,7 +11,7 @@ import torch
 
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import Unmeasurable
-from analyzers.models import Checkpoint, Material
+from analyzers.models import Material
 from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe
 from analyzers.pathway_metrics.probe import COLUMNS, Probe, Trace
 from analyzers.pathway_metrics.routers import Router, find_routers, read_choice
@@ -70,14 +70,19 @@ class Routing(Statistic):
                 raise Unmeasurable(f"{where}: the probe {probe.name} has no trace of this checkpoint")
             check_trace(trace, len(probe), where)
             return self._of_trace(trace, probe)
-        return self._of_model(context.models.build(checkpoint, self.model), checkpoint, probe, context.device)
+        try:
+            return self.record(context.models.build(checkpoint, self.model), probe, context.device)
+        except Unmeasurable as reason:
+            where = f"{checkpoint.run}@{checkpoint.step}"
+            raise Unmeasurable(str(reason) if where in str(reason) else f"{where}: {reason}") from reason
 
-    def _of_model(self, model: torch.nn.Module, checkpoint: Checkpoint, probe: Probe, device: torch.device) -> Result:
+    def record(self, model: torch.nn.Module, probe: Probe, device: torch.device) -> Result:
+        """The fields for a model in memory, for notebooks too. Raises `Unmeasurable` as `compute` does."""
         routers = find_routers(model)
         if not routers:
             raise Unmeasurable(
-                f"{checkpoint.run}@{checkpoint.step}: {type(model).__name__} has no routers: it is dense, and has no "
-                "expert pathways; --set pathway_metrics.kind=neurons measures those of its MLP neurons"
+                f"{type(model).__name__} has no routers: it is dense, and has no expert pathways; "
+                "--set pathway_metrics.kind=neurons measures those of its MLP neurons"
             )
         check_probe(model, probe)
         sums: dict[str, LayerSums] = {}
@@ -98,7 +103,7 @@ class Routing(Statistic):
         by_name = {router.name: router for router in routers}
         seen = [by_name[name] for name in sums]  # in the order in which the forward pass came to them
         if not seen:
-            raise Unmeasurable(f"{checkpoint.run}@{checkpoint.step}: none of its {len(routers)} routers was called")
+            raise Unmeasurable(f"none of the model's {len(routers)} routers was called: {routers[0].name}, …")
         tokens = _tokens_in_order(probe) if probe.tokens else None
         return self._result(
             [router.name for router in seen],

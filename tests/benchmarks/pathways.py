@@ -1,0 +1,107 @@
+"""Speed of pathways: distances against rapidfuzz alone, what recording adds to a forward pass, a series of checkpoints.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.pathways [distances] [routing] [series]
+
+CPU seconds of one thread, all in one process, so that a busy machine changes little. Exits 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from analyzers.contract import Context, Unit
+from analyzers.models import Material
+from analyzers.pathway_metrics.distances import PathwayDistances
+from analyzers.pathway_metrics.edit_distance import _kernel_pairs, as_texts
+from analyzers.pathway_metrics.forward import run_probe
+from analyzers.pathway_metrics.pathways import pathways_of
+from analyzers.pathway_metrics.probe import Probe
+from analyzers.pathway_metrics.routing import Routing
+
+MATERIAL = Material("probe", "synthetic", "digest", "source")
+
+
+def routed(samples: int, layers: int, experts: int, k: int, seed: int = 0) -> np.ndarray:
+    """Mean routing weights (N, L, E) of random routers that each sample uses k experts of."""
+    draw = np.random.default_rng(seed)
+    weight = np.zeros((samples, layers, experts), dtype=np.float32)
+    picked = np.argsort(draw.random((samples, layers, experts)), -1)[..., :k]
+    np.put_along_axis(weight, picked, draw.dirichlet(np.ones(k), (samples, layers)).astype(np.float32), -1)
+    return weight
+
+
+def cpu(call: Callable[[], object]) -> float:
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def distances() -> bool:
+    """4096 samples × 16 layers × 8 chosen experts (of 64), all pairs: ≤ 1.2 × cdist on the ready texts."""
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cdist
+
+    weight = routed(4096, 16, 64, 8)
+    statistic = PathwayDistances(MATERIAL, top_k=8)
+    unit = Unit((), statistics={"routing": {"weight": weight}})
+    pathways = pathways_of(weight, 0.7, top_k=8)
+    texts = as_texts(pathways)
+    ours = cpu(lambda: statistic.compute(unit, Context()))
+    alone = cpu(lambda: cdist(texts, texts, scorer=Levenshtein.distance, dtype=np.uint16))
+    print(f"4096 × 16 × 8, all pairs: {ours:.1f} s end to end, cdist alone {alone:.1f} s: {ours / alone:.2f} (bar 1.2)")
+    left, right = np.random.default_rng(1).integers(0, 4096, (2, 20_000))
+    kernel = cpu(lambda: _kernel_pairs(pathways, left, right, torch.device("cpu"))) / 20_000
+    print(f"tensor kernel on the CPU: {1e6 * kernel:.1f} µs a pair; rapidfuzz {1e6 * alone / (4096 * 4095 / 2):.1f} µs")
+    return ours <= 1.2 * alone
+
+
+def routing() -> bool:
+    """What recording adds to the forward pass of an OLMoE of 8 layers, 64 experts, 8 chosen, width 512: ≤ 10 %."""
+    import transformers
+
+    config = transformers.OlmoeConfig(
+        vocab_size=2000, hidden_size=512, intermediate_size=256, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=8, num_experts=64, num_experts_per_tok=8, max_position_embeddings=256, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    ids = np.random.default_rng(0).integers(3, 2000, (16, 128))
+    probe = Probe("synthetic", ids, np.random.default_rng(1).integers(64, 129, 16), batch_size=8)
+    statistic, device = Routing(MATERIAL), torch.device("cpu")
+
+    def plain() -> None:
+        run_probe(model, probe, device, lambda batch: None)
+
+    def recorded() -> None:
+        statistic.record(model, probe, device)
+
+    plain(), recorded()
+    times = [(cpu(plain), cpu(recorded)) for _ in range(5)]
+    before, after = (min(pair[side] for pair in times) for side in (0, 1))
+    print(
+        f"forward pass {before:.2f} s, with recording {after:.2f} s: {100 * (after / before - 1):.1f} % more (bar 10)"
+    )
+    return after <= 1.1 * before
+
+
+def series() -> bool:
+    """40 checkpoints × 1000 samples at one threshold, 16 layers of 64 experts, 8 chosen: ≤ 60 s on 2 cores."""
+    statistic = PathwayDistances(MATERIAL, threshold=0.7)
+    units = [Unit((), statistics={"routing": {"weight": routed(1000, 16, 64, 8, seed)}}) for seed in range(40)]
+    seconds = cpu(lambda: [statistic.compute(unit, Context()) for unit in units])
+    length = pathways_of(units[0].statistics["routing"]["weight"], 0.7).lengths.mean()
+    print(f"40 × 1000 samples, pathways of {length:.0f} tokens: {seconds:.1f} CPU s, {seconds / 2:.1f} s on 2 (bar 60)")
+    return seconds <= 120
+
+
+BENCHMARKS = {"distances": distances, "routing": routing, "series": series}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    asked = sys.argv[1:] or list(BENCHMARKS)
+    sys.exit(0 if all(BENCHMARKS[name]() for name in asked) else 1)
