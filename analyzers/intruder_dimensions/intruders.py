@@ -18,6 +18,7 @@ from analyzers.intruder_dimensions.pair import Pair, cached_base, identify, load
 from analyzers.intruder_dimensions.rounding import base_rounding, pair_rounding
 from analyzers.linalg.adapter_work import adapter_work
 from analyzers.linalg.certified_pairs import SMALLEST
+from analyzers.linalg.dense_work import dense_work
 from analyzers.linalg.lowrank_update import Leading, top_vectors
 from analyzers.linalg.scores import side_scores
 from analyzers.linalg.subspaces import BaseVectors, nested_angles
@@ -54,7 +55,7 @@ class Intruders(Statistic):
         return refusal(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """Of an adapter what `adapter_work` says; of any other a Gram and its leading eigenvectors. A scan of both
+        """Of an adapter what `adapter_work` says; of any other what `dense_work` does. A scan of both
         matrices; the base's SVD once, as memory."""
         work: list[Work] = []
         for info in infos:
@@ -62,7 +63,7 @@ class Intruders(Statistic):
             if info.role == "delta" and p >= SMALLEST:
                 work += adapter_work(*info.shape, self.k_max)
             else:
-                work += [costs.gram(*info.shape), Work("eigh", 2.0 * p**3, p)]
+                work += dense_work(*info.shape, self.k_max)
             work += [costs.scan(2.0 * info.shape[0] * info.shape[1]), costs.python(5e-3)]
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
         return Cost.of(work, memory_bytes=5 * 8 * largest)

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import (
     Content,
     Context,
@@ -24,9 +25,11 @@ from analyzers.contract import (
     Sum,
     Unit,
 )
+from analyzers.costs import Work
 from analyzers.intruder_dimensions.pair import Pair, cached_base, frobenius_norm, identify, load_pair, refusal
 from analyzers.linalg.blocks import blocks64, dense64
 from analyzers.linalg.dense_top import Blend
+from analyzers.linalg.dense_work import dense_work
 from analyzers.linalg.lowrank_update import Leading, TopVectors, top_vectors
 from analyzers.linalg.scores import side_scores
 
@@ -55,10 +58,12 @@ class IntruderMatched(Statistic):
         return refusal(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """R (R+1) times the leading vectors; `infos` has one entry per observation, of which the last ones count."""
+        """R (R+1) times the leading vectors, R taken as 2; `infos` has one entry per observation, of which the last
+        ones count."""
         largest = max((i.shape for i in infos), key=lambda s: s[0] * s[1], default=(0, 0))
-        one = 5e-3 + 4e-10 * max(largest) * min(largest) ** 2 + 1e-10 * min(largest) ** 3
-        return Cost(seconds=6 * one, memory_bytes=5 * 8 * largest[0] * largest[1])
+        work = [*dense_work(*largest, self.k_max), costs.scan(4.0 * largest[0] * largest[1]), costs.python(5e-3)]
+        six = [Work(one.kind, 6 * one.operations, one.side) for one in work]
+        return Cost.of(six, memory_bytes=5 * 8 * largest[0] * largest[1])
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.costs import Work
 from analyzers.errors import ContractError
@@ -17,6 +16,7 @@ from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.linalg.adapter_work import null_work
 from analyzers.linalg.certified_pairs import SMALLEST
 from analyzers.linalg.coordinate_null import coordinate_null, worthwhile
+from analyzers.linalg.dense_work import full_null_work
 from analyzers.linalg.haar import negligible, null_similarities
 from analyzers.linalg.haar_iteration import iterated_null, start_width
 
@@ -49,16 +49,14 @@ class IntruderNull(Statistic):
         return refusal(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """Per draw of an adapter's null what `null_work` says; of any other a frame, a Gram update and its leading
-        eigenvectors, all on the smaller side."""
+        """Per draw of an adapter's null what `null_work` says; of any other what `full_null_work` does."""
         work: list[Work] = []
         for info in infos:
             p = min(info.shape)
             if info.role == "delta" and p >= SMALLEST:
                 work += null_work(*info.shape, self.k, self.draws)
             else:
-                dense = (costs.qr(p, p), costs.gemm(p, p, p), Work("eigh", 2.0 * p**3, p), costs.python(1e-3))
-                work += [Work(one.kind, self.draws * one.operations, one.side) for one in dense]
+                work += full_null_work(*info.shape, self.draws)
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
         return Cost.of(work, memory_bytes=5 * 8 * largest, result_bytes=16 * self.draws * self.k * len(infos))
 
