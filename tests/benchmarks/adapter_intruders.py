@@ -45,7 +45,7 @@ def power_law_base(side: int) -> tuple[torch.Tensor, BaseVectors, tuple[torch.Te
     draw = torch.Generator().manual_seed(side)
     u, v = (torch.linalg.qr(torch.randn(side, side, dtype=torch.float64, generator=draw))[0] for _ in range(2))
     sigma = torch.arange(1, side + 1, dtype=torch.float64) ** -0.5
-    kept = u.float(), v.float()
+    kept = u.float().contiguous(), v.float().contiguous()
     of_kept = precision(deviation(u, kept[0]), deviation(v, kept[1]))
     return ((u * sigma) @ v.T).float(), BaseVectors(kept[0], sigma, kept[1], of_kept), (u, v)
 
