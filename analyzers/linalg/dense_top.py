@@ -87,19 +87,19 @@ class Blend:
     def apply(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """W X and WᵀW X of the tall orientation, for X (p, b) in float64 or float32: (max(m, n), b), (p, b)."""
         image = x.new_empty((max(self.shape), x.shape[1]))
-        total = torch.zeros_like(x)
+        total = x.new_zeros((x.shape[1], x.shape[0]))  # rows out: the block is read as it lies, twice as fast
         for place, block in self.blocks(x.dtype):
             part = block @ x
             image[place] = part
-            total.addmm_(block.T, part)
-        return image, total
+            total.addmm_(part.T, block)
+        return image, total.T.contiguous()
 
     def gram(self, x: torch.Tensor) -> torch.Tensor:
         """WᵀW X alone."""
-        total = torch.zeros_like(x)
+        total = x.new_zeros((x.shape[1], x.shape[0]))
         for _, block in self.blocks(x.dtype):
-            total.addmm_(block.T, block @ x)
-        return total
+            total.addmm_((block @ x).T, block)
+        return total.T.contiguous()
 
 
 @dataclass(frozen=True)
