@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.report import intruder_totals
+from pipeline.report.birth_figures import births_figure, births_of, births_table
 from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number, several
 from pipeline.report.compare import COUNTED, KeyVariable, analyzer_nodes, key_variables
 from pipeline.report.contents import Contents, archive_rows
@@ -18,6 +19,7 @@ from pipeline.report.intruder_figures import epsilon_figure, excess_figure, step
 from pipeline.report.intruder_totals import Totals
 from pipeline.report.left_out import not_analysed
 from pipeline.report.look import Look
+from pipeline.report.mode_figures import modes_figure, modes_of
 from pipeline.report.movers import CHANGES, MoverTable, most_moved
 from pipeline.report.plots import curves
 from pipeline.report.provenance import parsed
@@ -161,9 +163,9 @@ def _spectra(tree: xr.DataTree, movers: MoverTable | None, look: Look) -> Sectio
     if movers is None:
         return None
     chosen = [s for m in movers.movers[:6] if (s := spectrum_of(tree, m.run, m.matrix)) is not None]
-    return Section(
-        "spectra", "Singular values of the matrices that moved most", _gallery([spectra_figure(chosen, look)])
-    )
+    followed = [m for mover in movers.movers[:6] if (m := modes_of(tree, mover.run, mover.matrix)) is not None]
+    figures = _gallery([spectra_figure(chosen, look), modes_figure(followed, look)])
+    return Section("spectra", "Singular values of the matrices that moved most", figures)
 
 
 def _intruders(tree: xr.DataTree, look: Look) -> Section | None:
@@ -179,7 +181,11 @@ def _intruders(tree: xr.DataTree, look: Look) -> Section | None:
         figures.append([steps_figure(totals[i : i + PANELS], look, label, matrices)])
         if sweep[i : i + PANELS]:
             figures[-1].append(epsilon_figure(sweep[i : i + PANELS], look, sweep_label))
-    blocks: list[Block] = [*_gallery([*figures[0], excess_figure(totals, look, label)]), _totals_table(totals, label)]
+    births, births_label = births_of(tree)
+    drawn = [*figures[0], excess_figure(totals, look, label), births_figure(births[:SHOWN_RUNS], look, births_label)]
+    blocks: list[Block] = [*_gallery(drawn), _totals_table(totals, label)]
+    if (table := births_table(births, births_label)) is not None:
+        blocks.append(table)
     further = _gallery([figure for group in figures[1:] for figure in group])
     if further:
         blocks.append(Details("Further runs", further))
