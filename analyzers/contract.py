@@ -203,13 +203,15 @@ class Cost:
     """What one unit takes: CPU seconds of one thread (an estimate to order and group by), peak bytes, and the
     device it can use ("any" runs on CUDA where there is one). `work` says which operations the seconds are made of, so
     that a plan can price them for another machine (`analyzers.costs`); empty where that is not known. `result_bytes` is
-    the size of what is returned, 0 where nobody said."""
+    the size of what is returned, 0 where nobody said. `once` is what the first unit of a shape makes for all others (a
+    null kept in the cache); it is not among `seconds`."""
 
     seconds: float
     memory_bytes: int
     device: Literal["cpu", "any"] = "any"
     work: tuple[Work, ...] = ()
     result_bytes: int = 0
+    once: tuple[Work, ...] = ()
 
     @staticmethod
     def of(

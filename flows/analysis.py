@@ -175,7 +175,7 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
         record_materials(store, materials_of(analyzers), options.model)
         ingested = ingest(store, source, options, runner)
         computed = compute(store, analyzers, options, ingested.runs, runner)
-        written = report(store, analyzers, options, ingested.runs, runner)
+        written = report(store, analyzers, options, ingested.runs, runner, computed.profile)
     return Outcome(ingested, computed, written)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.errors import ParameterError
 from flows import console
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.compute.events import Event
     from pipeline.compute.groups import Group
     from pipeline.compute.plan import Plan
+    from pipeline.compute.profile import Profile
     from pipeline.compute.run import Tally
     from pipeline.store import Store
 
@@ -37,6 +38,7 @@ class Computed:
     failures: int
     findings: tuple[Finding, ...]
     seconds: float
+    profile: Mapping[str, Any] | None = None
 
 
 def check_scheduler(options: AnalyzeOptions) -> None:
@@ -60,12 +62,14 @@ def compute(
 ) -> Computed:
     """Computes what is missing. A unit that fails is recorded; only a lost cluster stops the rest."""
     from pipeline.compute.cluster import open_cluster
+    from pipeline.compute.profile import Profile
     from pipeline.compute.run import compact, iter_rounds
 
     _require_a_match(store, options, runs)
     planned = make_plan(store, analyzers, options, runs)
     started = time.monotonic()
     measured, failures, blocked = 0, 0, 0
+    profile = Profile() if options.profile else None
     if tell_plan(planned):
         with (
             open_cluster(options.workers, options.scheduler, options.device, planned) as cluster,
@@ -75,7 +79,7 @@ def compute(
             bar = _Bar(advance)
             for one in iter_rounds(store, planned):
                 blocked += len(one.blocked)
-                for tally in _batches(store, one.groups, cluster, bar, runner, options):
+                for tally in _batches(store, one.groups, cluster, bar, runner, options, profile):
                     measured += tally.measured + tally.unmeasurable
                     failures += len(tally.failures)
             compact(store, {stage.prepared.name for stage in planned.stages})
@@ -87,7 +91,14 @@ def compute(
     ]
     if blocked:
         console.say(f"{console.plural(blocked, 'unit')} could not run because an input failed.")
-    return Computed(planned.present, measured, failures + blocked, tuple(findings), time.monotonic() - started)
+    return Computed(
+        planned.present,
+        measured,
+        failures + blocked,
+        tuple(findings),
+        time.monotonic() - started,
+        profile.as_data() if profile else None,
+    )
 
 
 def _require_a_match(store: Store, options: AnalyzeOptions, runs: Sequence[str]) -> None:
@@ -108,13 +119,17 @@ def _require_a_match(store: Store, options: AnalyzeOptions, runs: Sequence[str])
 
 def tell_plan(planned: Plan) -> bool:
     """Says what is to do; False when nothing is."""
+    from pipeline.compute.calibration import current
+    from pipeline.compute.estimate import estimate
+
     total = planned.present + planned.missing
     if not planned.missing:
         console.say(f"Nothing new: 0 of {console.plural(total, 'unit')} to compute.")
         return False
+    expected = estimate(planned, current())
     console.say(
         f"To compute: {console.number(planned.missing)} of {console.plural(total, 'unit')}, "
-        f"about {console.duration(planned.seconds)} of one core"
+        f"about {console.duration(expected.phases.compute)} of one core"
     )
     return True
 
@@ -137,7 +152,13 @@ class _Bar:
 
 
 def _batches(
-    store: Store, groups: Sequence[Group], cluster: Cluster, bar: _Bar, runner: Runner, options: AnalyzeOptions
+    store: Store,
+    groups: Sequence[Group],
+    cluster: Cluster,
+    bar: _Bar,
+    runner: Runner,
+    options: AnalyzeOptions,
+    profile: Profile | None,
 ) -> Iterator[Tally]:
     """Runs groups batch by batch, in this thread: one batch at a time writes to the store."""
     from pipeline.compute.run import run_groups
@@ -147,7 +168,7 @@ def _batches(
     batches = list(batched(groups, BATCH_SECONDS * max(cluster.workers, 1)))
 
     def run(batch: Sequence[Group]) -> Tally:
-        return run_groups(store, batch, cluster, bar, cache_bytes)
+        return run_groups(store, batch, cluster, bar, cache_bytes, profile)
 
     for answer in runner.each("compute", run, batches, _label, here=True):
         if isinstance(answer, Failed):

@@ -40,6 +40,7 @@ class AnalyzeOptions(BaseModel):
     steps: str | None = None
     cache_bytes: int | None = None
     rehash: bool = False
+    profile: bool = False
     name: str | None = None
     step_pattern: str | None = None
     step_scale: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,15 @@ class Written:
 
 
 def report(
-    store: Store, analyzers: Sequence[Analyzer], options: AnalyzeOptions, runs: Sequence[str] | None, runner: Runner
+    store: Store,
+    analyzers: Sequence[Analyzer],
+    options: AnalyzeOptions,
+    runs: Sequence[str] | None,
+    runner: Runner,
+    profile: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Writes OUT/report.zarr and OUT/report.html from what is stored. An analyzer that fails costs its own node."""
+    """Writes OUT/report.zarr and OUT/report.html from what is stored. An analyzer that fails costs its own node.
+    `profile` (where the computation's time went) stays in the report's attributes."""
     from pipeline.report import assemble, derive, save, write_html
 
     console.say("Writing the report.")
@@ -56,6 +62,8 @@ def report(
     tree = assemble(
         store, [a for a in analyzers if a.name in derived], runs, **selection, derived=derived, problems=problems
     )
+    if profile is not None:
+        tree.attrs["profile"] = json.dumps(profile)
     tree.attrs["options"] = json.dumps(options.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows import console
+from flows import console, profile_text
 from flows.analysis import Outcome
 
 _LISTED = 50
@@ -11,6 +11,7 @@ _LISTED = 50
 def lines(outcome: Outcome) -> list[str]:
     """The closing lines of `varve analyze`: counts, problems, paths."""
     said = ["", console.table(("", "done", "there before", "failed"), _rows(outcome), right=(1, 2, 3))]
+    said += profile_text.lines(outcome.computed.profile)
     said += problem_lines(outcome.problems)
     said += ["", f"report: {outcome.written.html}", f"        {outcome.written.zarr}  (xarray.open_datatree)"]
     return said

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import Context, Cost, LowRank, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.change import top_entries
 from analyzers.intruder_dimensions.matched import last_steps, members
@@ -42,7 +43,7 @@ class ChangeAcrossRuns(Statistic):
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """Each update is read once per run it is compared with."""
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
-        return Cost(seconds=5e-3 + 1e-7 * largest, memory_bytes=5 * 8 * largest)
+        return Cost.of([costs.scan(70 * largest), costs.python(2e-3)], memory_bytes=5 * 8 * largest)
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.pair import Pair, cached_base, frobenius_norm, identify, load_pair, refusal
 from analyzers.intruder_dimensions.rounding import Format, base_rounding, stored_formats, ulps, update_noise_floor
@@ -45,8 +46,8 @@ class Change(Statistic):
         """Passes over the entries, and a product with some of the base's vectors."""
         ranks = max(self.subspace_ranks, default=0)
         entries = [i.shape[0] * i.shape[1] for i in infos]
-        seconds = sum(count * (1e-7 + 2e-10 * ranks) + 2e-3 for count in entries)
-        return Cost(seconds=seconds, memory_bytes=5 * 8 * max(entries, default=0))
+        work = [costs.scan(50 * count) for count in entries] + [costs.gemm(*i.shape, ranks) for i in infos if ranks]
+        return Cost.of([*work, costs.python(2e-3 * len(infos))], memory_bytes=5 * 8 * max(entries, default=0))
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""

@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import Cache, Context, Cost, MatrixInfo, Observation, Result, Scope, Statistic, Unit
+from analyzers.costs import Work
 from analyzers.errors import ContractError
 from analyzers.tracking.vectors import LeadingVectors, leading_vectors
 
@@ -37,10 +39,15 @@ class VectorOverlap(Statistic, ABC):
     extent_field: ClassVar[str | None] = "k"
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """As if half of the vectors were in the cache: 5e-11 s per m·n·p and 2e-10 s per p³ for the others."""
-        seconds = sum(5e-11 * i.shape[0] * i.shape[1] * min(i.shape) + 2e-10 * min(i.shape) ** 3 for i in infos)
+        """As if half of the vectors were in the cache: of the others the vectors of a Gram, thin factors' by QR."""
+        work: list[Work] = []
+        for info in infos:
+            p = min(info.shape)
+            if info.role == "weight":
+                work += [Work("gemm", 0.5 * info.shape[0] * info.shape[1] * p, p), Work("eigh", p**3, p)]
+            work.append(costs.python(4e-4))
         largest = max((i.shape[0] * i.shape[1] + min(i.shape) ** 2 for i in infos), default=0)
-        return Cost(seconds / 2 + 2e-3 * len(infos), 3 * 8 * largest)
+        return Cost.of(work, 3 * 8 * largest, result_bytes=8 * self.k**2 * len(infos))
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""

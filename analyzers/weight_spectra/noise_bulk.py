@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import Cache, Content, Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import ParameterError
 from analyzers.linalg.blocks import dense64
@@ -80,9 +81,16 @@ class MarchenkoPasturFit(Statistic):
         return not_a_weight(info, "the Marchenko–Pastur law")
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """The null, once per shape: 1.5e-8 s per M² and draw."""
+        """A fit, and the null once per shape: 2.6 µs · M + 8.1 ns · M² a draw, measured."""
         sides = {tuple(sorted(info.shape)) for info in infos}
-        return Cost(sum(1.5e-8 * m * m * self.draws for m, _ in sides) + 1e-3 * len(infos), 1 << 26, "cpu")
+        null = costs.python(sum((2.6e-6 * m + 8.1e-9 * m * m) * self.draws for m, _ in sides))
+        fit = Cost.of(
+            [costs.python(sum(7e-4 + 3e-7 * m for m in map(min, (i.shape for i in infos))))],
+            1 << 26,
+            "cpu",
+            result_bytes=130 * len(infos),
+        )
+        return replace(fit, once=(null,))
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See `analyzers.linalg.marchenko_pastur.fit_bulk`."""

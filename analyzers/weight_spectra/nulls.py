@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import Cache, Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import ParameterError
 from analyzers.linalg.gaussian_null import gaussian_eigenvalues, scaled_gaussian_eigenvalues
@@ -52,7 +53,8 @@ class AlphaNull(Statistic):
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """The null, once per shape."""
         sides = {tuple(sorted(info.shape)) for info in infos}
-        return Cost(sum((1.5e-8 * m * m + 1e-3) * self.draws for m, _ in sides) + 1e-4 * len(infos), 1 << 26, "cpu")
+        null = costs.python(sum((2.6e-6 * m + 8.1e-9 * m * m + 1e-3) * self.draws for m, _ in sides))
+        return replace(Cost.of([costs.python(1e-4 * len(infos))], 1 << 26, "cpu"), once=(null,))
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """Compares with the null of the shape."""
@@ -96,7 +98,9 @@ class AlphaInterval(Statistic):
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """One M × M factorization per draw."""
         sides = [min(info.shape) for info in infos]
-        return Cost(sum(self.draws * (4e-10 * m**3 + 1e-3) for m in sides), 4 * 8 * max(sides, default=0) ** 2, "cpu")
+        work = [costs.Work("eigvalsh", self.draws * 4 * m**3, m) for m in sides]
+        interpreter = costs.python(1e-3 * self.draws * len(sides))
+        return Cost.of([*work, interpreter], 4 * 8 * max(sides, default=0) ** 2, "cpu")
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """Simulates, fits and rescales."""

@@ -29,6 +29,7 @@ def analyze(
     task: a.Task = None,
     probe: a.Probe = None,
     model: a.Model = None,
+    profile: a.Profile = False,
     no_flow: a.NoFlow = False,
 ) -> int:
     """Analyse a folder of training checkpoints: ingest, compute what is missing, write the report. (alias: analyse)
@@ -50,5 +51,6 @@ def analyze(
         runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,
         workers=workers, scheduler=scheduler, include=include, exclude=exclude, steps=steps, cache_bytes=cache_bytes,
         rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale, task=task, probe=probe, model=model,
+        profile=profile,
     )  # fmt: skip
     return run_analyze(options, with_prefect=not no_flow)

@@ -101,5 +101,8 @@ Model = Annotated[
         help="Builds the model of a checkpoint that has no config.json which transformers knows.",
     ),
 ]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Count where the time goes: read, decode, copy, factorize, fit, write, idle.")
+]
 NoFlow = Annotated[bool, typer.Option("--no-flow", help="Run as a plain library, without Prefect (starts sooner).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

@@ -35,6 +35,7 @@ def options_from(
     task: Sequence[str] | None = None,
     probe: Sequence[str] | None = None,
     model: str | None = None,
+    profile: bool = False,
 ) -> AnalyzeOptions:
     """The options, checked as far as words go. Raises `ParameterError` that names the option and the way out."""
     from analyzers import registry
@@ -70,6 +71,7 @@ def options_from(
             tasks=tuple(task or ()),
             probes=tuple(probe or ()),
             model=model,
+            profile=profile,
         )
     except ValidationError as error:
         faults = "; ".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

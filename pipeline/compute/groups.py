@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from analyzers.contract import Cost, Statistic
+from analyzers import costs
+from analyzers.contract import Cost, MatrixInfo, Statistic
 from analyzers.costs import Kind, Work
+from pipeline.archive.recipes import Merged
 from pipeline.compute.calibration import Calibration, current
-from pipeline.store.addresses import UnitAddress
+from pipeline.store.addresses import Source, UnitAddress
 from pipeline.store.keys import identity
 
 GROUP_SECONDS = 1.5
@@ -49,7 +51,7 @@ def group_units(
     machine unless another `calibration` is given."""
     rates = calibration or current()
     alike: dict[tuple[object, ...], list[_Priced]] = {}
-    costs: dict[tuple[object, ...], tuple[float, Cost, int]] = {}
+    prices: dict[tuple[object, ...], tuple[float, Cost, int]] = {}
     identities: dict[int, tuple[Statistic, str]] = {}
     for unit in units:
         statistic = unit.statistic
@@ -57,11 +59,22 @@ def group_units(
         if not known[1]:
             known = identities[id(statistic)] = (statistic, identity(statistic))
         like = (known[1], *_shapes(unit))
-        if len(unit.members) > 1 or like not in costs:  # matrices of one shape, dtype and role cost the same
-            costs[like] = _cost(unit, rates)
-        alike.setdefault(like if len(unit.members) == 1 else (known[1],), []).append((unit, *costs[like]))
+        if len(unit.members) > 1 or like not in prices:  # matrices of one shape, dtype and role cost the same
+            prices[like] = _cost(unit, rates)
+            first = _with_shared(prices[like], rates)
+        else:
+            first = prices[like]
+        alike.setdefault(like if len(unit.members) == 1 else (known[1],), []).append((unit, *first))
     groups = [group for members in alike.values() for group in _split(members, seconds)]
     return tuple(sorted(groups, key=lambda group: -group.seconds))
+
+
+def _with_shared(priced: tuple[float, Cost, int], rates: Calibration) -> tuple[float, Cost, int]:
+    """The cost of the first unit of its like, which makes what the others find in the cache."""
+    seconds, cost, nbytes = priced
+    if not cost.once:
+        return priced
+    return seconds + costs.seconds(cost.once, rates.rates), replace(cost, work=(*cost.work, *cost.once)), nbytes
 
 
 _Priced = tuple[UnitAddress, float, Cost, int]
@@ -111,7 +124,12 @@ def _shapes(unit: UnitAddress) -> tuple[object, ...]:
 
 def _cost(unit: UnitAddress, rates: Calibration) -> tuple[float, Cost, int]:
     """The unit's seconds and cost, and the bytes of its matrices in float64 (0 where it reads none)."""
-    infos = [member.matrix.info for member in unit.members if member.matrix is not None]
+    infos = [_info(member.matrix) for member in unit.members if member.matrix is not None]
     nbytes = sum(8 * info.shape[0] * info.shape[1] for info in infos) if unit.statistic.reads_matrices else 0
     cost = unit.statistic.cost(infos)
     return rates.seconds(cost), cost, nbytes
+
+
+def _info(matrix: Source) -> MatrixInfo:
+    """An adapter on its base costs what its Δ does: where one is measured against the other, W is not expanded."""
+    return replace(matrix.info, role="delta") if isinstance(matrix.recipe, Merged) else matrix.info
