@@ -43,7 +43,7 @@ class ModeOverlap(VectorOverlap):
         return (Sigma(),)
 
     def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
-        """Nothing to follow, or dear."""
+        """Nothing to follow, or too dear to be done unasked."""
         if info.role == "weight" and min(info.shape) > self.side:
             return (
                 f"its shorter side is longer than {self.side}: its modes are followed on request "
