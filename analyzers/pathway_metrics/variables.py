@@ -14,21 +14,20 @@ _EXPERT = (*_ROUTER, "expert")
 _CORRELATED = ("run", "probe", "metric")
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable("pathway_distance", _CUT, "mean edit distance between two samples' pathways", "tokens", _PAPER, key=True),
+    Variable("pathway_distance", _CUT, "mean edit distance between two samples' pathways", "tokens", _PAPER),
     Variable("pathway_distance_error", _CUT, "standard error of that mean over drawn pairs; 0 where all were taken"),
     Variable(
         "pathway_distance_normalised",
         _CUT,
         "mean edit distance over the longer pathway's length",
         source=_PAPER,
-        key=True,
     ),
-    Variable("pathway_length", _CUT, "mean number of tokens of a pathway", "tokens", key=True),
+    Variable("pathway_length", _CUT, "mean number of tokens of a pathway", "tokens"),
     Variable("distinct_pathways", _CUT, "share of samples that differ from all earlier ones in their pathway"),
     Variable("routing_entropy", AT, "mean entropy of g over ln E, over samples and routers", key=True),
     Variable("routing_entropy_by_router", _ROUTER, "mean entropy of g over ln E, over samples"),
     Variable(
-        "grouped_distance_ratio", _GROUPED, "mean distance within a group over that between groups", key=True
+        "grouped_distance_ratio", _GROUPED, "mean distance within a group over that between groups"
     ),
     Variable("grouped_distance_ratio_low", _GROUPED, "2.5 % quantile of the ratio over resampled samples"),
     Variable("grouped_distance_ratio_high", _GROUPED, "97.5 % quantile of the ratio over resampled samples"),

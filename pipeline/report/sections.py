@@ -21,6 +21,7 @@ from pipeline.report.left_out import not_analysed
 from pipeline.report.look import Look
 from pipeline.report.mode_figures import modes_figure, modes_of
 from pipeline.report.movers import CHANGES, MoverTable, most_moved
+from pipeline.report.pathway_figures import pathway_section
 from pipeline.report.plots import curves
 from pipeline.report.provenance import parsed
 from pipeline.report.spectra import spectra_figure, spectrum_of
@@ -57,6 +58,7 @@ def page(tree: xr.DataTree) -> list[Section]:
         _heatmaps(variables, contents.runs, look),
         _spectra(tree, movers, look),
         _intruders(tree, look),
+        pathway_section(tree, look),
         intrinsic_section(tree, look),
         _movers(movers),
         _conventions(tree, contents),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from data_catalog import CatalogError
-from data_catalog.recipes import grokking, language_model, minilm_sst2
+from data_catalog.recipes import grokking, grokking_moe, language_model, minilm_sst2, mixture
 from data_catalog.recipes.saving import complete
 
 
@@ -101,3 +102,28 @@ def test_missing_sentences_are_named_before_anything_is_trained(tmp_path: Path) 
     with pytest.raises(CatalogError, match="VARVE_SST2"):
         minilm_sst2.make(tmp_path / "out", print, str(tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_mixture_and_its_control_are_saved_with_a_probe_and_can_be_built_again(tmp_path: Path) -> None:
+    grokking_moe.make(tmp_path, lambda _: None, modulus=7, steps=60, probe_samples=20)
+    for run in ("generalising-0", "control-0"):
+        folder = tmp_path / run / "checkpoint-60"
+        model = mixture.build(json.loads((folder / "config.json").read_text()))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        assert model(torch.zeros(1, 3, dtype=torch.int64)).shape == (1, 3, 8)
+    tokens, answers = np.load(tmp_path / "probe/tokens.npy"), np.load(tmp_path / "probe/answers.npy")
+    assert len(tokens) == 20
+    assert np.array_equal((tokens[:, 0] + tokens[:, 1]) % 7, answers)
+
+
+def test_a_mixture_uses_the_experts_that_its_router_returns() -> None:
+    model = mixture.MixtureTransformer(mixture.MixtureShape(8, 3, width=8, heads=2, hidden=4, experts=4)).eval()
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    layer = model.layers[0].mlp
+    _, weights, index = layer.gate(x)
+    by_hand = torch.zeros(5, 8)
+    for token in range(5):
+        for weight, expert in zip(weights[token], index[token], strict=True):
+            inner = torch.relu(layer.experts.up_proj[expert] @ x[token])
+            by_hand[token] += weight * (layer.experts.down_proj[expert] @ inner)
+    torch.testing.assert_close(layer(x[None])[0], by_hand)

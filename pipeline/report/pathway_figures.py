@@ -1,0 +1,324 @@
+"""Pathways on the page: each run's metrics beside its loss, load over steps, what goes together, who is specialised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from analyzers.pathway_metrics.correlation import correlation, of_differences
+from analyzers.pathway_metrics.variables import CORRELATED
+from pipeline.report.blocks import Block, Gallery, Prose, Section, Table, from_rows, number
+from pipeline.report.figures import Image, canvas, image, place
+from pipeline.report.look import Look
+from pipeline.report.step_axis import short
+from pipeline.report.style import COLOURS, SEQUENTIAL, literal, wrapped
+
+NODE = "pathway_metrics"
+SHOWN = 4
+"""Runs that get panels."""
+THRESHOLD = 0.7
+_LOSSES = ("train_loss", "loss", "eval_loss")
+
+PITFALLS = (
+    "Raw pathway distance follows pathway length, which falls whenever routing sharpens: only the normalised distance "
+    "and the grouped ratio say more.",
+    "A ratio below 1 means that samples of a group take more similar pathways than others; 1 is what labels without "
+    "meaning give. Its band is over resampled samples of one run: runs (seeds) are the unit of replication.",
+    "A run has few checkpoints and its curves drift: a correlation over them counts n_eff observations, not n, and has "
+    "no interval below 8. Look at the correlation of the changes, too.",
+)
+
+
+def pathway_section(tree: xr.DataTree, look: Look) -> Section | None:
+    """The section, None where the report has no pathways."""
+    if NODE not in tree.children:
+        return None
+    dataset = tree[NODE].to_dataset()
+    if "pathway_distance" not in dataset:
+        return None
+    at = _preferred(dataset)
+    runs = [str(r) for r in at["run"].values if np.isfinite(at["pathway_distance"].sel(run=r)).any()]
+    if not runs:
+        return None
+    metrics = tree["metrics"].to_dataset() if "metrics" in tree.children else xr.Dataset()
+    shown = runs[:SHOWN]
+    images: list[Image | None] = [course_figure(at, metrics, shown, look)]
+    images += [load_figure(at, shown, look)] if "expert_load" in at else []
+    images += [coactivation_figure(at, run, look) for run in shown[:1] if "coactivation" in at]
+    images += [specialisation_figure(at, shown, look)]
+    blocks: list[Block] = [Gallery(tuple(i for i in images if i is not None)), _last_steps(at, runs)]
+    table = _correlations(at, metrics, runs)
+    blocks += [table] if table is not None else []
+    which = _which(dataset)
+    blocks.append(Prose((*PITFALLS, *which)))
+    return Section("pathways", "Pathways through the experts", tuple(blocks))
+
+
+def _preferred(dataset: xr.Dataset) -> xr.Dataset:
+    """One probe (the first), the threshold nearest 0.7, the first grouping."""
+    at = dataset.isel(probe=0)
+    if "threshold" in at.dims:
+        at = at.isel(threshold=int(np.argmin(np.abs(at["threshold"].values - THRESHOLD))))
+    return at.isel(column=0) if at.sizes.get("column") else at.drop_dims("column", errors="ignore")
+
+
+def _which(dataset: xr.Dataset) -> tuple[str, ...]:
+    said = []
+    if dataset.sizes["probe"] > 1:
+        said.append(f"Shown: the first of {dataset.sizes['probe']} probes, {dataset['probe'].values[0]}.")
+    if dataset.sizes.get("column", 0):
+        column = str(dataset["column"].values[0])
+        others = ", ".join(str(c) for c in dataset["column"].values[1:])
+        said.append(
+            f"The grouped ratio shown is by {column}" + (f"; report.zarr also has {others}." if others else ".")
+        )
+    return tuple(said)
+
+
+def _course(at: xr.Dataset, name: str, run: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one run's metric where it was measured."""
+    if name not in at:
+        return np.zeros(0), np.zeros(0)
+    values = at[name].sel(run=run).values.astype(float)
+    there = np.isfinite(values)
+    return at["step"].values[there], values[there]
+
+
+def course_figure(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None:
+    """Per run, one above the other over the same steps: loss, distance and length, shares, ratio, consistency."""
+    with canvas(2.75 * len(runs) + 1.0, 8.6) as figure:
+        panels = figure.subplots(5, len(runs), squeeze=False, sharey="row")
+        for column, run in enumerate(runs):
+            loss, raw, spread, ratio, cosine = panels[:, column]
+            loss.set_title(wrapped(look.label(run), 2.4), loc="left")
+            _losses(loss, at, metrics, run)
+            for name, colour in (("pathway_distance", COLOURS[0]), ("pathway_length", COLOURS[6])):
+                _line(raw, *_course(at, name, run), colour, _words(name))
+            for name, colour in (("pathway_distance_normalised", COLOURS[0]), ("routing_entropy", COLOURS[1])):
+                _line(spread, *_course(at, name, run), colour, _words(name))
+            ratio.axhline(1, color="#5e5e5e", linewidth=1, linestyle="--")
+            steps, low = _course(at, "grouped_distance_ratio_low", run)
+            high = _course(at, "grouped_distance_ratio_high", run)[1]
+            if steps.size and steps.size == high.size:
+                ratio.fill_between(steps, low, high, color=COLOURS[2], alpha=0.2, linewidth=0)
+            _line(ratio, *_course(at, "grouped_distance_ratio", run), COLOURS[2], "grouped ratio")
+            _line(cosine, *_course(at, "consistency_cosine", run), COLOURS[3], "consistency (cosine)")
+            for axes in panels[:, column]:
+                look.steps.draw(axes, at["step"].values)
+                axes.label_outer()
+        for axes, label in zip(panels[:, 0], ("loss", "tokens", "share", "within / between", "cosine"), strict=True):
+            axes.set_ylabel(label)
+        for axes in panels[:4, 0]:
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="best", fontsize=7.5)
+        place(figure, len(runs), 5, top=0.45, apart=(0.25, 0.3))
+        ends = "; ".join(
+            f"{run}: ratio {v[-1]:.3g}" for run in runs if (v := _course(at, "grouped_distance_ratio", run)[1]).size
+        )
+        caption = (
+            "Top: the archive's own train and test loss where it has them, else the probe's. Then the mean distance "
+            "between pathways and their length; the normalised distance and the entropy of routing; the mean distance "
+            "within groups over that between them, with 95 % over resampled samples, 1 being chance; and the cosine of "
+            "neighbouring layers."
+        )
+        return image(figure, "Pathways beside the loss", caption, f"Line plots per run. At the last step {ends}.")
+
+
+def _losses(axes: Axes, at: xr.Dataset, metrics: xr.Dataset, run: str) -> None:
+    drawn = False
+    for name, colour in zip(_LOSSES, (COLOURS[4], COLOURS[4], COLOURS[5]), strict=True):
+        if name in metrics and run in metrics["run"].values:
+            values = metrics[name].sel(run=run).values.astype(float)
+            there = np.isfinite(values) & (values > 0)
+            if there.any():
+                _line(axes, metrics["step"].values[there], values[there], colour, _words(name))
+                drawn = True
+    if not drawn:
+        _line(axes, *_course(at, "probe_loss", run), COLOURS[4], "loss of the probe")
+    if axes.lines:
+        axes.set_yscale("log")
+
+
+def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    if steps.size:
+        axes.plot(steps, values, color=colour, marker="o", markersize=2.5, label=label)
+
+
+def _words(name: str) -> str:
+    return name.replace("pathway_", "").replace("_", " ")
+
+
+def load_figure(at: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None:
+    """Rows are experts, layer above layer; columns checkpoints; a panel per run."""
+    loads = at["expert_load"]
+    routers, experts = loads.sizes["router"], loads.sizes["expert"]
+    panels = []
+    for run in runs:
+        cells = loads.sel(run=run).transpose("router", "expert", "step").values.reshape(routers * experts, -1)
+        there = np.isfinite(cells).any(0)
+        if there.any():
+            panels.append((run, cells[:, there] * experts, at["step"].values[there]))
+    if not panels:
+        return None
+    top = float(np.nanmax([np.nanmax(cells) for _, cells, _ in panels]))
+    height = 1.4 + min(max(0.05 * routers * experts, 1.2), 4.5)
+    with canvas(2.5 * len(panels) + 1.4, height) as figure:
+        row = figure.subplots(1, len(panels), squeeze=False).ravel()
+        for axes, (run, cells, steps) in zip(row, panels, strict=True):
+            colormap = mpl.colormaps[SEQUENTIAL].with_extremes(bad="#f0f0f0")
+            mesh = axes.imshow(cells, aspect="auto", cmap=colormap, vmin=0, vmax=top, interpolation="nearest")
+            axes.set_title(wrapped(look.label(run), 2.2), loc="left")
+            axes.grid(False)
+            for layer in range(1, routers):
+                axes.axhline(layer * experts - 0.5, color="white", linewidth=1)
+            every = max(1, routers // 8)
+            ticks = [layer * experts + (experts - 1) / 2 for layer in range(0, routers, every)]
+            axes.set_yticks(ticks, [f"{layer}" for layer in range(0, routers, every)] if axes is row[0] else [])
+            columns = np.unique(np.linspace(0, steps.size - 1, min(4, steps.size)).round().astype(int))
+            axes.set_xticks(columns, [short(int(steps[c])) for c in columns])
+            axes.set_xlabel("training step")
+        row[0].set_ylabel("router × expert")
+        place(figure, len(panels), right=1.0, top=0.45, apart=(0.25, 0))
+        width = 2.5 * len(panels) + 1.4
+        inches = (width - 0.8) / width, 0.5 / height, 0.14 / width, (height - 0.95) / height
+        figure.colorbar(mesh, cax=figure.add_axes(inches)).set_label("load / fair share")
+        said = "; ".join(f"{run}: up to {np.nanmax(cells[:, -1]):.2g} of the fair share" for run, cells, _ in panels)
+        caption = "Share of a router's choices that went to each expert, over the fair share; columns are checkpoints."
+        return image(figure, "Load of the experts", caption, f"Heatmaps of load. At the last step {said}.")
+
+
+def coactivation_figure(at: xr.Dataset, run: str, look: Look) -> Image | None:
+    """N_ij / N_i at the run's last step, a panel per router (at most four)."""
+    values = at["coactivation"].sel(run=run)
+    there = np.isfinite(values.values).any(axis=tuple(i for i, d in enumerate(values.dims) if d != "step"))
+    if not there.any():
+        return None
+    last = values.isel(step=int(np.flatnonzero(there)[-1])).transpose("router", "expert", "other_expert").values
+    shown = np.unique(np.linspace(0, len(last) - 1, min(SHOWN, len(last))).round().astype(int))
+    off = last.copy()
+    off[:, np.arange(last.shape[1]), np.arange(last.shape[1])] = np.nan
+    if not np.isfinite(off).any():
+        return None
+    with canvas(2.2 * len(shown) + 1.4, 3.0) as figure:
+        row = figure.subplots(1, len(shown), squeeze=False).ravel()
+        for axes, router in zip(row, shown, strict=True):
+            colormap = mpl.colormaps[SEQUENTIAL].with_extremes(bad="#f0f0f0")
+            mesh = axes.imshow(off[router], cmap=colormap, vmin=0, vmax=float(np.nanmax(off)), interpolation="nearest")
+            axes.set_title(f"router {router}", loc="left")
+            axes.grid(False)
+            axes.set_xlabel("other expert")
+        row[0].set_ylabel("expert")
+        place(figure, len(shown), right=1.0, top=0.4, apart=(0.35, 0))
+        width = 2.2 * len(shown) + 1.4
+        inches = (width - 0.8) / width, 0.5 / 3.0, 0.14 / width, 2.1 / 3.0
+        figure.colorbar(mesh, cax=figure.add_axes(inches)).set_label("N_ij / N_i")
+        caption = (
+            f"{look.label(run)}, last step: of the tokens that chose an expert (row), the share that chose another "
+            "(column). The diagonal is 1 and left out."
+        )
+        return image(
+            figure,
+            "Experts chosen together",
+            caption,
+            f"Matrices per router; the largest entry is {np.nanmax(off):.2g}.",
+        )
+
+
+def specialisation_figure(at: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None:
+    """Bars per router at the last step: the most specialised expert's share of a domain (or of its own token ids)."""
+    by_domain = "domain_specialisation" in at
+    name = "domain_specialisation" if by_domain else "vocabulary_specialisation"
+    if name not in at or not np.isfinite(at[name].values).any():
+        return None
+    over = ("expert", "domain") if by_domain else ("expert",)
+    found = []
+    for run in runs:
+        values, chance = at[name].sel(run=run), at["domain_specialisation_chance"].sel(run=run)
+        best = (values.max(over) if by_domain else values.mean(over)).transpose("step", "router").values
+        there = np.flatnonzero(np.isfinite(best).any(1))
+        if there.size:
+            found.append((run, best[there[-1]], chance.transpose("step", "router").values[there[-1]]))
+    if not found:
+        return None
+    with canvas(5.6, 3.2) as figure:
+        axes = figure.add_subplot()
+        width = 0.8 / len(found)
+        for place_at, (run, bars, chance) in enumerate(found):
+            x = np.arange(len(bars)) + (place_at - (len(found) - 1) / 2) * width
+            axes.bar(x, bars, width, color=look.styles[run].colour, label=literal(look.label(run), 24))
+            axes.hlines(chance, x - width / 2, x + width / 2, color="#000000", linewidth=1.2)
+        axes.set_xlabel("router")
+        axes.set_ylabel("share of tokens")
+        axes.legend(fontsize=7.5, ncols=2)
+        place(figure)
+        what = (
+            "Largest share of one domain's tokens that chose one expert"
+            if by_domain
+            else "Mean share of a token id's occurrences that chose its favourite expert"
+        )
+        caption = f"{what}, at the last step, by router. Black lines: k/E, a router that does not look."
+        ends = "; ".join(f"{run}: {np.nanmax(bars):.2g}" for run, bars, _ in found)
+        return image(figure, f"{name.split('_')[0].capitalize()} specialisation", caption, f"Bars. Largest {ends}.")
+
+
+def _last_steps(at: xr.Dataset, runs: Sequence[str]) -> Table:
+    rows = []
+    for run in runs:
+        course = {name: _course(at, name, run) for name in CORRELATED}
+        ends = {
+            name: f"{number(v[0])} → {number(v[-1])}" if len(v) > 1 else number(v[-1])
+            for name, (_, v) in course.items()
+            if len(v)
+        }
+        p = _course(at, "grouped_distance_ratio_p", run)[1]
+        rows.append({"run": run, **ends, "p": number(p[-1]) if len(p) else ""})
+    columns = {"run": "run", **{name: _words(name) for name in CORRELATED}, "p": "p of the last ratio"}
+    return from_rows(
+        "First → last checkpoint of each run. p: shuffled labels that give so small a ratio.", rows, columns
+    )
+
+
+def _correlations(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str]) -> Table | None:
+    """Of each metric with the archive's test loss (else train loss, else the probe's) over the steps of each run."""
+    rows = []
+    for run in runs:
+        name = next((n for n in reversed(_LOSSES) if n in metrics and run in metrics["run"].values), None)
+        loss = at["probe_loss"].sel(run=run)
+        if name is not None:
+            loss = metrics[name].sel(run=run).reindex(step=at["step"].values)
+        for metric in CORRELATED:
+            if metric not in at:
+                continue
+            x, y = at[metric].sel(run=run).values.astype(float), loss.values.astype(float)
+            one = correlation(x, y)
+            if np.isfinite(one.r):
+                interval = f"{one.low:.2f} … {one.high:.2f}" if np.isfinite(one.low) else "none: n_eff < 8"
+                rows.append(
+                    {
+                        "run": run,
+                        "metric": _words(metric),
+                        "with": _words(name or "probe_loss"),
+                        "r": f"{one.r:.2f}",
+                        "interval": interval,
+                        "n": one.n,
+                        "n_eff": f"{one.n_eff:.1f}",
+                        "changes": number(of_differences(x, y).r, 2),
+                    }
+                )
+    if not rows:
+        return None
+    columns = {
+        "run": "run",
+        "metric": "metric",
+        "with": "with",
+        "r": "r",
+        "interval": "95 % interval",
+        "n": "n",
+        "n_eff": "n_eff",
+        "changes": "r of the changes",
+    }
+    return from_rows("Correlation over the steps of a run. Few steps, and neighbours are alike.", rows, columns)

@@ -1,0 +1,96 @@
+"""The page's section on pathways, from a report made in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from analyzers.pathway_metrics.variables import BY_NAME
+from pipeline.report.blocks import Gallery, Table
+from pipeline.report.look import Look
+from pipeline.report.pathway_figures import pathway_section
+
+RUNS, STEPS = ["a/one", "a/two"], np.arange(0, 1200, 100)
+SIZES = {
+    "run": 2,
+    "step": 12,
+    "probe": 1,
+    "threshold": 2,
+    "column": 1,
+    "router": 2,
+    "expert": 4,
+    "other_expert": 4,
+    "domain": 2,
+}
+
+
+def report(*names: str) -> xr.DataTree:
+    """These variables filled with numbers in (0, 1); the second run was measured at its first five steps only."""
+    draw = np.random.default_rng(0)
+    data = {}
+    for name in names:
+        dims = BY_NAME[name].dims
+        values = draw.uniform(0.1, 0.9, tuple(SIZES[d] for d in dims))
+        values[1, 5:] = np.nan
+        data[name] = (dims, values)
+    dataset = xr.Dataset(data)
+    known = {"run": RUNS, "step": STEPS, "probe": ["p"], "threshold": [0.5, 0.7], "column": ["class"]}
+    dataset = dataset.assign_coords({d: known[d] for d in dataset.dims if d in known})
+    return xr.DataTree.from_dict({"/pathway_metrics": dataset})
+
+
+EVERYTHING = (
+    "pathway_distance",
+    "pathway_distance_normalised",
+    "pathway_length",
+    "routing_entropy",
+    "grouped_distance_ratio",
+    "grouped_distance_ratio_low",
+    "grouped_distance_ratio_high",
+    "grouped_distance_ratio_p",
+    "consistency_cosine",
+    "probe_loss",
+    "expert_load",
+    "coactivation",
+    "domain_specialisation",
+    "domain_specialisation_chance",
+)
+
+
+def look(tree: xr.DataTree) -> Look:
+    return Look.of(tree, RUNS, STEPS)
+
+
+def test_everything_that_was_measured_is_shown() -> None:
+    tree = report(*EVERYTHING)
+    section = pathway_section(tree, look(tree))
+    assert section is not None
+    gallery, last, correlations = section.blocks[:3]
+    assert isinstance(gallery, Gallery) and isinstance(last, Table) and isinstance(correlations, Table)
+    titles = [image.title for image in gallery.images]
+    expected = ["Pathways beside the loss", "Load of the experts", "Experts chosen together", "Domain specialisation"]
+    assert titles == expected
+    assert len(last.rows) == 2
+    assert any("n_eff < 8" in cell for row in correlations.rows for cell in row)  # the run of five steps
+
+
+def test_a_report_with_distances_only_still_has_its_section() -> None:
+    tree = report("pathway_distance", "pathway_distance_normalised", "pathway_length", "probe_loss")
+    section = pathway_section(tree, look(tree))
+    assert section is not None and isinstance(section.blocks[0], Gallery)
+    assert len(section.blocks[0].images) == 1
+
+
+def test_the_archives_own_losses_come_before_the_probes() -> None:
+    tree = report(*EVERYTHING)
+    losses = xr.Dataset({"eval_loss": (("run", "step"), np.geomspace(2, 0.1, 24).reshape(2, 12))})
+    tree["metrics"] = xr.DataTree(losses.assign_coords(run=RUNS, step=STEPS))
+    section = pathway_section(tree, look(tree))
+    assert section is not None and isinstance(section.blocks[2], Table)
+    assert {row[2] for row in section.blocks[2].rows} == {"eval loss"}
+
+
+def test_without_pathways_there_is_no_section() -> None:
+    tree = xr.DataTree.from_dict({"/pathway_metrics": xr.Dataset()})
+    assert pathway_section(tree, look(tree)) is None
+    assert pathway_section(xr.DataTree(), look(tree)) is None
