@@ -51,6 +51,10 @@ class Entry(BaseModel):
         default_factory=dict, description="run id to use instead of the folder's, by relative path"
     )
     bases: dict[str, str] = Field(default_factory=dict, description="glob on run ids → base, as a path or RUN[@STEP]")
+    metrics: dict[str, str] = Field(
+        default_factory=dict,
+        description="glob on run ids → CSV with a column `step` and columns of loss and metrics, below the archive",
+    )
     recipe: Recipe | None = Field(default=None, description="how `varve catalog make` trains it")
 
     @field_validator("step_pattern")

@@ -55,6 +55,7 @@ def find_archive(options: AnalyzeOptions) -> Source:
     import data_catalog
     from pipeline.api import scan
     from pipeline.archive import require_runs
+    from pipeline.archive.metrics_csv import with_metrics
 
     entry = data_catalog.find(options.runs)
     if entry is None:
@@ -67,7 +68,7 @@ def find_archive(options: AnalyzeOptions) -> Source:
         options.step_scale or entry.step_scale,
         entry.run_ids,
     )
-    return Source(require_runs(archive), dict(entry.bases))
+    return Source(with_metrics(require_runs(archive), entry.metrics), dict(entry.bases))
 
 
 def open_store(path: Path) -> Store:
