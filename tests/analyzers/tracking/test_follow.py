@@ -125,3 +125,11 @@ def test_modes_beyond_the_limit_are_counted() -> None:
     modes = modes_of(tracks, np.ones((3, 1, 4)), 3)
     assert modes.born.shape == (1, 3) and modes.left_out.tolist() == [1]
     assert modes_of(tracks[:1], np.ones((1, 1, 4)), 3).born.shape == (1, 0), "seen once is not followed"
+
+
+def test_a_mode_that_is_seen_again_late_stands_behind_those_that_were_seen_again_before() -> None:
+    tracks = np.array([[0, 1], [1, 2], [0, 1]])[:, None]  # the first is missed at the second step
+    sigma = np.where(tracks == 0, 5.0, 3.0)
+    assert modes_of(tracks[:2], sigma[:2], 9).sigma[:, 0].tolist() == [[3.0], [3.0]]
+    whole = modes_of(tracks, sigma, 9)
+    np.testing.assert_array_equal(whole.sigma[:, 0], [[3.0, 5.0], [3.0, np.nan], [3.0, 5.0]])
