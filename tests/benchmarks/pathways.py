@@ -1,6 +1,6 @@
 """Speed of pathways: distances against rapidfuzz alone, what recording adds to a forward pass, a series of checkpoints.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.pathways [distances] [routing] [series]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.pathways [distances] [routing] [series] [memory]
 
 CPU seconds of one thread, all in one process, so that a busy machine changes little. Exits 1 where a bar is missed.
 """
@@ -8,6 +8,7 @@ CPU seconds of one thread, all in one process, so that a busy machine changes li
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -99,7 +100,54 @@ def series() -> bool:
     return seconds <= 120
 
 
-BENCHMARKS = {"distances": distances, "routing": routing, "series": series}
+def memory() -> bool:
+    """A synthetic OLMoE of 0.8 GB in bfloat16, probed with room for 0.2 GB: what the process grows by."""
+    import psutil
+    import transformers
+
+    from analyzers.models import Checkpoint, ParameterInfo
+    from pipeline.models.build import build_model
+
+    config = transformers.OlmoeConfig(
+        vocab_size=2000, hidden_size=1024, intermediate_size=512, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=8, num_experts=32, num_experts_per_tok=4, max_position_embeddings=256, pad_token_id=0,
+        eos_token_id=2, bos_token_id=1,
+    )  # fmt: skip
+    with torch.device("meta"):
+        empty = transformers.AutoModelForCausalLM.from_config(config)
+    shapes = {name: tuple(p.shape) for name, p in empty.state_dict().items()}
+    infos = tuple(ParameterInfo(name, shape, "bfloat16", name) for name, shape in shapes.items())
+
+    def read(name: str) -> torch.Tensor:
+        return torch.full(shapes[name], 0.02, dtype=torch.bfloat16)
+
+    checkpoint = Checkpoint("synthetic", 0, "key", config.to_dict(), infos, read)
+    size = 2 * sum(int(np.prod(shape)) for shape in shapes.values())
+    process = psutil.Process()
+    before = process.memory_info().rss
+    peak, ended = [before], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    limit = 200 * 10**6
+    model = build_model(checkpoint, memory_bytes=limit)
+    ids = np.random.default_rng(0).integers(3, 2000, (8, 64))
+    result = Routing(MATERIAL).record(model, Probe("synthetic", ids, np.full(8, 64), batch_size=8), torch.device("cpu"))
+    ended.set()
+    watcher.join()
+    grown = peak[0] - before
+    print(
+        f"{size / 1e9:.2f} GB of weights, {limit / 1e9:.1f} GB allowed: probed ({len(result['routers'])} routers) with "
+        f"{grown / 1e9:.2f} GB more at the peak"
+    )
+    return grown < 0.75 * size
+
+
+BENCHMARKS = {"distances": distances, "routing": routing, "series": series, "memory": memory}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

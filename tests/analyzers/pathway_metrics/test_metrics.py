@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzers.pathway_metrics import balance
+from analyzers.pathway_metrics import balance, grouping
 from analyzers.pathway_metrics.consistency import layer_cosines, paper_consistency
 from analyzers.pathway_metrics.correlation import correlation, effective_count, of_differences
 from analyzers.pathway_metrics.grouping import grouped_ratio, grouped_ratio_of_pairs, square_of
@@ -23,6 +23,19 @@ def test_the_grouped_ratio_done_by_hand() -> None:
     left, right = np.triu_indices(4, 1)
     of_pairs = grouped_ratio_of_pairs(DISTANCES[left, right], left, right, np.array([0, 0, 1, 1]), seed=0)
     assert (of_pairs.within, of_pairs.between, of_pairs.ratio) == (2, 5, 0.4)
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_the_sum_within_groups_is_the_same_by_blocks_and_by_pairs(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "_FEW_PAIRS", few)
+    draw = np.random.default_rng(0)
+    square = square_of(draw.integers(0, 50, 190), 20)
+    codes = draw.integers(0, 4, 20)
+    order = draw.permutation(20)
+    labels = np.empty(20, dtype=int)
+    labels[order] = np.sort(codes)
+    expected = square[labels[:, None] == labels[None, :]].sum()
+    assert grouping._within_sum(square, codes)(order) == expected
 
 
 def test_samples_without_a_group_are_left_out() -> None:

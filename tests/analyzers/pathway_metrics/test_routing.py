@@ -14,8 +14,9 @@ from analyzers.pathway_metrics.probe import Probe
 from analyzers.pathway_metrics.routers import find_routers
 from analyzers.pathway_metrics.routing import Routing
 from data_catalog.recipes.mixture import MixtureShape, MixtureTransformer
+from pipeline.models.build import build_model
 from tests.analyzers.pathway_metrics.running import MATERIAL, run, token_probe
-from tests.pipeline.models.families import FAMILIES, tiny
+from tests.pipeline.models.families import FAMILIES, checkpoint_of, tiny
 
 pytest.importorskip("transformers", reason="transformers (extra hf) holds the families")
 
@@ -214,3 +215,16 @@ def test_what_does_not_fit_is_said_with_the_way_out(
     lengths, largest, tokenizer = probe
     with pytest.raises(Unmeasurable, match=re.escape(said)):
         run(ROUTING, token_probe(lengths, largest, vocabulary=tokenizer), tiny(family))
+
+
+def test_a_model_larger_than_memory_is_probed_with_the_same_result() -> None:
+    pytest.importorskip("accelerate", reason="accelerate reads the layers as they are needed")
+    model, probe = tiny("olmoe", num_hidden_layers=6), token_probe([6, 4])
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    checkpoint = checkpoint_of(model.state_dict(), model.config.to_dict())
+    on_disk = build_model(checkpoint, memory_bytes=size // 2)
+    assert "disk" in set(on_disk.hf_device_map.values())
+    expected, found = run(ROUTING, probe, model), run(ROUTING, probe, on_disk)
+    assert not np.isnan(found["gram"]).any()  # the router matrices, too, come from disk
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
