@@ -138,6 +138,7 @@ def test_large_dense_matrices_are_followed_on_request_and_thin_factors_always() 
         delta = Matrix.of(LowRank(torch.zeros(128, 2), torch.zeros(2, 65)), role="delta").info
         assert statistic.refuses(delta, delta) is None
         assert statistic.parameters() == {}, "what is refused does not change what is measured"
+        assert statistic.as_stored, "of an adapter Δ is followed, not W0 + Δ, and its base need not be there"
 
 
 def test_modes_that_come_and_go_without_end_are_cut_and_said() -> None:
