@@ -106,6 +106,7 @@ class Curve:
         values, codes = crossing_of(self.d, self.draws.fits, of_draws)
         values = np.where(codes == 1, np.inf, values)
         low, high = np.quantile(values, (0.025, 0.975), method="inverted_cdf")
+        low = min(low, float(self.d[-1]))  # above the greatest d that was measured, no more is known
         return Crossing(float(value), float(low), float(high), int(censored))
 
 

@@ -31,10 +31,11 @@ def signs(positions: torch.Tensor, seed: int) -> torch.Tensor:
 class Permutation:
     """A random permutation of 0..n−1 in O(1) memory: a Feistel network on a grid a × b ≥ n, walked until it is within.
 
-    a·b exceeds n by less than √n + 1, so that hardly any position walks more than once.
+    a·b exceeds n by less than √n + 1, so that hardly any position walks more than once. Each of `rounds` changes both
+    halves: two of them are the four rounds after which a Feistel network is a pseudo-random permutation.
     """
 
-    def __init__(self, n: int, seed: int, rounds: int = 4) -> None:
+    def __init__(self, n: int, seed: int, rounds: int = 2) -> None:
         self.n, self._seed, self._rounds = n, seed, rounds
         self._a = math.isqrt(n - 1) + 1 if n > 1 else 1
         self._b = -(-n // self._a)

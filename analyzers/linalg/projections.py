@@ -21,7 +21,8 @@ CACHED_ENTRIES = 64 * 2**20
 """Up to this D the one-hot map keeps its table (4 bytes an entry); above, it is hashed anew each time, in O(1)."""
 WIDE_ENTRIES = 2**22
 """Up to this D the table has 8 bytes an entry: torch scatters by int64 almost twice as fast."""
-BLOCK_ENTRIES = 4 * 2**20
+BLOCK_ENTRIES = 2**19
+"""Hashed at a time: some ten temporaries of 4 MB."""
 
 
 class Projection(ABC):

@@ -26,8 +26,8 @@ def read_task(source: str) -> tuple[str, str, Task]:
     Raises `ParameterError` for a source that is none, and for data that cannot be learned from.
     """
     path = Path(source).expanduser()
-    if source in built_in_tasks() and not path.is_file():
-        path = BUILT_IN / f"{source}.yaml"
+    if path.name in built_in_tasks() and not path.exists():  # the command line has made "digits" an absolute path
+        path = BUILT_IN / f"{path.name}.yaml"
     if path.is_file():
         return _from_file(path)
     if ":" in source:

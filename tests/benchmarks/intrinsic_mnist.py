@@ -101,7 +101,7 @@ def main() -> None:
     report = pipeline.assemble(store, chosen)["intrinsic_dimension"].to_dataset()
     print(f"{given.net}: D = {NETS[given.net]}, {summary.measured} trials in {minutes:.1f} CPU minutes")
     for method in report["method"].values:
-        one = report.sel(method=method).isel(run=0, step=0, task=0)
+        one = report.sel({"method": method}).isel(run=0, step=0, task=0)
         print(f"{method}: baseline {float(one.baseline_score):.4f}, {int(one.n_trials)} trials")
         for threshold in ("local", "global"):
             at = one.sel(threshold=threshold, level=0.9)

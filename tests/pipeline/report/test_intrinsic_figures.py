@@ -1,0 +1,85 @@
+"""The page's section on intrinsic dimension says what was measured, and shows what is censored as such."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from analyzers.intrinsic_dimension.derivation import THRESHOLDS
+from pipeline.report.blocks import Gallery, Table
+from pipeline.report.intrinsic_figures import intrinsic_section, said
+from pipeline.report.look import Look
+
+STEPS = np.array([0, 10, 20])
+
+
+def tree() -> xr.DataTree:
+    """One run, two methods; at step 0 no d reaches, at 10 an interval, at 20 nothing need be trained."""
+    cell = ("run", "step", "task", "method")
+    values = {0: (4810.0, 4810.0, np.inf, 1.0), 1: (107.0, 93.0, 131.0, 0.0), 2: (0.0, 0.0, 0.0, -1.0)}
+    shape = (1, 3, 1, 2, len(THRESHOLDS), 1)
+    crossing = {n: np.full(shape, np.nan) for n in ("d_int", "d_int_low", "d_int_high", "censored")}
+    for step, told in values.items():
+        for name, value in zip(crossing, told, strict=True):
+            crossing[name][0, step] = value
+    d = np.array([0, 69, 147])
+    score = np.broadcast_to(np.array([0.1, 0.8, 0.9]), (1, 3, 1, 2, 3))
+    data = {n: ((*cell, "threshold", "level"), v) for n, v in crossing.items()}
+    data |= {
+        n: ((*cell, "threshold", "level"), np.full(shape, v))
+        for n, v in (("threshold_score", 0.87), ("budget_changes", 1))
+    }
+    data |= {
+        n: ((*cell, "d"), score + e)
+        for n, e in (("score", 0), ("score_low", -0.02), ("score_high", 0.02), ("tune_score", 0))
+    }
+    numbers = {
+        "baseline_score": 0.97,
+        "initial_score": 0.1,
+        "n_trials": 33,
+        "n_diverged": 2,
+        "n_fresh": 770,
+        "n_trained": 4810,
+    }
+    data |= {n: (cell, np.full((1, 3, 1, 2), float(v))) for n, v in numbers.items()}
+    path = np.array([[0.0, 0, 0], [1, 0.5, 0], [2, 0, 0]])[None, :, None]
+    data |= {"path": (("run", "step", "group", "axis"), path)}
+    data |= dict.fromkeys(("distance_from_start", "relative_distance"), (("run", "step", "group"), path[..., 0]))
+    shares = np.array([[[0.9, 0.1]]])
+    data |= dict.fromkeys(("explained_variance", "explained_variance_null"), (("run", "group", "component"), shares))
+    data |= {n: (("run", "group"), np.ones((1, 1))) for n in ("path_dimension", "path_dimension_null")}
+    coordinates = {
+        "run": ["net"],
+        "step": STEPS,
+        "task": ["digits"],
+        "method": ["did one_hot", "did one_hot, shuffled_labels"],
+        "threshold": list(THRESHOLDS),
+        "level": [0.9],
+        "d": d,
+        "group": ["all"],
+    }
+    return xr.DataTree.from_dict({"/intrinsic_dimension": xr.Dataset(data, coordinates)})
+
+
+def test_the_section_has_curves_table_and_path() -> None:
+    one = tree()
+    section = intrinsic_section(one, Look.of(one, ["net"], STEPS))
+    assert section is not None
+    titles = [image.title for block in section.blocks if isinstance(block, Gallery) for image in block.images]
+    assert titles[0] == "Intrinsic dimension over steps: digits"
+    assert "Score against dimensions: digits, net, did one_hot, shuffled_labels" in titles
+    assert titles[-1] == "Paths through weight space"
+    assert any(isinstance(block, Table) for block in section.blocks)
+
+
+@pytest.mark.parametrize(("step", "text"), [(0, "> 4810"), (10, "107 [93 … 131]"), (20, "0 (reached before training)")])
+def test_a_crossing_is_said_with_its_censoring(step: int, text: str) -> None:
+    node = tree()["intrinsic_dimension"].to_dataset()
+    one = node.isel(run=0, task=0, method=0, level=0).sel(step=step, threshold="local")
+    assert said(one) == text
+
+
+def test_a_report_without_the_analyzer_has_no_such_section() -> None:
+    empty = xr.DataTree()
+    assert intrinsic_section(empty, Look.of(empty, [], np.array([0]))) is None
