@@ -45,8 +45,8 @@ class Handling:
     group: float = 8e-3
     start: float = 4.0
     worker: float = 3.0
-    report_unit: float = 1e-3
-    report: float = 6.0
+    report_unit: float = 4e-4
+    report: float = 7.5
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from analyzers.costs import seconds
+from analyzers.costs import eigh, gemm, gram, seconds
 from pipeline.compute.calibration import Calibration
 from pipeline.compute.cluster import WORKER_BYTES
 from pipeline.compute.groups import Group, group_units
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.archive.types import TensorHeader
     from pipeline.compute.plan import Plan
 
+BASES = "(base vectors)"
 DENSE = ("gemm", "eigvalsh", "eigh", "svd", "qr")
 GPUS: Mapping[str, float] = {
     "a100": 19.5e12,
@@ -191,10 +192,15 @@ def estimate(
         + len(headers) * handling.ingest_tensor
         + checkpoints * handling.ingest_checkpoint
     )
+    bases = _bases(planned)
+    vectors = [one for m, n in bases for one in (gram(m, n), eigh(min(m, n)), gemm(m, n, min(m, n)))]
+    if vectors:
+        made = {kind: sum(w.operations for w in vectors if w.kind == kind) for kind in ("gemm", "eigh")}
+        lines[BASES] = Line(BASES, 0, seconds(vectors, calibration.rates), made, 0.0)
     levels = tuple((sum(g.seconds for g in level), max(g.seconds for g in level)) for level in leveled if level)
     overhead = planned.missing * handling.unit + len(groups) * handling.group
     report = handling.report + report_units * handling.report_unit
-    dense = [one for group in groups for one in group.work if one.kind in DENSE]
+    dense = [*vectors, *(one for group in groups for one in group.work if one.kind in DENSE)]
     return Estimate(
         checkpoints=checkpoints,
         unchanged=unchanged,
@@ -204,9 +210,9 @@ def estimate(
         read_bytes=read_bytes,
         tensor_bytes=sum(t.nbytes * calibration.ratio(t.dtype) for t in headers),
         result_bytes=sum(line.result_bytes for line in lines.values()),
-        cache_bytes=_cache_bytes(planned),
+        cache_bytes=float(sum(min(m, n) * (4 * (m + n) + 8) for m, n in bases)),
         memory_bytes=max((group.memory_bytes for group in groups), default=0) + WORKER_BYTES,
-        phases=Phases(handling.start, ingest, sum(s for s, _ in levels) + overhead, report),
+        phases=Phases(handling.start, ingest, sum(line.seconds for line in lines.values()) + overhead, report),
         lines=tuple(lines.values()),
         levels=levels,
         guesses=tuple(sorted({g.statistic.name for g in groups if g.statistic.reads_models})),
@@ -228,13 +234,14 @@ def _line(before: Line | None, group: Group) -> Line:
     )
 
 
-def _cache_bytes(planned: Plan) -> float:
-    """The vectors of every base matrix that a missing unit compares with: U and V in float32, σ in float64."""
-    bases = {
+def _bases(planned: Plan) -> list[tuple[int, int]]:
+    """The shapes of all base matrices that a missing unit compares with: their vectors are made once, and kept in the
+    cache as U and V in float32 and σ in float64."""
+    found = {
         m.reference.key: m.reference.info.shape
         for job in planned.jobs
         if job.statistic.reads_matrices and job.statistic.against == "base"
         for m in job.members
         if m.reference is not None
     }
-    return float(sum(min(m, n) * (4 * (m + n) + 8) for m, n in bases.values()))
+    return list(found.values())

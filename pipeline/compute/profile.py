@@ -19,7 +19,7 @@ from pipeline.compute.groups import Group
 from pipeline.store.clock import PHASES, Ledger, Seconds, Spent
 
 DRIVER = "(driver)"
-_FITS = frozenset({"scan", "fit"})
+_FITS = frozenset({"scan", "python"})
 
 
 def numerics(statistic: Statistic, group: Group) -> str:
