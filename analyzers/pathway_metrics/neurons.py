@@ -51,7 +51,7 @@ class Neurons(Statistic):
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """A guess: what a probe takes follows from data that are not read here."""
-        return Cost(seconds=30.0, memory_bytes=2 * 10**9)
+        return Cost(seconds=5.0, memory_bytes=2 * 10**9)
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """Runs the probe with a hook on every second map. Raises `Unmeasurable` where none is found."""

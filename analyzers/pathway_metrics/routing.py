@@ -55,7 +55,7 @@ class Routing(Statistic):
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """A guess: what a probe takes follows from data that are not read here."""
-        return Cost(seconds=30.0, memory_bytes=2 * 10**9)
+        return Cost(seconds=5.0, memory_bytes=2 * 10**9)
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """Runs the probe with a hook on every router, or takes the sums from a recorded trace."""
