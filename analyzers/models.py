@@ -52,6 +52,11 @@ class Checkpoint:
     config: Mapping[str, Any]
     parameters: tuple[ParameterInfo, ...]
     read: Callable[[str], torch.Tensor] = field(repr=False, compare=False)
+    read_rows: Callable[[str, int, int], torch.Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Entries start..stop along the parameter's first axis; only they are read where the store can."""
+        return self.read(name)[start:stop] if self.read_rows is None else self.read_rows(name, start, stop)
 
 
 class Models(Protocol):

@@ -127,36 +127,44 @@ def _of_parameter(
 ) -> tuple[float, np.ndarray | None]:
     """‖w_0‖² of one parameter, and its (T, T) products, zero where they are `known`; None where it never changes."""
     distinct = list(dict.fromkeys(keys))
-    first = path[0].read(info.name).flatten()
-    square = float(torch.linalg.vector_norm(first, dtype=torch.float64) ** 2) if first.numel() else 0.0
+    count = len(path)
+    where = {key: keys.index(key) for key in distinct}
+    length = info.shape[0] if info.shape else 1
+    width = max(1, int(np.prod(info.shape[1:], dtype=np.int64)))
+    rows = max(1, BLOCK_BYTES // (8 * len(distinct) * width))
+    small = np.zeros((len(distinct), len(distinct)))
+    later = set(keys[known:])  # a value of an earlier step that comes back counts as new: its products are needed
+    new = [i for i, key in enumerate(distinct) if key in later]
+    others = [i for i in range(len(distinct)) if i not in set(new)]
+    moves = len(distinct) > 1 and bool(new)
+    square = 0.0
+    for start in range(0, length, rows):
+        stop = min(start + rows, length)
+        origin = _values(path[0], info, start, stop)
+        square += float(torch.dot(origin, origin))
+        if not moves:
+            continue
+        block = torch.zeros(len(distinct), len(origin), dtype=torch.float64)
+        for i, key in enumerate(distinct[1:], start=1):
+            torch.sub(_values(path[where[key]], info, start, stop), origin, out=block[i])
+        part = (block[new] @ block.T).numpy()
+        small[new] += part
+        small[np.ix_(others, new)] += part[:, others].T
     if not np.isfinite(square):
         raise Unmeasurable(f"{info.name}: step {path[0].step} holds NaN or infinite entries")
-    if len(distinct) == 1 or known == len(path):
-        return square, None if len(distinct) == 1 else np.zeros((len(path), len(path)))
-    where = {key: keys.index(key) for key in distinct}
-    size = first.numel()
-    block = max(1, BLOCK_BYTES // (8 * len(distinct)))
-    small = np.zeros((len(distinct), len(distinct)))
-    new = [i for i, key in enumerate(distinct) if known == 0 or keys.index(key) >= known]
-    if known and not new:
-        new = []
-    for start in range(0, size, block):
-        stop = min(start + block, size)
-        origin = first[start:stop].to(torch.float64)
-        rows = torch.empty(len(distinct), stop - start, dtype=torch.float64)
-        for i, key in enumerate(distinct):
-            values = first if i == 0 else path[where[key]].read(info.name).flatten()
-            torch.sub(values[start:stop].to(torch.float64), origin, out=rows[i])
-        part = (rows[new] @ rows.T).numpy() if len(new) < len(distinct) else (rows @ rows.T).numpy()
-        small[new] += part
-        if len(new) < len(distinct):
-            others = [i for i in range(len(distinct)) if i not in set(new)]
-            small[np.ix_(others, new)] += part[:, others].T
+    if not moves:
+        return square, None if len(distinct) == 1 else np.zeros((count, count))
     if not np.isfinite(small).all():
         bad = [path[where[distinct[i]]].step for i in range(len(distinct)) if not np.isfinite(small[i]).all()]
         raise Unmeasurable(f"{info.name}: holds NaN or infinite entries at step {bad[-1]}")
     index = [distinct.index(key) for key in keys]
     return square, small[np.ix_(index, index)]
+
+
+def _values(checkpoint: Checkpoint, info: ParameterInfo, start: int, stop: int) -> torch.Tensor:
+    """Rows of a parameter as a float64 vector."""
+    found = checkpoint.rows(info.name, start, stop) if info.shape else checkpoint.read(info.name)
+    return found.to(torch.float64).flatten()
 
 
 def by_name(result: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -34,8 +34,8 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
         digests = _whole(store, record)
         headers = {t.name: t for t in store.layout(record.layout).tensors}
         infos = tuple(ParameterInfo(n, headers[n].shape, headers[n].dtype, d) for n, d in digests.items())
-        read = functools.partial(_read, store, digests, {})
-        return Checkpoint(source.run, source.step, source.key, record.config, infos, read)
+        read, rows = functools.partial(_read, store, digests, {}), functools.partial(_read_rows, store, digests, {})
+        return Checkpoint(source.run, source.step, source.key, record.config, infos, read, rows)
     base = open_checkpoint(store, source.base)
     of_base = _record(store, source.base)
     updates, replaced = _updates(store, record, of_base)
@@ -44,8 +44,11 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
         ParameterInfo(info.name, info.shape, info.dtype, _merged_key(digests[info.name], updates.get(info.name)))
         for info in base.parameters
     )
-    read = functools.partial(_read, store, digests, updates)
-    return Checkpoint(source.run, source.step, source.key, record.config or base.config, infos, read)
+    read, rows = (
+        functools.partial(_read, store, digests, updates),
+        functools.partial(_read_rows, store, digests, updates),
+    )
+    return Checkpoint(source.run, source.step, source.key, record.config or base.config, infos, read, rows)
 
 
 def _record(store: Store, source: CheckpointSource) -> CheckpointRecord:
@@ -134,6 +137,15 @@ def _read(store: Store, digests: Mapping[str, str], updates: Mapping[str, list[U
         assert isinstance(delta, LowRank)
         _view(merged, ops).add_(delta.dense(torch.float64))
     return merged.to(tensor.dtype)
+
+
+def _read_rows(
+    store: Store, digests: Mapping[str, str], updates: Mapping[str, list[Update]], name: str, start: int, stop: int
+) -> torch.Tensor:
+    """Rows of a parameter; one that an adapter changes is merged whole."""
+    if name in updates or name not in digests:
+        return _read(store, digests, updates, name)[start:stop]
+    return to_torch(store.read_tensor(digests[name], (start, stop)))
 
 
 def _view(tensor: torch.Tensor, ops: tuple[Op, ...]) -> torch.Tensor:

@@ -78,6 +78,38 @@ def test_a_path_that_grew_is_the_path_measured_at_once() -> None:
     assert (8, "norm.bias") not in read
 
 
+def test_a_path_that_returns_to_an_earlier_value_grows_rightly() -> None:
+    path = states()
+    path[4] = path[4] | {"layers.0.up.weight": path[2]["layers.0.up.weight"]}
+    path[5] = path[5] | {"layers.1.up.weight": path[0]["layers.1.up.weight"]}
+    before, unit = measured(observed(path[:4])), observed(path)
+    grown = measured(replace(unit, previous=before, previous_count=4))
+    np.testing.assert_allclose(by_name(grown)["all"], oracle(path, tuple(path[0])), rtol=1e-10, atol=1e-18)
+
+
+def test_only_blocks_of_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trajectory, "BLOCK_BYTES", 6 * 8 * 37)
+    path = states()
+    sizes: list[int] = []
+
+    def by_rows(one: Checkpoint) -> Checkpoint:
+        def rows(name: str, start: int, stop: int) -> torch.Tensor:
+            found = one.read(name)[start:stop]
+            sizes.append(found.numel())
+            return found
+
+        def whole(name: str) -> torch.Tensor:
+            raise AssertionError(f"{name} was read whole")
+
+        return replace(one, read=whole, read_rows=rows)
+
+    unit = observed(path)
+    cut = tuple(replace(o, checkpoint=by_rows(o.checkpoint)) for o in unit.observations if o.checkpoint)
+    result = measured(replace(unit, observations=cut))
+    np.testing.assert_allclose(by_name(result)["all"], oracle(path, tuple(path[0])), rtol=1e-10, atol=1e-18)
+    assert max(sizes) <= 37
+
+
 def test_parameters_that_are_not_at_every_step_are_counted_and_left_out() -> None:
     path = states(3)
     path[2] = {n: t for n, t in path[2].items() if n != "embed.weight"}
