@@ -1,7 +1,7 @@
 """The k nearest neighbours of every point by exact distances, in chunks: on the CPU and on CUDA alike.
 
-Candidates come from one float32 matrix product a chunk (|y|² − 2 x·y about the data's mean); the distances of those
-kept are computed in float64 from differences. A row whose candidates float32 cannot vouch for is done in float64.
+One float64 product a chunk gives |x|² + |y|² − 2 x·y about the data's mean. Where a distance is so small that this
+loses digits, those of the row are computed again from differences.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import torch
 
 CHUNK_BYTES = 64 * 2**20
 """Of the distances of one chunk of points to all points."""
+CLOSE = 1e-4
+"""Squared distances below this share of the largest |x|² are computed from differences: above, the product has at
+least nine digits."""
 SPARE = 4
 """Candidates beyond k, so that rounding in the product cannot push a true neighbour out."""
 
@@ -25,46 +28,46 @@ def distinct(points: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 def nearest(points: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(distances (n, k) float64, ascending; indices (n, k) int64) of each point's k nearest others, itself excluded by
-    index. points (n, D); k ≤ n − 1. Equal distances are ordered by index."""
+    index. points (n, D); k ≤ n − 1."""
     n = len(points)
     if not 1 <= k <= n - 1:
         raise ValueError(f"{n} points have up to {n - 1} neighbours, not {k}")
     x = points.to(torch.float64)
     x = x - x.mean(dim=0)
-    single = x.to(torch.float32)
-    squares, of_single = x.square().sum(dim=1), single.square().sum(dim=1)
-    largest = float(squares.max())
-    # Of |y|² − 2 x·y in float32: each term of the sums is off by half an ulp, and rounding x itself by as much again.
-    slack = 4 * (x.shape[1] ** 0.5 + 8) * torch.finfo(torch.float32).eps * largest
-    rows = max(1, CHUNK_BYTES // (4 * n))
+    squares = x.square().sum(dim=1)
+    rows = max(1, CHUNK_BYTES // (8 * n))
     distances = torch.empty(n, k, dtype=torch.float64, device=x.device)
     indices = torch.empty(n, k, dtype=torch.int64, device=x.device)
     for start in range(0, n, rows):
         own = torch.arange(start, min(start + rows, n), device=x.device)
-        found, at, bound = _candidates(single, of_single, x, own, k)
-        # The last candidate's float32 rank bounds what was left out: |y|² − 2 x·y ≥ bound − slack.
-        unsure = found[:, -1].square() - squares[own] > bound.to(torch.float64) - slack
-        if bool(unsure.any()):
-            redone, index, _ = _candidates(x, squares, x, own[unsure], k)
-            found[unsure], at[unsure] = redone, index
-        distances[own], indices[own] = found, at
+        distances[own], indices[own] = _of_rows(x, squares, own, k)
     return distances, indices
 
 
-def _candidates(
-    ranking: torch.Tensor, squares: torch.Tensor, x: torch.Tensor, own: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The k nearest among the k + SPARE of least |y|² − 2 x·y in `ranking`'s precision: exact distances, indices, and
-    the rank of the last candidate (inf where all points are candidates)."""
-    ranked = torch.addmm(squares, ranking[own], ranking.T, beta=1, alpha=-2)  # |x|² is the same along a row
-    ranked[torch.arange(len(own), device=own.device), own] = torch.inf
+def _of_rows(x: torch.Tensor, squares: torch.Tensor, own: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`nearest` of the points `own`."""
+    every = torch.addmm(squares, x[own], x.T, beta=1, alpha=-2).add_(squares[own, None])
+    every[torch.arange(len(own), device=own.device), own] = torch.inf
     wanted = min(k + SPARE, len(x) - 1)
-    values, near = ranked.topk(wanted, dim=1, largest=False)
-    bound = values[:, -1] if wanted < len(x) - 1 else torch.full_like(values[:, -1], torch.inf)
-    near = near.sort(dim=1).values
-    exact = _distances(x[own], x, near)
-    order = exact.argsort(dim=1, stable=True)[:, :k]
-    return exact.gather(1, order), near.gather(1, order), bound
+    found, near = every.topk(wanted, dim=1, largest=False)
+    largest = float(squares.max())
+    slack = 8 * (x.shape[1] ** 0.5 + 8) * torch.finfo(torch.float64).eps * largest
+    close = found[:, 0] < CLOSE * largest
+    distances, indices = found[:, :k].clamp_min(0).sqrt(), near[:, :k]
+    if bool(close.any()):
+        exact = _distances(x[own[close]], x, near[close])
+        order = exact.argsort(dim=1, stable=True)[:, :k]
+        exact, index = exact.gather(1, order), near[close].gather(1, order)
+        if wanted < len(x) - 1:  # what is no candidate is at least as far as the last one, but for rounding
+            doubtful = exact[:, -1].square() > found[close, -1] - slack
+            for row in doubtful.nonzero().flatten().tolist():
+                at = own[close][row]
+                whole = torch.linalg.vector_norm(x - x[at], dim=1)
+                whole[at] = torch.inf
+                exact[row], index[row] = whole.topk(k, largest=False)
+        distances, indices = distances.clone(), indices.clone()
+        distances[close], indices[close] = exact, index
+    return distances, indices
 
 
 def _distances(part: torch.Tensor, x: torch.Tensor, near: torch.Tensor) -> torch.Tensor:

@@ -37,9 +37,10 @@ def test_near_duplicates_keep_their_tiny_distances() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(200, 10)
     whole = nearest(x, 7)
-    monkeypatch.setattr(neighbours, "CHUNK_BYTES", 4 * 200 * 13)
-    for a, b in zip(whole, nearest(x, 7), strict=True):
-        assert torch.equal(a, b)
+    monkeypatch.setattr(neighbours, "CHUNK_BYTES", 8 * 200 * 13)
+    cut = nearest(x, 7)
+    torch.testing.assert_close(cut[0], whole[0], rtol=1e-12, atol=0)  # BLAS may sum a product of other shape otherwise
+    assert torch.equal(cut[1], whole[1])
 
 
 def test_equal_points_are_counted_and_the_first_of_each_is_kept() -> None:
