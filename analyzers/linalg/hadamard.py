@@ -27,10 +27,8 @@ class HadamardPlan:
             order = factor.shape[0]
             after //= order
             factor = factor.to(x.dtype)
-            if after == 1:  # one product instead of `before` products with a vector
-                x = x.reshape(before, order) @ factor
-            else:
-                x = factor @ x.reshape(before, order, after)
+            # At the end one product instead of `before` products with a vector.
+            x = x.reshape(before, order) @ factor if after == 1 else factor @ x.reshape(before, order, after)
             before *= order
         return x.reshape(self.length)
 
