@@ -19,6 +19,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from analyzers.errors import ComputeError
+from pipeline.compute.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +83,9 @@ def open_cluster(
     gpus = _gpus(device)
     count = workers or _workers(plan)
     if count == 1 or gpus == 1 or plan is None or plan.seconds < SMALL_SECONDS:
-        threads = ThreadCluster(1 if gpus and workers is None else count, "cuda" if gpus else "cpu")
+        # Where memory or the number of matrices leaves cores over, BLAS may have them.
+        spare = 1 if workers is not None or os.environ.get("OMP_NUM_THREADS") else max(1, cores() // count)
+        threads = ThreadCluster(1 if gpus and workers is None else count, "cuda" if gpus else "cpu", spare)
         with threads:
             yield threads
         return
@@ -94,10 +97,11 @@ def open_cluster(
 
 
 class ThreadCluster:
-    """Threads of this process, for small archives, notebooks and tests. torch's own threads share the cores."""
+    """Threads of this process, for small archives, notebooks and tests, each with `blas_threads` BLAS threads."""
 
-    def __init__(self, workers: int = 1, device: str = "cpu") -> None:
+    def __init__(self, workers: int = 1, device: str = "cpu", blas_threads: int = 1) -> None:
         self.workers = workers
+        self.blas_threads = blas_threads
         self.device = device
         self.name = f"{workers} thread{'s' if workers > 1 else ''} of this process" + (" on CUDA" * (device != "cpu"))
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
@@ -106,9 +110,10 @@ class ThreadCluster:
     def __enter__(self) -> ThreadCluster:
         # numpy's and scipy's BLAS threads, which torch's setting does not reach: left alone they took five times the
         # CPU seconds on the small matrices that this cluster is for.
-        self._blas = threadpool_limits(max(1, cores() // self.workers), user_api="blas")
+        keep_freed_memory()
+        self._blas = threadpool_limits(self.blas_threads, user_api="blas")
         self._pool = concurrent.futures.ThreadPoolExecutor(
-            self.workers, "varve", initializer=_share_cores, initargs=(self.workers,)
+            self.workers, "varve", initializer=_set_torch_threads, initargs=(self.blas_threads,)
         )
         return self
 
@@ -145,10 +150,10 @@ def memory_per_worker(workers: int) -> int:
     return int(0.9 * psutil.virtual_memory().available / workers)
 
 
-def _share_cores(workers: int) -> None:
+def _set_torch_threads(count: int) -> None:
     import torch
 
-    torch.set_num_threads(max(1, cores() // workers))  # holds for the calling thread
+    torch.set_num_threads(count)  # holds for the calling thread
 
 
 def cores() -> int:

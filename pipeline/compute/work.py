@@ -19,6 +19,7 @@ import torch
 
 from analyzers.contract import Cache, Content, Context, LowRank, Matrix, Observation, Result, Sum, Unit, no_cache
 from analyzers.errors import ComputeError, ContractError, Unmeasurable
+from pipeline.compute.allocator import keep_freed_memory
 from pipeline.compute.groups import Group
 from pipeline.compute.profile import numerics
 from pipeline.models.opening import MODELS
@@ -84,6 +85,7 @@ def run_group(
 
     Raises only what concerns the group as a whole: a store that cannot be opened, a device that is not there.
     """
+    keep_freed_memory()
     work = work if isinstance(work, Work) else Work(work)
     if not profile:
         return _run(store_path, work, device, cache_bytes)

@@ -62,11 +62,12 @@ class Peak:
 
 
 def make_archive(folder: Path, side: int, matrices: int) -> Path:
-    """FOLDER/runs with a base and one checkpoint, each of `matrices` square float32 matrices; the last ones differ in
-    two from the base's, by a full-rank update."""
+    """FOLDER/runs with a base and two runs of one checkpoint, each of `matrices` square float32 matrices; the runs'
+    differ in two from the base's, by a full-rank update."""
     rng = np.random.default_rng(0)
     tensors = {f"w{i}.weight": rng.standard_normal((side, side), np.float32) for i in range(matrices)}
-    for place, drift in (("base/model.safetensors", 0.0), ("run/checkpoint-10/model.safetensors", 0.01)):
+    drifts = {"base": 0.0, "one/checkpoint-10": 0.01, "two/checkpoint-10": 0.01}
+    for place, drift in ((f"{folder}/model.safetensors", drift) for folder, drift in drifts.items()):
         path = folder / "runs" / place
         path.parent.mkdir(parents=True)
         if drift:
@@ -96,7 +97,7 @@ def measure(store: Path, analyzer: str) -> Iterator[Peak]:
     from pipeline.compute.plan import plan
     from pipeline.store import Store
 
-    include = [f"w{i}*" for i in range(_MEASURED)]
+    include = [f"w{i}.weight" for i in range(_MEASURED)]
     planned = plan(Store.open(store), analyzers_of([analyzer]), include=include)
     for name in dict.fromkeys(group.statistic.name for group in planned.groups):
         command = [sys.executable, "-c", _CHILD, str(store), analyzer, name, ",".join(include)]
