@@ -122,7 +122,8 @@ def _lines(label: str, total: float) -> Iterator[Advance]:
             spoken = now
             remaining = (now - started) / done * (total - done) if done else 0.0
             eta = f", about {duration(remaining)} to go" if done else ""
-            say(f"{label}: {number(done)} of {number(total)} ({100 * done / total:.0f} %){eta}{': ' + note if note else ''}")
+            share = f"{100 * done / total:.0f} %"
+            say(f"{label}: {number(done)} of {number(total)} ({share}){eta}{': ' + note if note else ''}")
 
     yield advance
     say(f"{label}: {number(last)} of {number(total)} in {duration(time.monotonic() - started)}")
