@@ -162,7 +162,8 @@ def test_a_start_that_happens_to_be_weak_in_a_vector_misses_it_only_as_often_as_
         deflated_bound(lambda x: gram @ x, q, 2e-3, 0.0, 1, torch.Generator().manual_seed(i), miss=0.05)[0] < 1.0
         for i in range(800)
     )
-    # p(t) = 1000 t − 1 vanishes on all but the first value: the bound is wrong almost exactly when χ² is below its 5 % quantile: 40 ± 6
+    # p(t) = 1000 t − 1 vanishes on all but the first value: the bound is wrong almost exactly when χ² is below its 5 %
+    # quantile: 40 ± 6
     assert 5 < wrong < 65
 
 
