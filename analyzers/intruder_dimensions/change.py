@@ -46,8 +46,8 @@ class Change(Statistic):
         """Passes over the entries, and a product with some of the base's vectors."""
         ranks = max(self.subspace_ranks, default=0)
         entries = [i.shape[0] * i.shape[1] for i in infos]
-        work = [costs.scan(50 * count) for count in entries] + [costs.gemm(*i.shape, ranks) for i in infos if ranks]
-        return Cost.of([*work, costs.python(2e-3 * len(infos))], memory_bytes=5 * 8 * max(entries, default=0))
+        work = [costs.scan(25 * count) for count in entries] + [costs.gemm(*i.shape, ranks) for i in infos if ranks]
+        return Cost.of([*work, costs.python(1e-3 * len(infos))], memory_bytes=5 * 8 * max(entries, default=0))
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""

@@ -21,13 +21,13 @@ def adapter_work(m: int, n: int, k: int) -> list[Work]:
     if m != n:
         products.append(costs.gemm(max(m, n), p, RANK))
     # widening the float32 vectors to float64 costs as much as a pass over them
-    return [*products, costs.scan(0.15 * (m + n) * p), *_iteration(p, k), costs.python(3e-3)]
+    return [*products, costs.scan(0.15 * (m + n) * p), *_iteration(p, k), costs.python(1.5e-3)]
 
 
 def null_work(m: int, n: int, k: int, draws: int) -> list[Work]:
     """Frames of the adapter's rank and the iteration, for each draw; batches share what the interpreter takes."""
     p = min(m, n)
-    one = [costs.qr(p, RANK), costs.qr(p, RANK), *_iteration(p, k), costs.python(6e-4)]
+    one = [costs.qr(p, RANK), costs.qr(p, RANK), *_iteration(p, k), costs.python(3e-4)]
     return [Work(part.kind, draws * part.operations, part.side) for part in one]
 
 

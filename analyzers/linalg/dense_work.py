@@ -18,7 +18,7 @@ def dense_work(m: int, n: int, k: int) -> list[Work]:
     p = min(m, n)
     scores = costs.gemm(p, m + n, k)
     if p < dense_top.FROM:
-        return [costs.gram(m, n), Work("eigh", 2.0 * p**3, p), scores, costs.python(2e-3)]
+        return [costs.gram(m, n), Work("eigh", 2.0 * p**3, p), scores, costs.python(1e-3)]
     products = Work("gemm", 4.0 * m * n * _COLUMNS, 16)
     return [products, costs.scan(2.0 * m * n * _PRODUCTS), scores, costs.python(2e-2)]
 
@@ -28,7 +28,7 @@ def full_null_work(m: int, n: int, draws: int) -> list[Work]:
     analyses, where a draw at p = 128, 384 and 768 took 3, 27 and 160 ms."""
     p = min(m, n)
     if p < haar_iteration.FROM:
-        one = [costs.qr(p, p), costs.qr(p, p), costs.gemm(p, p, p), Work("eigh", 4.0 * p**3, p), costs.python(2e-3)]
+        one = [costs.qr(p, p), costs.qr(p, p), costs.gemm(p, p, p), Work("eigh", 4.0 * p**3, p), costs.python(1.2e-3)]
     else:
         one = [Work("gemm", 32.0 * p * _ASKED**2, 64), costs.python(2e-2)]
     return [Work(part.kind, draws * part.operations, part.side) for part in one]

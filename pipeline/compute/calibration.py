@@ -41,8 +41,8 @@ class Handling:
     ingest_bytes: float = 1.5e8
     ingest_tensor: float = 2e-4
     ingest_checkpoint: float = 1.5e-2
-    unit: float = 5e-4
-    group: float = 8e-3
+    unit: float = 3e-4
+    group: float = 5e-3
     start: float = 4.0
     worker: float = 3.0
     report_unit: float = 4e-4
