@@ -1,5 +1,6 @@
 # make demo   fresh machine: environment, real runs trained, analysed, report written, its path printed
 # make test   the fast tests        make test-all   with the slow ones        make lint   ruff and mypy
+# make bench  tables of ratios; peers: make bench WEIGHTWATCHER=WW/bin/python DIFFRACT=D/bin/python
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -37,6 +38,16 @@ test-all: $(VENV)/.stamp-dev
 
 lint: $(VENV)/.stamp-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: export OMP_NUM_THREADS = 1
+bench: export OPENBLAS_NUM_THREADS = 1
+bench: export MKL_NUM_THREADS = 1
+bench: $(VENV)/.stamp-dev
+	@$(BIN)/python -m tests.benchmarks.spectra $(if $(WEIGHTWATCHER),--weightwatcher $(WEIGHTWATCHER)) $(if $(DIFFRACT),--diffract $(DIFFRACT))
+	@$(BIN)/python -m tests.benchmarks.adapter_intruders
+	@$(BIN)/python -m tests.benchmarks.dense_intruders
+	@$(BIN)/python -m tests.benchmarks.lora_series
+	@$(BIN)/python -m tests.benchmarks.fanout $(or $(FOLDER),$(shell mktemp -d))
 
 format: $(VENV)/.stamp-dev
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -89,19 +89,21 @@ def entry_changes(pair: Pair, update: torch.Tensor, top_fraction: float) -> dict
     total = float(torch.linalg.vector_norm(update)) ** 2
     if total == 0:
         return result | {"top_share": math.nan, "top_share_above_noise": math.nan}
-    top, above = top_entries(pair, update, top_fraction)
+    top, above = top_entries(pair, update, top_fraction, formats)
     energy = update.flatten()[top] ** 2
     shares = float(energy.sum()) / total, float(energy[above].sum()) / total
     return result | dict(zip(("top_share", "top_share_above_noise"), shares, strict=True))
 
 
-def top_entries(pair: Pair, update: torch.Tensor, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
+def top_entries(
+    pair: Pair, update: torch.Tensor, fraction: float, formats: tuple[Format, Format] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Flat indices of the ⌈fraction · m n⌉ entries of greatest |Δ|, and which of them changed by more than rounding."""
     top = greatest_entries(update, max(1, math.ceil(fraction * update.numel())))
     base = pair.reference.flatten()[top]
     delta = update.flatten()[top]
     stored = pair.tuned.flatten()[top] if isinstance(pair.tuned, torch.Tensor) else delta + base
-    return top, delta.abs() > by_rounding(stored, base, stored_formats(pair))
+    return top, delta.abs() > by_rounding(stored, base, formats or stored_formats(pair))
 
 
 def greatest_entries(update: torch.Tensor, count: int) -> torch.Tensor:

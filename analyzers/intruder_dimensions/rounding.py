@@ -21,6 +21,9 @@ _FORMATS = {
 }
 """Fraction bits and least normal exponent."""
 
+_EXPONENT = 0x7FF0_0000_0000_0000
+"""The exponent's bits of a float64."""
+
 Format = tuple[int, int]
 
 
@@ -74,5 +77,6 @@ def effective_format(tensor: Content) -> Format:
 def ulps(values: torch.Tensor, stored: Format) -> torch.Tensor:
     """Spacing of the stored numbers at each of `values`, float64, same shape."""
     bits, least = stored
-    exponent = torch.frexp(values.to(torch.float64)).exponent.sub_(1).clamp_(min=least).sub_(bits)
-    return torch.ldexp(torch.ones_like(values, dtype=torch.float64), exponent)
+    # A float64 without its sign and fraction bits is the power of two at or below its magnitude.
+    powers = (values.to(torch.float64).view(torch.int64) & _EXPONENT).view(torch.float64)
+    return powers.clamp_(min=2.0**least).mul_(2.0**-bits)
