@@ -24,6 +24,8 @@ from pipeline.store import Store, ingest_checkpoint, record_run
 from pipeline.store.addresses import Selection
 from tests.benchmarks import scale_store
 
+SPECTRA = WeightSpectra(WeightSpectra.Parameters(track=False))
+"""The report of scalars: modes are followed by vectors, which the synthetic later checkpoints do not have."""
 SIDE = 24
 """Enough singular values for a power law."""
 
@@ -38,7 +40,7 @@ def timed(what: str) -> Iterator[None]:
 
 def fill(store: Store) -> None:
     """Writes results for every checkpoint, one batch per statistic and checkpoint."""
-    statistics = WeightSpectra().statistics()
+    statistics = SPECTRA.statistics()
     results = Results(store, statistics, Selection())
     for statistic in statistics:
         places = results.found(statistic).places
@@ -72,24 +74,24 @@ def main(checkpoints: int) -> None:
     with timed("compute the first checkpoint"):
         ingest(0)
         with ThreadCluster(1) as cluster:
-            compute(store, [WeightSpectra()], cluster)
+            compute(store, [SPECTRA], cluster)
     with timed(f"ingest {checkpoints} checkpoints"):
         for step in range(1, checkpoints):
             ingest(step)
     with timed("write the statistics"):
         fill(store)
     with timed("compact, as the pipeline does"):
-        for statistic in WeightSpectra().statistics():
+        for statistic in SPECTRA.statistics():
             store.statistic(statistic.name).compact()
     for folder in sorted((store.path / "statistics").iterdir()):
         if folder.is_dir():
             print(f"  {folder.name:<32}{scale_store.files_under(folder):8d} files")
     with timed("open the store and all tables"):
         store = Store.open(store.path)
-        for statistic in WeightSpectra().statistics():
+        for statistic in SPECTRA.statistics():
             store.statistic(statistic.name).keys()
     with timed("assemble"):
-        tree = assemble(store, [WeightSpectra()])
+        tree = assemble(store, [SPECTRA])
     with timed("save"):
         save(tree, root / "report.zarr")
     with timed("write the page"):
