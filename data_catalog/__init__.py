@@ -77,7 +77,9 @@ def make(name: str, out: Path | None = None, say: Callable[[str], None] = print)
         raise CatalogError(f"the entry {name!r} describes an archive at {item.path} and has no recipe to make it")
     missing = [package for package in item.recipe.needs if importlib.util.find_spec(package) is None]
     if missing:
-        raise CatalogError(f"{name!r} needs {', '.join(missing)}: pip install 'varve[test]' (or {' '.join(missing)})")
+        raise CatalogError(
+            f"{name!r} needs {', '.join(missing)}: pip install -e '.[test]' in varve's folder (or {' '.join(missing)})"
+        )
     module, _, function = item.recipe.function.partition(":")
     recipe = getattr(importlib.import_module(f"data_catalog.recipes.{module}"), function)
     try:

@@ -169,6 +169,7 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
     from pipeline.store.given import record_materials
 
     analyzers = analyzers_for(options)
+    require_something(options, analyzers)
     check_scheduler(options)
     source = find_archive(options)
     with writing(options.store_path):
@@ -215,11 +216,19 @@ def materials_of(analyzers: Sequence[Analyzer]) -> tuple[Material, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def require_something(options: AnalyzeOptions, analyzers: Sequence[Analyzer]) -> None:
+    """Raises `ParameterError` where what was asked for by name has nothing to measure: it wants a task or probe set."""
+    needs = {k: f"--{k[:-1]} FILE" for k in ("tasks", "probes") if any(hasattr(a.parameters, k) for a in analyzers)}
+    if options.analyzers and needs and not any(analyzer.statistics() for analyzer in analyzers):
+        named = ", ".join(options.analyzers)
+        raise ParameterError(f"--analyzers {named}: there is nothing to measure without {' or '.join(needs.values())}")
+
+
 def check(options: AnalyzeOptions) -> None:
     """Everything that can be wrong without reading a weight: settings, archive, steps, scheduler."""
     from pipeline.archive.bases import check_base_options, parse_base_options
 
-    analyzers_for(options)
+    require_something(options, analyzers_for(options))
     archive = find_archive(options).archive
     check_base_options(parse_base_options(options.base), archive)
     parse_steps(options.steps).check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})

@@ -59,7 +59,8 @@ def notes(estimate: Estimate, calibration: Calibration) -> list[str]:
     lines = ["", f"Rates: {describe(calibration)}"]
     if estimate.guesses:
         lines.append(
-            f"Guesses: {', '.join(estimate.guesses)} train or run models; what that takes is known once one was run."
+            f"Guesses: {', '.join(estimate.guesses)} read, run or train whole models; "
+            "what that takes is known once one was run."
         )
     return lines
 

@@ -42,7 +42,7 @@ class Trajectory(Statistic):
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """Reading dominates; how much is not known from the matrices."""
-        return Cost(seconds=5.0, memory_bytes=BLOCK_BYTES, device="cpu")
+        return Cost(seconds=0.2, memory_bytes=BLOCK_BYTES, device="cpu")
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """A lone checkpoint is a path that does not move. `Unmeasurable` where checkpoints share no parameter."""

@@ -1,7 +1,7 @@
 """Levenshtein distances between pathways: rapidfuzz on the CPU, or a bit-parallel kernel in tensor operations.
 
 Both are exact. The kernel (Myers 1999 in Hyyrö's 2003 block form, 62 bits to a word so that a signed 64-bit sum never
-overflows) runs on any device, and on the CPU where rapidfuzz is not installed (pip install 'varve[pathways]').
+overflows) runs on any device, and on the CPU where rapidfuzz is not installed.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ store does not hold is an error, never left at random.
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -103,6 +104,10 @@ class _Lazy:
         return list(self._shape)
 
 
+_LAZY_IMPORTS = threading.Lock()
+"""transformers imports its parts when they are first asked for; two threads at once find them half made."""
+
+
 def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.nn.Module:
     where = _where(checkpoint)
     config = clean_config(checkpoint)
@@ -110,10 +115,12 @@ def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.
         import transformers
     except ImportError as error:
         raise Unmeasurable(
-            f"{where}: building a {config.get('model_type')} needs transformers: pip install 'varve[hf]', or {_WAY_OUT}"
+            f"{where}: building a {config.get('model_type')} needs transformers: pip install -e '.[hf]' in varve's "
+            f"folder, or {_WAY_OUT}"
         ) from error
-    made = _config_object(transformers, config, where)
-    cls = _class_of(transformers, made, config, where)
+    with _LAZY_IMPORTS:
+        made = _config_object(transformers, config, where)
+        cls = _class_of(transformers, made, config, where)
     dtype = commonest_dtype(checkpoint)
     state = {info.name: _Lazy(checkpoint, info, info.name) for info in checkpoint.parameters}
     transformers_logging = transformers.utils.logging

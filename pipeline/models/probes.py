@@ -217,7 +217,9 @@ def _tokenized(path: Path, texts: list[str], described: Mapping[str, Any]) -> tu
     try:
         import transformers
     except ImportError as error:
-        raise ParameterError(f"{path}: a tokenizer needs transformers: pip install 'varve[hf]'") from error
+        raise ParameterError(
+            f"{path}: a tokenizer needs transformers: pip install -e '.[hf]' in varve's folder"
+        ) from error
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # tokenizers raise bare exceptions of their own for damaged files

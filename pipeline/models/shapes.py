@@ -23,7 +23,9 @@ def headers_of(config: Mapping[str, Any], dtype: str, where: str) -> tuple[Tenso
     try:
         import transformers
     except ImportError as error:
-        raise ParameterError(f"{where}: shapes from a config need transformers: pip install 'varve[hf]'") from error
+        raise ParameterError(
+            f"{where}: shapes from a config need transformers: pip install -e '.[hf]' in varve's folder"
+        ) from error
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ParameterError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16, float16 or float32")
     settings = {

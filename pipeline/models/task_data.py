@@ -84,7 +84,9 @@ def digits() -> Arrays:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ParameterError("the digits come with scikit-learn: pip install 'varve[tasks]'") from error
+        raise ParameterError(
+            "the digits come with scikit-learn: pip install -e '.[tasks]' in varve's folder"
+        ) from error
     loaded = load_digits()
     return Arrays(loaded.images.astype(np.float32), loaded.target.astype(np.int64))
 

@@ -193,7 +193,7 @@ def _tokenizer(told: TextTask, folder: Path) -> tuple[Any, list[str]]:
     try:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
     except ImportError as error:
-        raise ParameterError("tasks on text need transformers: pip install 'varve[hf]'") from error
+        raise ParameterError("tasks on text need transformers: pip install -e '.[hf]' in varve's folder") from error
     try:
         if path.is_file():
             tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(path))

@@ -47,7 +47,9 @@ def clouds() -> Iterator[tuple[str, np.ndarray]]:
 
 @pytest.mark.parametrize(("name", "x"), list(clouds()))
 def test_estimates_equal_those_of_the_oracle(name: str, x: np.ndarray) -> None:
-    skdim_id = pytest.importorskip("skdim.id", reason="scikit-dimension is the oracle: pip install 'varve[test]'")
+    skdim_id = pytest.importorskip(
+        "skdim.id", reason="scikit-dimension is the oracle: pip install -e '.[test]' in varve's folder"
+    )
     distances = nearest(torch.tensor(x), 64)[0].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

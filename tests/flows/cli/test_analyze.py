@@ -110,6 +110,7 @@ def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixtu
         (["--set", "weight_spectre.k=5"], "weight_spectra"),
         (["--analyzers", "intruders"], "intruder_dimensions"),
         (["--analyzers", ","], "names none; there are: "),
+        (["--analyzers", "pathway_metrics"], "nothing to measure without --probe FILE"),
         (["--steps", "11"], "10"),
         (["--base", "nowhere/at/all"], "nowhere/at/all"),
         (["--base", "ful=full@10"], "--base ful=full@10: no run fits 'ful'; runs: runs/full"),
