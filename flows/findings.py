@@ -44,11 +44,18 @@ def skipped(skips: Iterable[Skip]) -> list[Finding]:
 
 
 def unmeasurable(store: Store, planned: Plan) -> list[Finding]:
-    """Units whose stored answer is a reason: found in this run or an earlier one."""
+    """Units whose stored answer, or that of a trial of theirs, is a reason: found in this run or an earlier one."""
+    from analyzers.contract import IterativeStatistic  # brings torch, which no verb needs before it computes
+    from pipeline.store.trials import reasons_of_trials
+
     found: list[tuple[str, tuple[str, int | None, str | None], str]] = []
     for p in planned.units.prepared:
         units = planned.units.found(p).units
         table = store.statistic(p.name)
+        if isinstance(p.statistic, IterativeStatistic):
+            for key, reason in reasons_of_trials(table, units).items():
+                found.append((reason, (units[key].run or "", units[key].step, units[key].matrix), p.name))
+            continue
         for key, reference in table.lookup(key for key in units if table.extent(key) is not None).items():
             if reference.reason is not None:
                 unit = units[key]

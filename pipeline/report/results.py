@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyzers.contract import Result, Statistic
+from analyzers.contract import IterativeStatistic, Result, Statistic
 from analyzers.errors import StoreError
 from pipeline.store.addresses import Selection, Skip
 from pipeline.store.columns import Columns
@@ -17,6 +17,7 @@ from pipeline.store.keys import identity
 from pipeline.store.members import Found, Place
 from pipeline.store.prepared import Prepared
 from pipeline.store.sources import Sources
+from pipeline.store.trials import reasons_of_trials
 from pipeline.store.units import Units
 
 if TYPE_CHECKING:
@@ -143,8 +144,13 @@ class Results:
         for p in self.units.prepared:
             if p.identity not in self.units.asked:
                 continue
-            places = self.units.of(p).places
-            reasons = self.table(p.name).reasons(dict.fromkeys(places.values()))
+            found = self.units.of(p)
+            places = found.places
+            if isinstance(p.statistic, IterativeStatistic):
+                units = {key: found.units[key] for key in dict.fromkeys(places.values())}
+                reasons = reasons_of_trials(self.table(p.name), units)
+            else:
+                reasons = self.table(p.name).reasons(dict.fromkeys(places.values()))
             if not reasons:
                 continue
             listed.extend(

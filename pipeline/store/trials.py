@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from analyzers.contract import IterativeStatistic, Result, Trial
@@ -49,6 +50,17 @@ def replay(table: StatisticTable, unit: UnitAddress) -> Search:
         if missing:
             return Search(tuple(finished), missing)
         seen.update(new)
+
+
+def reasons_of_trials(table: StatisticTable, units: Mapping[str, UnitAddress]) -> dict[str, str]:
+    """Of each unit with a trial that the data have no answer to: the first reason, by the unit's key."""
+    reasons: dict[str, str] = {}
+    for key, unit in units.items():
+        finished = replay(table, unit).finished
+        reason = next((str(value) for _, value in finished if isinstance(value, Unmeasurable)), None)
+        if reason is not None:
+            reasons[key] = reason
+    return reasons
 
 
 def is_stored(table: StatisticTable, key: str, extent: int) -> bool:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analyzers.contract import RunInfo, Statistic, Variable, View
-from analyzers.errors import ContractError
+from analyzers.contract import (
+    Context,
+    IterativeStatistic,
+    Result,
+    RunInfo,
+    Statistic,
+    Trial,
+    Unit,
+    Variable,
+    View,
+)
+from analyzers.errors import ContractError, Unmeasurable
+from flows.findings import unmeasurable
 from pipeline.compute.cluster import ThreadCluster
+from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.report.view import StoreView
 from pipeline.selection import parse_steps
@@ -33,6 +46,34 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture
 def view(store: Store) -> StoreView:
     return StoreView(store, [Everything()])
+
+
+@dataclass(frozen=True)
+class Hopeless(IterativeStatistic):
+    """iterative: its second trial has no answer on the matrices of one layer."""
+
+    name, version, scope = "test_hopeless", 1, "matrix"
+
+    def propose(self, results: Sequence[tuple[Trial, Result | Unmeasurable]]) -> Sequence[Trial]:
+        return [{"at": len(results)}] if len(results) < 2 else ()
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        info, trial = unit.only.info, unit.trial
+        assert info is not None and trial is not None
+        if info.layer == 1 and trial["at"] == 1:
+            raise Unmeasurable("layer 1 has no second answer")
+        return {"at": np.int64(trial["at"])}
+
+
+def test_a_search_with_a_trial_that_has_no_answer_is_listed_with_the_reason(tmp_path: Path) -> None:
+    store, asked = small_store(tmp_path, (10,)), [Everything(Hopeless())]
+    compute(store, asked)
+    listed = [skip for skip in StoreView(store, asked).skips if skip.statistic == "test_hopeless"]
+    assert {(skip.reason, skip.matrix, skip.wrong) for skip in listed} == {("layer 1 has no second answer", UP, True)}
+    found = unmeasurable(store, plan(store, asked))
+    assert [(finding.reason, finding.statistics) for finding in found] == [
+        ("layer 1 has no second answer", ("test_hopeless",))
+    ]
 
 
 def at(view: StoreView, run: str, step: int, matrix: str) -> tuple[int, int, int]:
