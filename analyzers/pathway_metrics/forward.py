@@ -55,7 +55,7 @@ def _embeddings(model: torch.nn.Module) -> int | None:
     getter = getattr(model, "get_input_embeddings", None)
     try:
         table = getter() if callable(getter) else None
-    except NotImplementedError:
+    except NotImplementedError:  # how transformers' models say that they have no one table of tokens
         table = None
     if table is None:
         table = next((module for module in model.modules() if isinstance(module, torch.nn.Embedding)), None)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,11 @@ def _linear_algebra() -> dict[str, Mapping[int, float]]:
         tall = torch.randn(2 * side, side, dtype=torch.float64, generator=generator)
         symmetric = square @ square.T
         tried: dict[str, tuple[costs.Work, Callable[[], object]]] = {
-            "gemm": (costs.gemm(side, side, side), lambda a=square: a @ a),  # type: ignore[misc]
-            "eigvalsh": (costs.eigvalsh(side), lambda a=symmetric: torch.linalg.eigvalsh(a)),  # type: ignore[misc]
-            "eigh": (costs.eigh(side), lambda a=symmetric: torch.linalg.eigh(a)),  # type: ignore[misc]
-            "svd": (costs.svd(side, side), lambda a=square: torch.linalg.svd(a)),  # type: ignore[misc]
-            "qr": (costs.qr(2 * side, side), lambda a=tall: torch.linalg.qr(a)),  # type: ignore[misc]
+            "gemm": (costs.gemm(side, side, side), partial(torch.matmul, square, square)),
+            "eigvalsh": (costs.eigvalsh(side), partial(torch.linalg.eigvalsh, symmetric)),
+            "eigh": (costs.eigh(side), partial(torch.linalg.eigh, symmetric)),
+            "svd": (costs.svd(side, side), partial(torch.linalg.svd, square)),
+            "qr": (costs.qr(2 * side, side), partial(torch.linalg.qr, tall)),
         }
         for kind, (work, run) in tried.items():
             rates[kind][side] = work.operations / _best(run)

@@ -39,7 +39,7 @@ def test_more_dimensions_learn_more_and_all_of_them_learn_the_digits(task: Task)
 @pytest.mark.parametrize("method", ["one_hot", "fastfood", "dense", "sparse"])
 def test_what_an_ensemble_learns_each_of_its_members_learns_alone(task: Task, method: str) -> None:
     """Catches members that share a map, a batch or a rate: alone and together they must be the same training."""
-    short = replace(task, training=Training(steps=15, batch_size=32, lr=0.01, evaluations=1))  # type: ignore[type-var]
+    short = replace(task, training=Training(steps=15, batch_size=32, lr=0.01, evaluations=1))  # type: ignore[type-var]  # `Task` is a protocol; this one is a dataclass
     trials = [trial(40, seed, rate) for seed, rate in ((0, 0), (1, 0), (0, 1))]
     of = checkpoint(mlp())
     together = run(Landscape(MATERIAL, method), of, short, trials)
@@ -57,7 +57,7 @@ def test_a_trial_is_the_same_every_time(task: Task) -> None:
 
 
 def test_a_diverging_trial_is_a_result_and_leaves_its_neighbours_alone(task: Task) -> None:
-    wild = replace(task, training=Training(steps=40, batch_size=32, lr=0.01, evaluations=2))  # type: ignore[type-var]
+    wild = replace(task, training=Training(steps=40, batch_size=32, lr=0.01, evaluations=2))  # type: ignore[type-var]  # `Task` is a protocol; this one is a dataclass
     good, bad = trial(60, 0, 0), trial(60, 0, 80)  # 10^40 times the rate
     alone = run(Landscape(MATERIAL), checkpoint(mlp()), wild, [good])[0]
     beside, diverged = run(Landscape(MATERIAL), checkpoint(mlp()), wild, [good, bad])
