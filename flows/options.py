@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from analyzers.errors import ParameterError
+from pipeline.models.yaml_file import read_yaml
 
 Settings = dict[str, dict[str, Any]]
 """Analyzer name → key → value, as --set and --config give them."""
@@ -94,12 +94,7 @@ def parse_size(text: str) -> int:
 
 def read_config(path: Path) -> Settings:
     """A YAML or JSON file that maps analyzer → key → value. Raises `ParameterError` naming what is wrong in it."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"--config {path}: not valid YAML or JSON: {error}") from error
+    data = read_yaml(path, "--config")
     if data is None:
         return {}
     if not isinstance(data, Mapping) or not all(isinstance(v, Mapping) for v in data.values()):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analyzers.errors import ParameterError
@@ -16,6 +15,7 @@ from flows import plan_text
 from flows.console import duration, plural, size, table
 from flows.options import AnalyzeOptions
 from flows.planning import estimate_paper
+from pipeline.models.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from pipeline.compute.calibration import Calibration
@@ -57,12 +57,7 @@ def read_models(path: Path, checkpoints: int | None, adapter_rank: int | None, d
     `ParameterError` that names the file."""
     from pipeline.paper_models import PaperModel
 
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"--config {path}: not valid YAML or JSON: {error}") from error
+    data = read_yaml(path, "--config")
     if not isinstance(data, Mapping):
         raise ParameterError(f"--config {path}: expected a config.json, or a YAML with a list `models`")
     if "models" not in data:

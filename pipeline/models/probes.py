@@ -25,12 +25,12 @@ from typing import Any
 
 import blake3
 import numpy as np
-import yaml
 
 from analyzers.errors import ParameterError
 from analyzers.pathway_metrics.probe import COLUMNS, Column, Probe
 from pipeline.models.factories import import_factory
 from pipeline.models.trace_files import TraceFiles
+from pipeline.models.yaml_file import read_yaml
 
 _KINDS = ("text", "jsonl", "tokens", "arrays", "traces")
 _OTHERS = (
@@ -138,12 +138,7 @@ def _of_file(path: Path) -> Probe:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(f"--probe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"--probe {path}: not valid YAML: {error}") from error
+    described = read_yaml(path, "--probe")
     if not isinstance(described, dict):
         raise ParameterError(f"--probe {path}: a probe is a mapping, found {type(described).__name__}")
     for key in described:
