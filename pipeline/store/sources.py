@@ -51,6 +51,7 @@ class Sources:
         self._kept: dict[tuple[str, int], dict[str, Source]] = {}
         self._tuned: dict[tuple[str, int], Sourced] = {}
         self._references: dict[tuple[str, int, str, bool], Reference | Because] = {}
+        self._wholes: dict[tuple[str, int], CheckpointSource | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
         self._exclusions: dict[tuple[str, str], str | None] = {}
 
@@ -145,6 +146,12 @@ class Sources:
 
     def whole(self, run: str, step: int) -> CheckpointSource | Because:
         """The whole checkpoint, an adapter's on its base; or why it is not whole."""
+        at = (run, step)
+        if at not in self._wholes:
+            self._wholes[at] = self._find_whole(run, step)
+        return self._wholes[at]
+
+    def _find_whole(self, run: str, step: int) -> CheckpointSource | Because:
         record = self.checkpoints(run)[step]
         if record.problems:
             return Because(f"the checkpoint is not whole: {record.problems[0]}", wrong=True)
