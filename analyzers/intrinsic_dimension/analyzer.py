@@ -61,7 +61,7 @@ class IntrinsicDimension(Analyzer):
     """How many dimensions learning a task takes from a checkpoint, and the run's path through weight space."""
 
     name: ClassVar[str] = "intrinsic_dimension"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     variables: ClassVar[tuple[Variable, ...]] = VARIABLES
     Parameters: ClassVar[type[AnalyzerParameters]] = IntrinsicParameters
 
@@ -134,6 +134,8 @@ def _notes(s: IntrinsicParameters) -> tuple[str, ...]:
     return (
         "d_int: local = level × this checkpoint's full-training score, run = level × the best of its run, global = "
         "level × the task's reference; corrected = of what lies above chance.",
+        "d_int is NaN where it is censored: then censored = 1 means above d_int_limit, the greatest d tried, and -1 at "
+        "or below it, the least. d_int = 0: the score was there before any training. Read d_int_flag beside it.",
         f"Searched for at level {levels}; other levels are read off the same curve and have wider intervals.",
         "Rates and stops are chosen on a tuning split with seeds of their own; scores are of fresh seeds on a third "
         "split. Intervals are over seeds: of one checkpoint, not of training runs.",

@@ -18,13 +18,20 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Crossing:
-    """`value` with its 95 % interval. `censored`: 1 where no measured d reached (value is the greatest measured), −1
-    where the least measured d did (value is that d; 0 when nothing need be trained). An end is inf beyond d_max."""
+    """Where a curve reaches a threshold.
+
+    `censored`: 1 where no measured d reached it, −1 where the least measured d did, 0 between, and where nothing need
+    be trained (`value` 0). A censored crossing has no `value` (NaN): it lies above (at or below) `limit`, the greatest
+    (least) d measured, which is NaN elsewhere. [`low`, `high`] is the 95 % interval; a side that was not tried is open:
+    `low` 0, `high` inf. `undecided`: within the interval it is censored otherwise than at its estimate.
+    """
 
     value: float
     low: float
     high: float
     censored: int
+    limit: float
+    undecided: bool
 
 
 def isotonic(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -41,26 +48,32 @@ def isotonic(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return fit
 
 
-def crossing_of(d: np.ndarray, fit: np.ndarray, threshold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(value, censored) of fits (…, n) over d (n,), ascending, d[0] may be 0. Thresholds (…)."""
+@dataclass(frozen=True)
+class Crossings:
+    """Of many fits: `value` and `limit` as in `Crossing`; `kind`: −2 before any training, −1 at or below the least d
+    measured, 0 between, 1 above all."""
+
+    value: np.ndarray
+    limit: np.ndarray
+    kind: np.ndarray
+
+
+def crossing_of(d: np.ndarray, fit: np.ndarray, threshold: np.ndarray) -> Crossings:
+    """Crossings of fits (…, n) over d (n,), ascending, d[0] may be 0. Thresholds (…)."""
     reached = fit >= threshold[..., None]
     any_reached = reached.any(axis=-1)
     at = np.argmax(reached, axis=-1)
     before = np.maximum(at - 1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         x = np.log(d.astype(float))
-        low, high = (
-            np.take_along_axis(fit, before[..., None], -1)[..., 0],
-            np.take_along_axis(fit, at[..., None], -1)[..., 0],
-        )
+        low, high = (np.take_along_axis(fit, index[..., None], -1)[..., 0] for index in (before, at))
         share = np.where(high > low, (threshold - low) / (high - low), 1.0)
         between = np.exp(x[before] + share * (x[at] - x[before]))
-    below = any_reached & ((at == 0) | (d[before] == 0)) & (d[at] >= 0)
-    value = np.where(below, d[at], between)
-    value = np.where(any_reached, value, d[-1])
-    censored = np.where(any_reached, np.where(below & (d[at] > 0), -1, 0), 1)
-    censored = np.where(any_reached & (d[at] == 0), -1, censored)
-    return value.astype(float), censored
+    least = (at == 0) | (d[before] == 0)
+    kind = np.where(~any_reached, 1, np.where(d[at] == 0, -2, np.where(least, -1, 0)))
+    value = np.where(kind == 0, between, np.where(kind == -2, 0.0, np.nan))
+    limit = np.where(kind == 1, float(d[-1]), np.where(kind == -1, d[at].astype(float), np.nan))
+    return Crossings(value, limit, kind)
 
 
 @dataclass(frozen=True)
@@ -98,16 +111,39 @@ class Curve:
         self.draws = Draws(isotonic(drawn, self.n.astype(float)), self.baseline + shift)
         spread = np.quantile(drawn, (0.025, 0.975), axis=0)
         self.low, self.high = spread[0], spread[1]
+        every = np.concatenate((pooled, own))
+        self._spread = float(np.sqrt(np.mean(every**2))) if every.size else float("nan")
 
     def crossing(self, threshold: float, drawn: np.ndarray | None = None) -> Crossing:
         """Where the fit reaches `threshold`; `drawn` are the thresholds of the draws, where they vary."""
-        value, censored = crossing_of(self.d, self.fit, np.asarray(threshold))
+        own = crossing_of(self.d, self.fit, np.asarray(threshold))
         of_draws = np.full(len(self.draws.fits), threshold) if drawn is None else drawn
-        values, codes = crossing_of(self.d, self.draws.fits, of_draws)
-        values = np.where(codes == 1, np.inf, values)
-        low, high = np.quantile(values, (0.025, 0.975), method="inverted_cdf")
-        low = min(low, float(self.d[-1]))  # above the greatest d that was measured, no more is known
-        return Crossing(float(value), float(low), float(high), int(censored))
+        all_of = crossing_of(self.d, self.draws.fits, of_draws)
+        lows = np.where(all_of.kind == 1, all_of.limit, np.where(all_of.kind == -1, 0.0, all_of.value))
+        highs = np.where(all_of.kind == 1, np.inf, np.where(all_of.kind == -1, all_of.limit, all_of.value))
+        low = float(np.quantile(lows, 0.025, method="inverted_cdf"))
+        high = float(np.quantile(highs, 0.975, method="inverted_cdf"))
+        kinds = np.quantile(all_of.kind, (0.025, 0.975), method="inverted_cdf")
+        kind = int(own.kind)
+        return Crossing(
+            float(own.value), low, high, 0 if kind == -2 else kind, float(own.limit), bool((kinds != kind).any())
+        )
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of one trial's score about its mean, pooled over d and the baseline; NaN without two
+        seeds anywhere."""
+        return self._spread
+
+    def rises(self) -> bool:
+        """Whether the mean score at the greatest d is above that at the least by two standard errors of their
+        difference; True where there are not two d with fresh seeds."""
+        trained = np.flatnonzero(self.d > 0)
+        if trained.size < 2 or not np.isfinite(self._spread):
+            return True
+        first, last = trained[0], trained[-1]
+        error = self._spread * float(np.sqrt(1 / self.n[first] + 1 / self.n[last]))
+        return bool(self.means[last] - self.means[first] > 2 * error)
 
 
 def _residuals(groups: list[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyzers.contract import View
-from analyzers.intrinsic_dimension.crossing import Crossing, Curve
+from analyzers.intrinsic_dimension.crossing import Curve
+from analyzers.intrinsic_dimension.doubts import doubts
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.search import FULL, Finished, Target, bracket
 from analyzers.linalg.hashing import stable_seed
@@ -21,12 +22,14 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Cell:
-    """One checkpoint × task × method: what its finished trials say. `curve` is None until the baseline is scored."""
+    """One checkpoint × task × method: what its finished trials say. `curve` is None until the baseline is scored;
+    `complete`: the search has ended."""
 
     found: Finished
     curve: Curve | None
     n_trials: int
     n_diverged: int
+    complete: bool
 
 
 def label(statistic: Landscape) -> str:
@@ -48,12 +51,16 @@ def cells(view: View, statistics: Sequence[Landscape]) -> dict[tuple[int, int, s
             for step in run.steps:
                 trials = view.trials(statistic, run.id, step)
                 if trials:
-                    found[r, steps[step], statistic.task.name, label(statistic)] = cell_of(list(trials), run.id, step)
+                    found[r, steps[step], statistic.task.name, label(statistic)] = cell_of(
+                        list(trials), f"{run.id}@{step}", not statistic.propose(trials)
+                    )
     return found
 
 
-def cell_of(trials: Sequence[tuple[Mapping[str, object], Mapping[str, np.ndarray]]], run: str, step: int) -> Cell:
-    """The finished trials of one search, and their curve where there is enough for one."""
+def cell_of(
+    trials: Sequence[tuple[Mapping[str, object], Mapping[str, np.ndarray]]], where: str, complete: bool
+) -> Cell:
+    """The finished trials of one search, and their curve where there is enough for one. `where` seeds the bootstrap."""
     finished = Finished.of(trials)
     diverged = sum(int(result["diverged_at"]) >= 0 for _, result in trials)
     curve = None
@@ -61,8 +68,8 @@ def cell_of(trials: Sequence[tuple[Mapping[str, object], Mapping[str, np.ndarray
     if baseline.size:
         scores = {d: finished.at_stop(d) for d in finished.scored_at()}
         scores[0] = np.array([finished.initial("score")])
-        curve = Curve(scores, baseline, stable_seed(f"{run}@{step}"))
-    return Cell(finished, curve, len(trials), diverged)
+        curve = Curve(scores, baseline, stable_seed(where))
+    return Cell(finished, curve, len(trials), diverged, complete)
 
 
 def of_landscape(
@@ -79,7 +86,8 @@ def of_landscape(
     grid = (len(view.runs), len(view.steps), len(tasks), len(methods))
     crossing = (*grid, len(THRESHOLDS), len(levels))
     arrays: Arrays = {
-        **{n: np.full(crossing, np.nan) for n in ("d_int", "d_int_low", "d_int_high", "censored")},
+        **{n: np.full(crossing, np.nan) for n in ("d_int", "d_int_low", "d_int_high", "censored", "d_int_limit")},
+        "d_int_flag": np.full(crossing, np.nan),
         **{n: np.full(crossing, np.nan) for n in ("threshold_score", "budget_changes")},
         **{n: np.full((*grid, len(d)), np.nan) for n in ("score", "score_low", "score_high")},
         **{n: np.full((*grid, len(d)), np.nan) for n in ("tune_score", "learning_rate", "n_seeds")},
@@ -152,11 +160,12 @@ def _fill_crossing(arrays: Arrays, at: tuple[int, ...], cell: Cell, threshold: s
         of = curve if kind == "local" else best
         value, drawn = floor + level * (of.baseline - floor), floor + level * (of.draws.baseline - floor)
     arrays["threshold_score"][at] = value
-    found: Crossing = curve.crossing(value, drawn)
+    found = curve.crossing(value, drawn)
     if not cell.found.scored_at() and found.censored == 1:
         return  # only the baseline is there yet: nothing says where the crossing is
-    arrays["d_int"][at], arrays["censored"][at] = found.value, found.censored
+    arrays["d_int"][at], arrays["censored"][at], arrays["d_int_limit"][at] = found.value, found.censored, found.limit
     arrays["d_int_low"][at], arrays["d_int_high"][at] = found.low, found.high
+    arrays["d_int_flag"][at] = doubts(curve, value, found, cell.complete)
     if threshold in ("local", "global"):
         arrays["budget_changes"][at] = _budget_changes(cell.found, threshold, level)
 

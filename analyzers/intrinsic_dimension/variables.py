@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from analyzers.contract import Variable
+from analyzers.intrinsic_dimension.doubts import MEANINGS
 
+_FLAGS = "; ".join(f"{code}: {meaning}" for code, meaning in MEANINGS.items())
 _LI = "1804.08838 (Li et al. 2018)"
 _SAID = "2012.13255 (Aghajanyan et al. 2020)"
 _CELL = ("run", "step", "task", "method")
@@ -14,10 +16,18 @@ _PATH = ("run", "group")
 _PATH_STEPS = ("run", "step", "group")
 
 LANDSCAPE: tuple[Variable, ...] = (
-    Variable("d_int", _CROSSING, "least d whose mean score reaches the threshold", source=f"{_LI}; {_SAID}", log=True),
-    Variable("d_int_low", _CROSSING, "lower end of its 95 % bootstrap interval over seeds", log=True),
-    Variable("d_int_high", _CROSSING, "upper end of its 95 % bootstrap interval; inf beyond the greatest d", log=True),
-    Variable("censored", _CROSSING, "1: above the greatest d measured; -1: at or below the least; 0: between"),
+    Variable(
+        "d_int",
+        _CROSSING,
+        "least d whose mean score reaches the threshold; NaN where it is censored: see d_int_limit",
+        source=f"{_LI}; {_SAID}",
+        log=True,
+    ),
+    Variable("d_int_low", _CROSSING, "lower end of its 95 % bootstrap interval over seeds; 0: open", log=True),
+    Variable("d_int_high", _CROSSING, "upper end of its 95 % bootstrap interval; inf: open", log=True),
+    Variable("censored", _CROSSING, "1: above d_int_limit, -1: at or below it, 0: d_int is known; NaN: not measured"),
+    Variable("d_int_limit", _CROSSING, "where censored: the greatest (1) or least (-1) d that was tried", log=True),
+    Variable("d_int_flag", _CROSSING, f"reasons for doubt, the sum of: {_FLAGS}"),
     Variable("threshold_score", _CROSSING, "the score that is to be reached"),
     Variable(
         "budget_changes", _CROSSING, "1 where a doubled budget moves the crossing out of its bracket; NaN: unasked"

@@ -11,22 +11,14 @@ from matplotlib.colors import to_hex
 
 from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, from_rows, number
 from pipeline.report.figures import Image, canvas, image, place
+from pipeline.report.intrinsic_text import CONVENTIONS, MARK, NODE, codes, measured, rows, said
 from pipeline.report.look import Look
 from pipeline.report.plots import draw_line, legend, plain_log_ticks
-from pipeline.report.style import literal, wrapped
+from pipeline.report.style import RunStyle, literal, wrapped
 
-NODE = "intrinsic_dimension"
 CURVES = 6
 """Checkpoints drawn in one figure of scores against d, spread over the steps."""
 PANELS = 12
-CONVENTIONS = (
-    "d_int is the least d at which training in d random dimensions, from this checkpoint, reaches the threshold.",
-    "local: level × this checkpoint’s own full training. run: level × the best full training of its run. global: level "
-    "× the task’s full marks. corrected: counted from what always naming the commonest class scores.",
-    "did: θ0 + P z. said: each layer’s part is scaled by one learned number, counted inside d.",
-    "A control (random_init, shuffled_labels, shuffled_inputs) stands in its own rows; of shuffled labels the training "
-    "examples themselves are scored.",
-)
 
 
 def intrinsic_section(tree: xr.DataTree, look: Look) -> Section | None:
@@ -53,7 +45,7 @@ def _landscape(node: xr.Dataset, look: Look) -> list[Block]:
         blocks.append(Gallery((*over, *curves[: PANELS - len(over)])))
     if curves[PANELS - len(over) :]:
         blocks.append(Details("Further curves", (Gallery(tuple(curves[PANELS - len(over) :])),)))
-    rows = list(_rows(node))
+    told = list(rows(node))
     columns = {
         "run": "run",
         "step": "step",
@@ -68,117 +60,97 @@ def _landscape(node: xr.Dataset, look: Look) -> list[Block]:
         "note": "note",
     }
     level = float(node["level"].values[0])
-    caption = f"d_int at level {level:g} with 95 % intervals over seeds. < and >: censored, beyond what was tried."
-    table = from_rows(caption, rows, columns)
-    blocks.append(table if len(rows) <= 24 else Details(f"All {len(rows)} checkpoints × methods", (table,)))
+    caption = (
+        f"d_int at level {level:g} with 95 % intervals over seeds; an open end was not tried. {MARK}: reason for "
+        "doubt, told in the note."
+    )
+    table = from_rows(caption, told, columns)
+    blocks.append(table if len(told) <= 24 else Details(f"All {len(told)} checkpoints × methods", (table,)))
     return blocks
 
 
-def _rows(node: xr.Dataset) -> Iterator[dict[str, object]]:
-    """One row for each measured checkpoint, task and method."""
-    for at in _measured(node):
-        one = node.isel(at)
-        changed = bool((one["budget_changes"] == 1).any())
-        diverged = int(one["n_diverged"])
-        notes = (["⚑ a doubled budget moves it"] if changed else []) + ([f"{diverged} diverged"] if diverged else [])
-        if float(one["n_fresh"]):
-            notes.append(f"{int(one['n_fresh'])} of {int(one['n_trained'])} parameters are a fresh head")
-        yield {
-            "run": str(one["run"].values),
-            "step": int(one["step"]),
-            "task": str(one["task"].values),
-            "method": str(one["method"].values),
-            "baseline": float(one["baseline_score"]),
-            "initial": float(one["initial_score"]),
-            "local": said(one.sel(threshold="local").isel(level=0)),
-            "of_run": said(one.sel(threshold="run").isel(level=0)),
-            "global": said(one.sel(threshold="global").isel(level=0)),
-            "n": int(one["n_trials"]),
-            "note": "; ".join(notes),
-        }
-
-
-def _measured(node: xr.Dataset) -> Iterator[dict[str, int]]:
-    there = node["n_trials"].transpose("run", "step", "task", "method").values
-    for r, s, t, m in zip(*np.nonzero(np.isfinite(there)), strict=True):
-        yield {"run": int(r), "step": int(s), "task": int(t), "method": int(m)}
-
-
-def said(one: xr.Dataset) -> str:
-    """ "107 [93 … 131]", "> 4810", "0 (reached before training)"; empty where it was not measured."""
-    value, censored = float(one["d_int"]), float(one["censored"])
-    if np.isnan(value):
-        return ""
-    if censored > 0:
-        return f"> {value:.0f}"
-    if value == 0:
-        return "0 (reached before training)"
-    mark = "≤ " if censored < 0 else ""
-    ends = [float(one[name]) for name in ("d_int_low", "d_int_high")]
-    return f"{mark}{value:.0f} [{' … '.join('beyond' if np.isinf(end) else f'{end:.0f}' for end in ends)}]"
-
-
 def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
-    """d_int over steps, local threshold, a curve per run and method; censored points are arrows."""
-    one = node.sel(task=task, threshold="local").isel(level=0)
+    """d_int over steps by the local and by the run's threshold, a curve per run and method. What is censored is no
+    point of a curve: a triangle stands at the last d tried."""
+    one = node.sel(task=task).isel(level=0)
     level = float(one["level"])
-    with canvas(5.6, 3.6) as figure:
-        axes = figure.add_subplot()
+    with canvas(8.2, 3.9) as figure:
+        panels: Sequence[Axes] = list(figure.subplots(1, 2, sharey=True))
         drawn: list[str] = []
         steps: list[np.ndarray] = []
         ends: list[str] = []
-        for method in range(one.sizes["method"]):
-            for r, run in enumerate(str(name) for name in one["run"].values):
-                cell = one.isel(run=r, method=method)
-                values = cell["d_int"].values.astype(float)
-                kept = np.isfinite(values)
-                if not kept.any() or run not in look.styles:
-                    continue
-                at, shown = one["step"].values[kept].astype(float), np.maximum(values[kept], 1)
-                low = np.maximum(np.nan_to_num(cell["d_int_low"].values[kept], nan=1), 1)
-                high = cell["d_int_high"].values[kept].astype(float)
-                high = np.where(np.isfinite(high), high, shown * 1.5)
-                style = look.styles[run]
-                if str(one["method"].values[method]).startswith("said"):
-                    axes.plot(at, shown, color=style.colour, linestyle=":", marker="s", markersize=4)
-                elif "," in str(one["method"].values[method]):
-                    axes.plot(at, shown, color="#777777", linestyle="--", marker="x", markersize=5)
-                else:
-                    draw_line(axes, at, shown, style)
-                axes.vlines(at, np.minimum(low, shown), np.maximum(high, shown), color=style.colour, alpha=0.5)
-                codes = cell["censored"].values[kept]
-                for code, marker in ((1, "^"), (-1, "v")):
-                    axes.plot(
-                        at[codes == code],
-                        shown[codes == code],
-                        color=style.colour,
-                        marker=marker,
-                        linestyle="none",
-                        markersize=9,
-                        fillstyle="none",
-                    )
-                drawn.append(run)
-                steps.append(at)
-                ends.append(f"{run}, {one['method'].values[method]}: {values[kept][0]:.0f} to {values[kept][-1]:.0f}")
+        for axes, name in zip(panels, ("local", "run"), strict=True):
+            of = one.sel(threshold=name)
+            for method in range(one.sizes["method"]):
+                for run in (str(each) for each in one["run"].values):
+                    cell = of.sel(run=run).isel(method=method)
+                    there = np.flatnonzero(cell["censored"].notnull().values)
+                    if not there.size or run not in look.styles:
+                        continue
+                    cell = cell.isel(step=there)
+                    _draw_crossings(axes, cell, look.styles[run])
+                    drawn.append(run)
+                    steps.append(cell["step"].values.astype(float))
+                    first, last = (said(cell.isel(step=i)) for i in (0, -1))
+                    ends.append(f"{run}, {cell['method'].values!s}, {name}: {first} to {last}")
+            axes.set_title(
+                f"{level:g} of {'its own' if name == 'local' else 'the run’s best'} full training", loc="left"
+            )
         if not drawn:
             return None
-        axes.set_yscale("log")
-        plain_log_ticks(axes)
-        look.steps.draw(axes, np.concatenate(steps))
-        axes.set_ylabel(f"d_int, level {level:g}")
-        place(figure, top=legend(figure, list(dict.fromkeys(drawn)), look))
+        panels[0].set_yscale("log")
+        plain_log_ticks(panels[0])
+        for axes in panels:
+            look.steps.draw(axes, np.concatenate(steps))
+        panels[0].set_ylabel("d_int")
+        place(figure, 2, top=0.3 + legend(figure, list(dict.fromkeys(drawn)), look), apart=(0.3, 0))
         caption = (
-            f"Least dimension that reaches {level:g} of the checkpoint’s own full training on {task}, bars: 95 % over "
-            "seeds. Triangles: censored (up: above all d tried; down: at or below the least, 0 drawn at 1). Dotted: "
-            "SAID; grey dashes: controls."
+            f"Least dimension that reaches {level:g} of full training on {task}, bars: 95 % over seeds, arrows where "
+            "an end is open. Hollow triangles are no values: up, above every d tried; down, at or below the least. "
+            "Hollow squares at 1: reached before training. Rings: reason for doubt, see the table. Dotted: SAID; grey dashes: "
+            "controls."
         )
         return image(figure, f"Intrinsic dimension over steps: {task}", caption, f"Line plot. {'; '.join(ends[:8])}.")
+
+
+def _draw_crossings(axes: Axes, cell: xr.Dataset, style: RunStyle) -> None:
+    """One run's and method's crossings over its measured steps."""
+    at = cell["step"].values.astype(float)
+    value, limit = cell["d_int"].values.astype(float), cell["d_int_limit"].values.astype(float)
+    method = str(cell["method"].values)
+    line = np.where(value > 0, value, np.nan)
+    colour = style.colour
+    if "," in method:
+        colour = "#777777"
+        axes.plot(at, line, color=colour, linestyle="--", marker="x", markersize=5)
+    elif method.startswith("said"):
+        axes.plot(at, line, color=colour, linestyle=":", marker="s", markersize=4)
+    else:
+        draw_line(axes, at, line, style)
+    low, high = cell["d_int_low"].values.astype(float), cell["d_int_high"].values.astype(float)
+    inside = np.isfinite(line)
+    for x, y, down, up in zip(at[inside], line[inside], low[inside], high[inside], strict=True):
+        foot, head = (down if down > 0 else y / 2), (up if np.isfinite(up) else y * 2)
+        axes.vlines(x, foot, head, color=colour, alpha=0.5)
+        for end, marker, is_open in ((foot, "v", down <= 0), (head, "^", np.isinf(up))):
+            if is_open:
+                axes.plot([x], [end], color=colour, marker=marker, alpha=0.5, markersize=4)
+    shown = np.where(np.isfinite(limit), limit, np.where(value == 0, 1.0, line))
+    kinds = {"^": cell["censored"].values > 0, "v": cell["censored"].values < 0, "s": value == 0}
+    for marker, holds in kinds.items():
+        axes.plot(
+            at[holds], shown[holds], color=colour, marker=marker, linestyle="none", markersize=8, fillstyle="none"
+        )
+    doubtful = np.array([bool(codes(cell.isel(step=i))) for i in range(len(at))])
+    axes.plot(
+        at[doubtful], shown[doubtful], color="#999999", marker="o", linestyle="none", markersize=13, fillstyle="none"
+    )
 
 
 def score_curves(node: xr.Dataset) -> Iterator[Image]:
     """Score against d with its interval, one figure per run, task and method; up to `CURVES` checkpoints each."""
     cells: dict[tuple[int, int, int], list[int]] = {}
-    for at in _measured(node):
+    for at in measured(node):
         one = node.isel(at)
         if int(one["score"].notnull().sum()) > 1:
             cells.setdefault((at["run"], at["task"], at["method"]), []).append(at["step"])

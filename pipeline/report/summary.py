@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from pipeline.report import intruder_totals
+from pipeline.report import intrinsic_text, intruder_totals
 from pipeline.report.blocks import number, several
 from pipeline.report.compare import KeyVariable, analyzer_nodes, series_of
 from pipeline.report.contents import Contents
@@ -30,6 +30,7 @@ def sentences(
             _moved(variables, look),
             _top(movers, look),
             _intruders(tree, look),
+            intrinsic_text.sentence(tree),
         )
         if sentence
     )

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzers.intrinsic_dimension.crossing import Curve, crossing_of, isotonic
+from analyzers.intrinsic_dimension.doubts import FLAT, INTERPOLATED, NEAR_START, UNDECIDED, UNFINISHED, WIDE, doubts
 
 
 @settings(max_examples=50, deadline=None)
@@ -19,19 +20,32 @@ def test_the_fit_is_isotonic_regression(points: list[tuple[float, int]]) -> None
 
 
 def test_the_crossing_is_interpolated_in_log_d() -> None:
-    d = np.array([0, 10, 1000])
-    value, censored = crossing_of(d, np.array([0.1, 0.4, 0.8]), np.asarray(0.6))
-    assert float(value) == pytest.approx(100) and int(censored) == 0
+    found = crossing_of(np.array([0, 10, 1000]), np.array([0.1, 0.4, 0.8]), np.asarray(0.6))
+    assert float(found.value) == pytest.approx(100) and int(found.kind) == 0 and np.isnan(found.limit)
 
 
 @pytest.mark.parametrize(
-    ("threshold", "value", "code"),
-    [(0.05, 0, -1), (0.1, 0, -1), (0.3, 10, -1), (0.8, 1000, 0), (0.81, 1000, 1)],
+    ("threshold", "value", "code", "limit"),
+    [
+        (0.05, 0, 0, np.nan),
+        (0.1, 0, 0, np.nan),
+        (0.3, np.nan, -1, 10),
+        (0.8, 1000, 0, np.nan),
+        (0.81, np.nan, 1, 1000),
+    ],
 )
-def test_both_ends_are_censored(threshold: float, value: float, code: int) -> None:
+def test_what_is_censored_at_either_end_has_a_limit_and_no_value(
+    threshold: float, value: float, code: int, limit: float
+) -> None:
     """Before any training; at or below the least d; at the greatest; above all."""
-    found, censored = crossing_of(np.array([0, 10, 1000]), np.array([0.1, 0.4, 0.8]), np.asarray(threshold))
-    assert (float(found), int(censored)) == (pytest.approx(value), code)
+    one = Curve({d: np.array([score]) for d, score in ((0, 0.1), (10, 0.4), (1000, 0.8))}, np.ones(1))
+    found = one.crossing(threshold)
+    assert found.censored == code and not found.undecided
+    np.testing.assert_allclose([found.value, found.limit], [value, limit])
+    if code == 1:
+        assert (found.low, found.high) == (1000, np.inf)
+    if code == -1:
+        assert (found.low, found.high) == (0, 10)
 
 
 def curve(draw: np.random.Generator, noise: float, seeds: int = 5) -> Curve:
@@ -73,4 +87,38 @@ def test_an_interval_that_reaches_beyond_the_greatest_d_is_open() -> None:
         {0: np.array([0.1]), 50: 0.8 + 0.01 * draw.standard_normal(5), 100: 0.9 + 0.01 * draw.standard_normal(5)},
         np.ones(3),
     )
-    assert one.crossing(float(one.means[-1])).high == np.inf
+    found = one.crossing(float(one.means[-1]))
+    assert found.high == np.inf and found.undecided
+
+
+def flag(one: Curve, threshold: float, finished: bool = True) -> int:
+    return doubts(one, threshold, one.crossing(threshold), finished)
+
+
+def seeds(mean: float, noise: float) -> np.ndarray:
+    return mean + noise * np.array([-1.2, -0.6, 0.0, 0.6, 1.2])
+
+
+def test_a_steep_curve_with_little_noise_raises_no_doubt() -> None:
+    steep = Curve({0: np.array([0.1]), 50: seeds(0.8, 0.004), 75: seeds(0.9, 0.004)}, seeds(0.97, 0.002))
+    assert flag(steep, 0.87) == 0
+
+
+def test_a_score_that_hardly_depends_on_d_is_flagged_whatever_it_crosses() -> None:
+    flat = Curve({0: np.array([0.1]), 50: seeds(0.867, 0.02), 75: seeds(0.873, 0.02)}, seeds(0.97, 0.002))
+    assert flag(flat, 0.87) & FLAT and flag(flat, 0.87) & UNDECIDED
+    assert flag(flat, 0.99) & FLAT and not flag(flat, 0.99) & UNDECIDED  # above all, and that is certain
+
+
+def test_a_threshold_beside_the_untrained_score_is_flagged() -> None:
+    near = Curve({0: np.array([0.860]), 50: seeds(0.861, 0.01), 75: seeds(0.95, 0.01)}, seeds(0.97, 0.01))
+    assert flag(near, 0.87) & NEAR_START and not flag(near, 0.93) & NEAR_START
+    assert flag(near, 0.85) == 0 and near.crossing(0.85).value == 0
+
+
+def test_a_number_read_off_between_distant_d_is_flagged_and_a_wide_interval_too() -> None:
+    apart = Curve({0: np.array([0.1]), 50: seeds(0.5, 0.004), 500: seeds(0.9, 0.004)}, seeds(0.97, 0.002))
+    assert flag(apart, 0.7) == INTERPOLATED
+    wide = Curve({0: np.array([0.1]), 50: seeds(0.5, 0.3), 500: seeds(0.9, 0.3)}, seeds(0.97, 0.002))
+    assert flag(wide, 0.7) & WIDE
+    assert flag(apart, 0.7, finished=False) & UNFINISHED

@@ -8,23 +8,33 @@ import xarray as xr
 
 from analyzers.intrinsic_dimension.derivation import THRESHOLDS
 from pipeline.report.blocks import Gallery, Table
-from pipeline.report.intrinsic_figures import intrinsic_section, said
+from pipeline.report.intrinsic_figures import intrinsic_section
+from pipeline.report.intrinsic_text import rows, said, sentence
 from pipeline.report.look import Look
 
-STEPS = np.array([0, 10, 20])
+STEPS = np.array([0, 10, 20, 30, 40])
 
 
 def tree() -> xr.DataTree:
-    """One run, two methods; at step 0 no d reaches, at 10 an interval, at 20 nothing need be trained."""
+    """One run, two methods; at step 0 no d reaches, at 10 an interval, at 20 nothing need be trained, at 30 the least
+    d reaches, at 40 an interval that is open and doubtful."""
     cell = ("run", "step", "task", "method")
-    values = {0: (4810.0, 4810.0, np.inf, 1.0), 1: (107.0, 93.0, 131.0, 0.0), 2: (0.0, 0.0, 0.0, -1.0)}
-    shape = (1, 3, 1, 2, len(THRESHOLDS), 1)
-    crossing = {n: np.full(shape, np.nan) for n in ("d_int", "d_int_low", "d_int_high", "censored")}
+    nan = np.nan
+    values = {
+        0: (nan, 4810.0, np.inf, 1.0, 4810.0, 0.0),
+        1: (107.0, 93.0, 131.0, 0.0, nan, 0.0),
+        2: (0.0, 0.0, 0.0, 0.0, nan, 0.0),
+        3: (nan, 0.0, 17.0, -1.0, 17.0, 0.0),
+        4: (107.0, 0.0, np.inf, 0.0, nan, 1.0),
+    }
+    shape = (1, 5, 1, 2, len(THRESHOLDS), 1)
+    names = ("d_int", "d_int_low", "d_int_high", "censored", "d_int_limit", "d_int_flag")
+    crossing = {n: np.full(shape, np.nan) for n in names}
     for step, told in values.items():
         for name, value in zip(crossing, told, strict=True):
             crossing[name][0, step] = value
     d = np.array([0, 69, 147])
-    score = np.broadcast_to(np.array([0.1, 0.8, 0.9]), (1, 3, 1, 2, 3))
+    score = np.broadcast_to(np.array([0.1, 0.8, 0.9]), (1, 5, 1, 2, 3))
     data = {n: ((*cell, "threshold", "level"), v) for n, v in crossing.items()}
     data |= {
         n: ((*cell, "threshold", "level"), np.full(shape, v))
@@ -42,8 +52,8 @@ def tree() -> xr.DataTree:
         "n_fresh": 770,
         "n_trained": 4810,
     }
-    data |= {n: (cell, np.full((1, 3, 1, 2), float(v))) for n, v in numbers.items()}
-    path = np.array([[0.0, 0, 0], [1, 0.5, 0], [2, 0, 0]])[None, :, None]
+    data |= {n: (cell, np.full((1, 5, 1, 2), float(v))) for n, v in numbers.items()}
+    path = np.array([[0.0, 0, 0], [1, 0.5, 0], [2, 0, 0], [2, 1, 0], [3, 1, 0]])[None, :, None]
     data |= {"path": (("run", "step", "group", "axis"), path)}
     data |= dict.fromkeys(("distance_from_start", "relative_distance"), (("run", "step", "group"), path[..., 0]))
     shares = np.array([[[0.9, 0.1]]])
@@ -73,7 +83,16 @@ def test_the_section_has_curves_table_and_path() -> None:
     assert any(isinstance(block, Table) for block in section.blocks)
 
 
-@pytest.mark.parametrize(("step", "text"), [(0, "> 4810"), (10, "107 [93 … 131]"), (20, "0 (reached before training)")])
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        (0, "above 4810"),
+        (10, "107 [93 … 131]"),
+        (20, "0 (reached before training)"),
+        (30, "at or below 17"),
+        (40, "107 [open … open] ⚑"),
+    ],
+)
 def test_a_crossing_is_said_with_its_censoring(step: int, text: str) -> None:
     node = tree()["intrinsic_dimension"].to_dataset()
     one = node.isel(run=0, task=0, method=0, level=0).sel(step=step, threshold="local")
@@ -83,3 +102,14 @@ def test_a_crossing_is_said_with_its_censoring(step: int, text: str) -> None:
 def test_a_report_without_the_analyzer_has_no_such_section() -> None:
     empty = xr.DataTree()
     assert intrinsic_section(empty, Look.of(empty, [], np.array([0]))) is None
+
+
+def test_every_doubt_is_told_in_the_table_and_the_summary_says_the_convention() -> None:
+    (doubtful,) = (
+        row for row in rows(tree()["intrinsic_dimension"].to_dataset().isel(method=[0])) if row["step"] == 40
+    )
+    assert "⚑ local, run, global: the noise of the seeds reaches beyond the d that were tried" in str(doubtful["note"])
+    told = sentence(tree())
+    assert "0.9 of the best full training of the run" in told
+    assert "net above 4810 at step 0 and 107 [open … open] ⚑ at step 40" in told
+    assert sentence(xr.DataTree()) == ""
