@@ -37,6 +37,10 @@ class CoordinateUpdate:
         """r."""
         return int(self.short.shape[-1])
 
+    def part(self, of: torch.Tensor) -> CoordinateUpdate:
+        """Some updates of the batch, by their indices."""
+        return CoordinateUpdate(self.sigma, self.strengths[of], self.inside[of], self.short[of], self.slack[of])
+
     def mixed(self) -> torch.Tensor:
         """Z = D P + K/2, (b, p, r): MᵀM = D² + Z Kᵀ + K Zᵀ."""
         return (self.sigma[:, None] * self.inside).add_(self.short, alpha=0.5)

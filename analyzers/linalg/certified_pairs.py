@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -46,10 +46,7 @@ def certified_pairs(
     doubtful = (~found.proven).nonzero().squeeze(1)
     if not doubtful.numel():
         return found
-    part = replace(
-        update,
-        **{name: getattr(update, name)[doubtful] for name in ("strengths", "inside", "short", "slack")},
-    )
+    part = update.part(doubtful)
     again = _attempt(part, k, tolerance, _every_candidate(part, k))
     merged = {}
     for name in ("values", "vectors", "residual", "following", "proven"):

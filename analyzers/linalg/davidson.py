@@ -7,7 +7,7 @@ Source: Davidson 1975; Morgan & Scott 1986.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,7 +17,7 @@ GUARD = 3
 """Pairs beyond the wanted ones, roughly converged: they keep the last wanted one from converging slowly."""
 _GUARD_TOLERANCE = 1e-4
 _BLOCKS = 40
-_WIDEST = 5
+_WIDEST = 4
 """The basis is restarted from its Ritz vectors before it exceeds so many times their number."""
 _FLOOR = 32.0 * EPS
 _LOST = 0.5
@@ -35,6 +35,10 @@ class Pairs:
     residual: torch.Tensor
     converged: torch.Tensor
 
+    def part(self, of: torch.Tensor) -> Pairs:
+        """Those of some updates of the batch, by their indices."""
+        return Pairs(self.values[of], self.vectors[of], self.residual[of], self.converged[of])
+
 
 def leading_pairs(
     update: CoordinateUpdate, wanted: int, tolerance: float = 1e-9, start: torch.Tensor | None = None
@@ -43,20 +47,30 @@ def leading_pairs(
 
     Converged: ‖MᵀM y − λ y‖ ≤ tolerance σ1 σ, that is a residual of tolerance · σ1 for the singular vectors of M.
     """
-    p, mixed = update.sigma.numel(), update.mixed()
+    p = update.sigma.numel()
     count = min(wanted + GUARD, p)
     basis = start_block(update, count) if start is None else start
+    mixed = update.mixed()
     image = update.gram(basis, mixed)
     limits = torch.full((count,), _GUARD_TOLERANCE, dtype=basis.dtype, device=basis.device)
     limits[:wanted] = tolerance
+    batch = torch.arange(len(basis), device=basis.device)  # the updates that are still iterated
+    answers: list[tuple[torch.Tensor, Pairs]] = []
     for block in range(_BLOCKS):
         pairs, y, y_image = _ritz(basis, image, count)
         scale = (pairs.values[:, :1] * pairs.values.clamp(min=0)).sqrt()
         late = pairs.residual > torch.maximum(limits * scale, _FLOOR * pairs.values[:, :1])
-        pairs = Pairs(pairs.values, pairs.vectors, pairs.residual, ~late[:, :wanted].any(dim=1))
-        active = late.any(dim=0).nonzero().squeeze(1)
-        if not active.numel() or block == _BLOCKS - 1:
+        pairs = replace(pairs, converged=~late[:, :wanted].any(dim=1))
+        unfinished = late.any(dim=1)
+        if block == _BLOCKS - 1 or not bool(unfinished.any()):
             break
+        if 2 * int(unfinished.sum()) <= len(batch):
+            # Most of a batch are done a block before the last of it: the others go on alone.
+            done, rest = (~unfinished).nonzero().squeeze(1), unfinished.nonzero().squeeze(1)
+            answers.append((batch[done], pairs.part(done)))
+            batch, update, mixed, pairs = batch[rest], update.part(rest), mixed[rest], pairs.part(rest)
+            basis, image, y, y_image, late = basis[rest], image[rest], y[rest], y_image[rest], late[rest]
+        active = late.any(dim=0).nonzero().squeeze(1)
         values = pairs.values[:, active]
         residual = y_image[:, :, active] - y[:, :, active] * values[:, None, :]
         if basis.shape[-1] + active.numel() > min(_WIDEST * count, p):
@@ -66,7 +80,19 @@ def leading_pairs(
             break
         basis = torch.cat([basis, more], dim=-1)
         image = torch.cat([image, update.gram(more, mixed)], dim=-1)
-    return pairs
+    return _together([*answers, (batch, pairs)])
+
+
+def _together(answers: list[tuple[torch.Tensor, Pairs]]) -> Pairs:
+    """The pairs of all updates in their order, from those of disjoint parts of the batch."""
+    order = torch.cat([batch for batch, _ in answers]).argsort()
+    parts = [pairs for _, pairs in answers]
+    return Pairs(
+        torch.cat([pairs.values for pairs in parts])[order],
+        torch.cat([pairs.vectors for pairs in parts])[order],
+        torch.cat([pairs.residual for pairs in parts])[order],
+        torch.cat([pairs.converged for pairs in parts])[order],
+    )
 
 
 def start_block(update: CoordinateUpdate, count: int) -> torch.Tensor:
