@@ -42,5 +42,10 @@ class ComputeError(VarveError):
     """Work cannot be scheduled or finished: no worker, a lost cluster, an unmet resource."""
 
 
+class ResourceError(ComputeError):
+    """This machine lacks what a unit needs: a package, a version of one, memory, room on disk. Nothing is stored, and
+    the next command tries again; trying again at once is no use."""
+
+
 class ReportError(VarveError):
     """A report cannot be assembled, exported or written."""

@@ -63,7 +63,7 @@ class Models(Protocol):
     """What a statistic needs beyond tensors: the user's tasks and probe sets, and models around checkpoints."""
 
     def open(self, material: Material) -> Any:
-        """The task or probe set, read once per worker. Raises `Unmeasurable` where its data changed since."""
+        """The task or probe set, read once per worker. Raises `ResourceError` where its data changed since."""
         ...
 
     def build(self, checkpoint: Checkpoint, factory: str | None = None) -> torch.nn.Module:

@@ -183,14 +183,17 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
 
 def analyzers_for(options: AnalyzeOptions, store: Store | None = None) -> tuple[Analyzer, ...]:
     """The configured analyzers. With a store, whose results are only read, its recorded tasks and probe sets stand in
-    for those that are not given."""
+    for those that are not given. Raises `ParameterError` for what was given and cannot be used."""
     from pipeline.api import analyzers_of
+    from pipeline.models.factories import import_factory
     from pipeline.store.given import recorded_materials
 
     tasks: list[str | Material] = [*options.tasks]
     probes: list[str | Material] = [*options.probes]
     model = options.model
     chosen = options.analyzers
+    if store is None and model is not None:  # a report runs no model: there the factory is a name that results have
+        import_factory(model, "--model")
     if store is not None and not (tasks or probes or model):
         recorded = recorded_materials(store)
         model = next((factory for _, factory in recorded if factory), None)

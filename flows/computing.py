@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from pipeline.compute.groups import Group
     from pipeline.compute.plan import Plan
     from pipeline.compute.profile import Profile
-    from pipeline.compute.run import Tally
+    from pipeline.compute.run import Round, Tally
     from pipeline.store import Store
+    from pipeline.store.addresses import UnitAddress
 
 BATCH_SECONDS = 60.0
 """Estimated seconds of wall time in one batch: a Prefect task each, and workers idle only at its end."""
@@ -68,33 +69,34 @@ def compute(
     _require_a_match(store, options, runs)
     planned = make_plan(store, analyzers, options, runs)
     started = time.monotonic()
-    measured, failures, blocked = 0, 0, 0
+    measured, failures = 0, 0
+    blocked: list[UnitAddress] = []
     profile = Profile() if options.profile else None
     if tell_plan(planned):
         with (
             open_cluster(options.workers, options.scheduler, options.device, planned) as cluster,
-            console.progress("computing", planned.missing) as advance,
+            console.progress("computing", planned.missing + planned.further) as advance,
         ):
             console.say(f"Computing on {cluster.name}.")
-            bar = _Bar(advance)
+            bar = _Bar(advance, planned.missing + planned.further)
             for one in iter_rounds(store, planned):
-                blocked += len(one.blocked)
+                bar.expect(one)
+                blocked += one.blocked
                 for tally in _batches(store, one.groups, cluster, bar, runner, options, profile):
                     measured += tally.measured + tally.unmeasurable
                     failures += len(tally.failures)
+            bar.close()
             compact(store, {stage.prepared.name for stage in planned.stages})
     findings = [
         *without_matrices(store, runs),
         *unmeasurable(store, planned),
         *skipped(planned.skips),
-        *failed(f for f in store.failures() if f.run is None or f.run in runs),
+        *failed(planned.units.standing(store.failures()), blocked),
     ]
-    if blocked:
-        console.say(f"{console.plural(blocked, 'unit')} could not run because an input failed.")
     return Computed(
         planned.present,
         measured,
-        failures + blocked,
+        failures + len(blocked),
         tuple(findings),
         time.monotonic() - started,
         profile.as_data() if profile else None,
@@ -127,26 +129,38 @@ def tell_plan(planned: Plan) -> bool:
         console.say(f"Nothing new: 0 of {console.plural(total, 'unit')} to compute.")
         return False
     expected = estimate(planned, current())
+    further = f" (and about {console.number(planned.further)} more as searches go on)" if planned.further else ""
     console.say(
-        f"To compute: {console.number(planned.missing)} of {console.plural(total, 'unit')}, "
+        f"To compute: {console.number(planned.missing)} of {console.plural(total, 'unit')}{further}, "
         f"about {console.duration(expected.phases.compute)} of one core"
     )
     return True
 
 
 class _Bar:
-    """Turns events into progress."""
+    """Turns events into progress. Where searches go on the total is an estimate, corrected at every round."""
 
-    def __init__(self, advance: console.Advance) -> None:
+    def __init__(self, advance: console.Advance, total: int) -> None:
         self.advance = advance
         self.done = 0
+        self.total = total
+
+    def expect(self, one: Round) -> None:
+        """A new round, and what is known by now to come after it."""
+        self.total = self.done + sum(len(group.units) for group in one.groups) + one.after
+        self.advance(self.done, total=self.total)
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self.advance(self.done, total=self.done)
 
     def __call__(self, event: Event, /) -> None:
         from pipeline.compute.events import GroupFinished, UnitRetried
 
         if isinstance(event, GroupFinished):
             self.done += event.measured + event.unmeasurable + event.failed
-            self.advance(self.done, event.statistic)
+            self.total = max(self.total, self.done)
+            self.advance(self.done, event.statistic, self.total)
         elif isinstance(event, UnitRetried):
             console.complain(f"trying again ({event.attempt}): {event.unit}: {event.error}")
 

@@ -10,12 +10,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from analyzers.errors import Unmeasurable
+from analyzers.errors import ResourceError, Unmeasurable, VarveError
+from analyzers.models import Checkpoint
 from analyzers.pathway_metrics.probe import Probe
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _GPU_SHARE = 0.8
 """Of a GPU's free memory, what a model may take: activations need the rest."""
+
+
+def without_place(error: VarveError, checkpoint: Checkpoint) -> VarveError:
+    """The same error without the checkpoint's name in front: it is listed beside its places, which may be several."""
+    return type(error)(str(error).removeprefix(f"{checkpoint.run}@{checkpoint.step}: "))
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def _place(model: torch.nn.Module, device: torch.device) -> torch.device:
         try:
             from accelerate import cpu_offload
         except ImportError as error:
-            raise Unmeasurable(
+            raise ResourceError(
                 f"the model takes {size / 1e9:.1f} GB, more than {device} has free: with accelerate (pip install "
                 "accelerate) its layers are moved as needed; or --device cpu"
             ) from error

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
-from analyzers.errors import Unmeasurable
+from analyzers.errors import Unmeasurable, VarveError
 from analyzers.models import Material
-from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe
+from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe, without_place
 from analyzers.pathway_metrics.pathways import Pathways
 from analyzers.pathway_metrics.probe import COLUMNS, Probe
 
@@ -61,11 +61,14 @@ class Neurons(Statistic):
         probe: Probe = context.models.open(self.probe)
         if probe.traces is not None:
             raise Unmeasurable(f"the probe {probe.name} holds recorded routing: there are no neurons in it")
-        model = context.models.build(checkpoint, self.model)
+        try:
+            model = context.models.build(checkpoint, self.model)
+        except VarveError as error:
+            raise without_place(error, checkpoint) from error
         found = second_maps(model, self.modules)
         if not found:
             raise Unmeasurable(
-                f"{checkpoint.run}@{checkpoint.step}: {type(model).__name__} has no module "
+                f"{type(model).__name__} has no module "
                 + (f"that matches {self.modules!r}" if self.modules else "named like an MLP's second map")
                 + "; name them: --set pathway_metrics.modules='layers.*.mlp.down_proj'"
             )

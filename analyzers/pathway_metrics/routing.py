@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
-from analyzers.errors import Unmeasurable
+from analyzers.errors import Unmeasurable, VarveError
 from analyzers.models import Material
-from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe
+from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe, without_place
 from analyzers.pathway_metrics.probe import COLUMNS, Probe, Trace
 from analyzers.pathway_metrics.routers import Router, find_routers, read_choice
 from analyzers.pathway_metrics.sums import LayerSums
@@ -65,16 +65,18 @@ class Routing(Statistic):
         probe: Probe = context.models.open(self.probe)
         if probe.traces is not None:
             trace = probe.traces(checkpoint.run, checkpoint.step)
-            where = f"{checkpoint.run}@{checkpoint.step}"
             if trace is None:
-                raise Unmeasurable(f"{where}: the probe {probe.name} has no trace of this checkpoint")
-            check_trace(trace, len(probe), where)
+                raise Unmeasurable(f"the probe {probe.name} has no trace of this checkpoint")
+            try:
+                check_trace(trace, len(probe))
+            except Unmeasurable as reason:
+                where = f"{checkpoint.run}@{checkpoint.step}"
+                raise Unmeasurable(f"the trace of {where} in the probe {probe.name}: {reason}") from reason
             return self._of_trace(trace, probe)
         try:
             return self.record(context.models.build(checkpoint, self.model), probe, context.device)
-        except Unmeasurable as reason:
-            where = f"{checkpoint.run}@{checkpoint.step}"
-            raise Unmeasurable(str(reason) if where in str(reason) else f"{where}: {reason}") from reason
+        except VarveError as error:
+            raise without_place(error, checkpoint) from error
 
     def record(self, model: torch.nn.Module, probe: Probe, device: torch.device) -> Result:
         """The fields for a model in memory, for notebooks too. Raises `Unmeasurable` as `compute` does."""

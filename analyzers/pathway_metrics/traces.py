@@ -4,7 +4,7 @@ One `.npz` per checkpoint, T tokens of the probe's N samples, L routers, E exper
 
     sample   (T,)       int    the sample of each token, 0 … N−1; no padding
     index    (T, L, k)  int    the experts that were chosen
-    weight   (T, L, k)  float  the weights with which their outputs were multiplied
+    weight   (T, L, k)  float  the weights with which their outputs were multiplied; 0 where a choice came to nothing
     logits   (T, L, E)  float  optional: the router's logits (z-loss)
     router   (L, E, d)  float  optional: the router matrices (consistency)
     experts  ()         int    optional: E, when `logits` is absent and not every expert was chosen
@@ -24,29 +24,33 @@ from analyzers.pathway_metrics.routers import Choice
 from analyzers.pathway_metrics.sums import LayerSums
 
 
-def check_trace(trace: Trace, samples: int, where: str) -> None:
+def check_trace(trace: Trace, samples: int) -> None:
     """Raises `Unmeasurable` naming the field that is missing or does not fit."""
     missing = [name for name in ("sample", "index", "weight") if name not in trace]
     if missing:
-        raise Unmeasurable(
-            f"{where}: the trace has no {', '.join(missing)}; it has {', '.join(sorted(trace)) or 'none'}"
-        )
+        raise Unmeasurable(f"the trace has no {', '.join(missing)}; it has {', '.join(sorted(trace)) or 'none'}")
     sample, index, weight = trace["sample"], trace["index"], trace["weight"]
     tokens = len(sample)
     if index.ndim != 3 or index.shape != weight.shape or len(index) != tokens or index.dtype.kind not in "iu":
         raise Unmeasurable(
-            f"{where}: sample (T,), index and weight (T, L, k) do not fit: {sample.shape}, {index.shape} "
+            f"sample (T,), index and weight (T, L, k) do not fit: {sample.shape}, {index.shape} "
             f"{index.dtype}, {weight.shape}"
         )
     if tokens == 0 or sample.dtype.kind not in "iu" or sample.min() < 0 or sample.max() >= samples:
-        raise Unmeasurable(f"{where}: sample must number the probe's {samples} samples from 0; tokens: {tokens}")
+        raise Unmeasurable(f"sample must number the probe's {samples} samples from 0; tokens: {tokens}")
     experts = experts_of(trace)
     if index.min() < 0 or index.max() >= experts:
-        raise Unmeasurable(f"{where}: index runs from {index.min()} to {index.max()}, there are {experts} experts")
+        raise Unmeasurable(f"index runs from {index.min()} to {index.max()}, there are {experts} experts")
+    ordered = np.sort(index, axis=-1)
+    if (twice := np.argwhere(ordered[..., 1:] == ordered[..., :-1])).size:
+        token, layer, at = twice[0]
+        raise Unmeasurable(f"token {token} chose expert {ordered[token, layer, at]} of router {layer} twice")
+    if not (weight >= 0).all() or not np.isfinite(weight).all():
+        raise Unmeasurable(f"weight must be finite and not negative, it runs from {weight.min()} to {weight.max()}")
     if "logits" in trace and trace["logits"].shape != (*index.shape[:2], experts):
-        raise Unmeasurable(f"{where}: logits have shape {trace['logits'].shape}, not {(*index.shape[:2], experts)}")
+        raise Unmeasurable(f"logits have shape {trace['logits'].shape}, not {(*index.shape[:2], experts)}")
     if "loss" in trace and trace["loss"].shape != (samples,):
-        raise Unmeasurable(f"{where}: loss has shape {trace['loss'].shape}, not {(samples,)}")
+        raise Unmeasurable(f"loss has shape {trace['loss'].shape}, not {(samples,)}")
 
 
 def experts_of(trace: Trace) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from analyzers.contract import Cache, Content, Context, LowRank, Matrix, Observation, Result, Sum, Unit, no_cache
-from analyzers.errors import ComputeError, ContractError, Unmeasurable
+from analyzers.errors import ComputeError, ContractError, ParameterError, ResourceError, Unmeasurable
 from pipeline.compute.allocator import keep_freed_memory
 from pipeline.compute.groups import Group
 from pipeline.compute.profile import numerics
@@ -28,6 +28,7 @@ from pipeline.store.addresses import Member, Source, UnitAddress
 from pipeline.store.cache import DiskCache, cache_path
 from pipeline.store.clock import Ledger, Spent, is_running, spend
 from pipeline.store.keys import seed_of
+from pipeline.store.reasons import of_input
 from pipeline.store.statistics import Reference, read_references
 from pipeline.store.store import Store
 
@@ -143,7 +144,7 @@ def _outcome(address: UnitAddress, result: object, device: str, seconds: float) 
         return Outcome(address.key, reason=str(result), device=device, seconds=seconds)
     text = "".join(traceback.format_exception(result))
     error = f"{type(result).__name__}: {result}"
-    final = isinstance(result, ContractError)
+    final = isinstance(result, ContractError | ParameterError | ResourceError)
     return Outcome(address.key, error=error, traceback=text[-20_000:], final=final, device=device, seconds=seconds)
 
 
@@ -207,7 +208,7 @@ def _inputs(
         if value is None:
             raise ComputeError(f"the result of {name!r} under {key}, an input, is no longer in the store")
         if isinstance(value, str):
-            reason = f"needs {name}: {value}"
+            reason = of_input(name, value)
         else:
             found[name] = value
     return found, reason

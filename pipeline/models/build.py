@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from analyzers.errors import ParameterError, Unmeasurable
+from analyzers.errors import ParameterError, ResourceError, Unmeasurable
 from analyzers.models import Checkpoint, ParameterInfo
 from pipeline.models.factories import import_factory
 from pipeline.models.offload import disk_placement
@@ -42,8 +42,9 @@ def build_model(checkpoint: Checkpoint, factory: str | None = None, memory_bytes
     it as needed (`model.hf_device_map` tells). With one: "package.module:factory", called with the config (a dict),
     and the parameters loaded under the names they have in the files, every one of them.
 
-    Raises `Unmeasurable` where no model can be built (no config, an unknown architecture, a layer without weights),
-    `ParameterError` where the factory itself cannot be imported or is none.
+    Raises `Unmeasurable` where no model can be built of the data (no config, a layer without weights), `ResourceError`
+    where this machine has not what it takes (transformers, or one that knows the architecture; room on disk), and
+    `ParameterError` where the factory cannot be imported, raises, or makes a model that does not fit.
     """
     if factory is not None:
         return _by_factory(checkpoint, factory)
@@ -58,7 +59,14 @@ def _where(checkpoint: Checkpoint) -> str:
 
 
 def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
-    model = import_factory(factory, "--model")(dict(checkpoint.config))
+    make = import_factory(factory, "--model")
+    try:
+        model = make(dict(checkpoint.config))
+    except Exception as error:  # the function is the user's: it may raise anything
+        raise ParameterError(
+            f"{_where(checkpoint)}: --model {factory}, called with its config, raised {type(error).__name__}: {error}"
+            + ("" if checkpoint.config else " (it has no config.json: the config is empty)")
+        ) from error
     if not isinstance(model, torch.nn.Module):
         raise ParameterError(f"--model {factory} returned a {type(model).__name__}, not a torch.nn.Module")
     stored = {info.name: info for info in checkpoint.parameters}
@@ -70,7 +78,7 @@ def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
     tied = {id(parameters[name]) for name, there in names.items() if there is not None and name in parameters}
     missing = [name for name in missing if id(parameters[name]) not in tied]
     if missing:
-        raise Unmeasurable(
+        raise ParameterError(
             f"{_where(checkpoint)}: the model of {factory} has {len(missing)} parameters that the checkpoint has not: "
             f"{_some(missing)}; it holds {_some(sorted(stored))}"
         )
@@ -80,7 +88,7 @@ def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
                 continue
             value = checkpoint.read(there)
             if value.shape != own[name].shape:
-                raise Unmeasurable(
+                raise ParameterError(
                     f"{_where(checkpoint)}: {there} has shape {tuple(value.shape)}, and the model of {factory} wants "
                     f"{tuple(own[name].shape)} for {name}"
                 )
@@ -114,7 +122,7 @@ def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.
     try:
         import transformers
     except ImportError as error:
-        raise Unmeasurable(
+        raise ResourceError(
             f"{where}: building a {config.get('model_type')} needs transformers: pip install -e '.[hf]' in varve's "
             f"folder, or {_WAY_OUT}"
         ) from error
@@ -140,7 +148,7 @@ def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.
                 **placement.arguments,
             )
             placement.keep_with(model)
-    except Unmeasurable:
+    except (Unmeasurable, ResourceError):
         raise
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, ImportError) as error:
         gaps = _gaps([info.name for info in checkpoint.parameters])
@@ -177,7 +185,7 @@ def clean_config(checkpoint: Checkpoint) -> dict[str, Any]:
 def _config_object(transformers: Any, config: dict[str, Any], where: str) -> Any:
     model_type = config["model_type"]
     if model_type not in transformers.CONFIG_MAPPING:
-        raise Unmeasurable(
+        raise ResourceError(
             f"{where}: transformers {transformers.__version__} knows no architecture {model_type!r}; {_WAY_OUT}"
         )
     try:

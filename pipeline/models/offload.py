@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from analyzers.errors import Unmeasurable
+from analyzers.errors import ResourceError
 from analyzers.models import Checkpoint
 
 SHARE = 0.8
@@ -41,7 +41,7 @@ class Placement:
 def disk_placement(checkpoint: Checkpoint, dtype: torch.dtype, memory_bytes: int | None) -> Iterator[Placement]:
     """Where the parameters of a model of this checkpoint go: all in memory, or by layers on disk beyond the limit.
 
-    The scratch folder is TMPDIR's, and takes as much as does not fit. Raises `Unmeasurable` without accelerate or room.
+    The scratch folder is TMPDIR's and takes as much as does not fit. Raises `ResourceError` without accelerate or room.
     """
     limit = int(SHARE * psutil.virtual_memory().available) if memory_bytes is None else memory_bytes
     size = sum(math.prod(info.shape) for info in checkpoint.parameters) * dtype.itemsize
@@ -52,13 +52,13 @@ def disk_placement(checkpoint: Checkpoint, dtype: torch.dtype, memory_bytes: int
     try:
         import accelerate  # noqa: F401 - transformers uses it
     except ImportError as error:
-        raise Unmeasurable(
+        raise ResourceError(
             f"{where}: the model takes {size / 1e9:.1f} GB and {limit / 1e9:.1f} GB are free; with accelerate "
             "(pip install accelerate) it is read layer by layer"
         ) from error
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < 1.05 * size:
-        raise Unmeasurable(
+        raise ResourceError(
             f"{where}: the model takes {size / 1e9:.1f} GB, {limit / 1e9:.1f} GB of memory are free and "
             f"{free / 1e9:.1f} GB in {tempfile.gettempdir()}: set TMPDIR to a folder with room"
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from analyzers.errors import Unmeasurable
+from analyzers.errors import ResourceError
 from analyzers.models import Checkpoint, Material
 
 
@@ -31,7 +31,7 @@ def _open(material: Material) -> Any:
 
     opened, digest = open_material(material)
     if digest != material.digest:
-        raise Unmeasurable(
+        raise ResourceError(
             f"the {material.kind} {material.name} ({material.source}) changed since the analysis was planned"
         )
     return opened

@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,28 @@ _OTHERS = (
 )  # fmt: skip
 _MOST = 2**31
 
-Rows = list[dict[str, Any]]
-"""The objects of a JSONL file."""
+
+@dataclass(frozen=True)
+class Rows:
+    """The objects of a JSONL file, with the number of the line that each stands in."""
+
+    file: Path
+    objects: tuple[dict[str, Any], ...]
+    lines: tuple[int, ...]
+
+    def values(self, field: str) -> np.ndarray | None:
+        """One field of every object, "" where an object has it not (no label); None where none has it."""
+        if field not in self.fields():
+            return None
+        return np.array(["" if row.get(field) is None else row[field] for row in self.objects])
+
+    def fields(self) -> list[str]:
+        """The names of all fields, in order of appearance."""
+        return list(dict.fromkeys(name for row in self.objects for name in row))
+
+    def without(self, field: str) -> int | None:
+        """The number of the first line whose object lacks a field."""
+        return next((n for row, n in zip(self.objects, self.lines, strict=True) if row.get(field) is None), None)
 
 
 def read_probe(source: str) -> tuple[str, str, Probe]:
@@ -177,7 +198,8 @@ def _texts(path: Path, file: Path, kind: str, field: str) -> tuple[list[str], Ro
         raise ParameterError(f"{path}: {file} is not UTF-8: {error}") from error
     if kind == "text":
         return _some([line for line in lines if line.strip()], path, file), None
-    rows: Rows = []
+    rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -189,7 +211,8 @@ def _texts(path: Path, file: Path, kind: str, field: str) -> tuple[list[str], Ro
             has = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
             raise ParameterError(f"{path}: {file}, line {number}: no text in the field {field!r}; it has: {has}")
         rows.append(row)
-    return _some([str(row[field]) for row in rows], path, file), rows
+        numbers.append(number)
+    return _some([str(row[field]) for row in rows], path, file), Rows(file, tuple(rows), tuple(numbers))
 
 
 def _some(texts: list[str], path: Path, file: Path) -> list[str]:
@@ -236,11 +259,19 @@ def _check_lengths(path: Path, inputs: np.ndarray, lengths: np.ndarray, kind: st
 
 def _values(path: Path, folder: Path, given: Any, rows: Rows | None, count: int, what: str) -> np.ndarray:
     """One value per sample: a field of the JSONL, an .npy file, or a file with one label per line."""
-    if rows is not None and isinstance(given, str) and any(given in row for row in rows):
-        return np.array([row.get(given, "") for row in rows])
     if not isinstance(given, str):
         raise ParameterError(f"{path}: {what} names a file or a field, found {given!r}")
+    of_field = None if rows is None else rows.values(given)
+    if rows is not None and of_field is not None:
+        if what == "labels" and (line := rows.without(given)) is not None:
+            raise ParameterError(f"{path}: labels: {rows.file}, line {line}: no field {given!r}, and each needs one")
+        return of_field
     file = folder / given
+    if rows is not None and not file.exists():
+        raise ParameterError(
+            f"{path}: {what}: {rows.file}, line {rows.lines[0]}: no field {given!r}, nor is there a file {file}; "
+            f"the fields are: {', '.join(rows.fields())}"
+        )
     if file.suffix == ".npy":
         values = _array(path, file)
     else:

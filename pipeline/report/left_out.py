@@ -9,6 +9,7 @@ import xarray as xr
 
 from pipeline.report.blocks import Block, Details, Prose, Section, from_rows, several
 from pipeline.report.contents import Contents, Rows
+from pipeline.store.reasons import cause
 
 LISTED = 50
 """Rows of a table on the page; report.zarr has all."""
@@ -44,7 +45,9 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
     if contents.problems:
         columns = {"path": "file", "tensor": "tensor", "reason": "reason", "hint": "way out"}
         blocks.append(from_rows("Files and tensors that could not be read.", contents.problems, columns, LISTED))
-    missing = _merged([row for row in contents.skipped if is_wrong(row)], ("file", "tensors", "reason"))
+    # What lacks an input for a reason has that reason: it is counted with the input, and not told again.
+    wrong = [{**row, "reason": cause(str(row["reason"]))[0]} for row in contents.skipped if is_wrong(row)]
+    missing = _merged(wrong, ("file", "tensors", "reason"))
     if missing:
         columns = {
             "file": "file",
@@ -55,7 +58,7 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
             "example": "for example",
         }
         rows = [{**row, "hint": _way_out(str(row["reason"]))} for row in missing]
-        blocks.append(from_rows("Matrices that have no value because something is wrong.", rows, columns, LISTED))
+        blocks.append(from_rows("What has no value because something is wrong.", rows, columns, LISTED))
     if contents.failures:
         columns = {"statistic": "statistic", "run": "run", "step": "step", "matrix": "matrix", "error": "error"}
         caption = "Computations that failed; the next run of the same command tries them again."

@@ -84,8 +84,7 @@ class StoreView:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Units of the analyzers' statistics that failed when they were last tried."""
-        names = {p.name for p in self._results.units.prepared}
-        return tuple(failure for failure in self._results.store.failures() if failure.statistic in names)
+        return self._results.units.standing(self._results.store.failures())
 
     def info(self, run: str, matrix: str) -> MatrixInfo | None:
         """Shape, layer, kind and role of a matrix in a run, as the run stores it; None where it has none."""

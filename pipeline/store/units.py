@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from analyzers.contract import Statistic
+from analyzers.contract import IterativeStatistic, Statistic
 from pipeline.store.addresses import Because, Skip
+from pipeline.store.failures import Failure
 from pipeline.store.keys import identity
 from pipeline.store.members import Found, Members, Place
 from pipeline.store.prepared import Prepared, prepare
@@ -52,6 +53,20 @@ class Units:
     def found(self, p: Prepared) -> Found:
         """What was found so far: of a mere input, only the units that other statistics need."""
         return self.members.found[p.identity]
+
+    def standing(self, failures: Iterable[Failure]) -> tuple[Failure, ...]:
+        """Those failures that are of these units: one under other settings, or of other runs, says nothing here. Of an
+        iterative statistic all, because its trials are not known without a search."""
+        named = {p.name for p in self.prepared}
+        listed = tuple(failure for failure in failures if failure.statistic in named)
+        if not listed:
+            return ()
+        for p in self.prepared:
+            if p.identity in self.asked:
+                self.of(p)
+        keys = {key for p in self.prepared for key in self.found(p).units}
+        iterative = {p.name for p in self.prepared if isinstance(p.statistic, IterativeStatistic)}
+        return tuple(f for f in listed if f.key in keys or f.statistic in iterative)
 
     def _matrices(self, p: Prepared, found: Found) -> None:
         for run, step in self._places(with_bases=True):

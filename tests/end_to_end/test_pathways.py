@@ -107,3 +107,42 @@ def test_without_a_probe_nothing_is_measured_and_one_note_says_so(archive: Path,
     options = ("--analyzers", "pathway_metrics,weight_spectra", "--include", "*embed*", "--out", tmp_path / "out")
     assert analyze(archive / "runs" / "dense", *options) == 0
     assert (tmp_path / "out" / "report.html").read_text().count("No probe set was given") == 1
+
+
+@pytest.mark.parametrize("model", ["no_such_module:make", "json:nothing", "json:__name__"])
+def test_a_model_that_is_none_is_said_before_anything_is_read(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    options = ("--analyzers", "pathway_metrics", "--probe", archive / "probe.yml", "--out", tmp_path / "out")
+    assert analyze(archive / "runs", *options, "--model", model) == 2
+    assert f"--model {model}: " in capsys.readouterr().err
+    assert not (tmp_path / "out" / "store.zarr").exists()
+
+
+def test_a_reason_is_said_once_with_what_it_holds_up(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--analyzers", "pathway_metrics", "--probe", archive / "probe.yml", "--out", tmp_path / "out")
+    assert analyze(archive / "runs" / "dense", *options) == 3
+    said = capsys.readouterr().out
+    assert said.count("is dense, and has no expert pathways") == 1
+    assert "1 problem:" in said and "so are missing: 4 pathway_distances" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("has no routers: it is dense") == 1 and "needs routing" not in page
+
+
+def raises(config: dict[str, Any]) -> torch.nn.Module:
+    """A user's factory with a fault in it."""
+    raise KeyError("n_embd")
+
+
+def test_a_mended_command_leaves_no_failure_of_the_wrong_one_behind(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--analyzers", "pathway_metrics", "--probe", archive / "probe.yml", "--out", tmp_path / "out")
+    assert analyze(archive / "runs" / "moe", *options, "--model", f"{__name__}:raises") == 3
+    said = capsys.readouterr()
+    assert "called with its config, raised KeyError: 'n_embd'" in said.out and "trying again" not in said.err
+    assert "so are missing: 12 pathway_distances" in said.out
+    assert analyze(archive / "runs" / "moe", *options) == 0
+    assert "n_embd" not in (tmp_path / "out" / "report.html").read_text()

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from flows.findings import Finding, skipped
-from pipeline.store.addresses import Skip
+from analyzers.contract import Result, Statistic, Unit
+from flows.findings import Finding, failed, skipped
+from pipeline.store.addresses import Skip, UnitAddress
+from pipeline.store.failures import Failure
+
+
+class Named(Statistic):
+    """A statistic of which only the name counts here."""
+
+    version = 1
+    scope = "checkpoint"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def compute(self, unit: Unit, context: object) -> Result:
+        raise AssertionError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +41,33 @@ def test_equal_reasons_are_told_once_with_where_they_hold() -> None:
     reason = "its shape is (24, 24), and (24, 25) in base@0, its reference"
     found = skipped(Skip("a", step, f"w{m}", "scores", reason, wrong=True) for step in (10, 20) for m in range(6))
     assert [str(f) for f in found] == [f"a, steps 10 to 20: w0, w1, w2, w3 and 2 more: {reason} (scores)"]
+
+
+def test_what_lacks_an_input_is_counted_with_the_input_and_its_reason_told_once() -> None:
+    skips = [Skip("a", 5, None, "routing", "it is dense", wrong=True)]
+    skips += [Skip("a", 5, None, "distances", "needs routing: it is dense", wrong=True)] * 4
+    skips += [Skip("a", 5, None, "groups", "needs distances: needs routing: it is dense", wrong=True)]
+    assert [str(f) for f in skipped(skips)] == [
+        "a, step 5: it is dense (routing; so are missing: 4 distances, 1 groups)"
+    ]
+
+
+def test_an_input_that_was_not_asked_for_still_gives_its_reason() -> None:
+    found = skipped([Skip("a", 5, None, "distances", "needs routing: it is dense", wrong=True)])
+    assert [str(f) for f in found] == ["a, step 5: it is dense (distances)"]
+
+
+def blocked(key: str, statistic: str, *inputs: str) -> UnitAddress:
+    return UnitAddress(Named(statistic), "a", 5, None, key, (), tuple(("input", one) for one in inputs))
+
+
+def test_a_failure_is_told_with_all_that_waits_for_it() -> None:
+    failures = [Failure("f1", "KeyError: 'x'", run="a", step=5, statistic="routing"), Failure("f2", "other", "", "b")]
+    waiting = [blocked("u1", "distances", "f1"), blocked("u2", "distances", "f1"), blocked("v", "groups", "u1")]
+    assert [str(f) for f in failed(failures, waiting)] == [
+        "a, step 5: KeyError: 'x' (routing; so are missing: 2 distances, 1 groups)",
+        "b: other ()",
+    ]
 
 
 def test_a_finding_about_everything_says_so() -> None:

@@ -122,13 +122,19 @@ def test_the_least_trace_is_enough_for_pathways_and_leaves_the_rest_open() -> No
         ({"experts": np.array(2)}, "index runs from 0 to 2, there are 2 experts"),
         ({"logits": np.ones((3, 2, 4))}, "logits have shape"),
         ({"loss": np.ones(3)}, "loss has shape"),
+        ({"weight": -np.ones((3, 1, 1))}, "weight must be finite and not negative"),
+        ({"weight": np.full((3, 1, 1), np.nan)}, "weight must be finite and not negative"),
+        (
+            {"index": np.array([[[0, 1]], [[1, 2]], [[2, 2]]]), "weight": np.ones((3, 1, 2))},
+            "token 2 chose expert 2 of router 0 twice",
+        ),
     ],
 )
 def test_a_trace_that_does_not_fit_is_said(changed: dict[str, Any] | None, said: str) -> None:
     trace = None
     if changed is not None:
         trace = {name: value for name, value in {**GOOD, **changed}.items() if value is not None}
-    with pytest.raises(Unmeasurable, match=f"run@7.*{said}"):
+    with pytest.raises(Unmeasurable, match=said if changed is None else f"the trace of run@7 .*: .*{said}"):
         of_trace(trace, 2)
 
 

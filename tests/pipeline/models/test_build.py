@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analyzers.errors import ParameterError, Unmeasurable
+from analyzers.errors import ParameterError, ResourceError, Unmeasurable
 from pipeline.models.build import build_model
 from tests.pipeline.models.families import FAMILIES, checkpoint_of, tiny
 
@@ -66,7 +66,6 @@ def test_another_shape_than_the_config_tells_is_an_error(tmp_path: Path) -> None
     [
         ({}, "no config.json"),
         ({"hidden_size": 8}, "names no model_type"),
-        ({"model_type": "no_such_architecture"}, "knows no architecture 'no_such_architecture'"),
         ({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
         ({"model_type": "llama", "hidden_size": "wide"}, "is no llama config"),
     ],
@@ -74,6 +73,13 @@ def test_another_shape_than_the_config_tells_is_an_error(tmp_path: Path) -> None
 def test_a_config_that_cannot_serve_is_said_with_the_way_out(config: dict[str, Any], said: str) -> None:
     with pytest.raises(Unmeasurable, match=said):
         build_model(checkpoint_of({"w": torch.zeros(2, 2)}, config))
+
+
+def test_an_architecture_that_a_newer_transformers_may_know_is_not_given_up_for_good() -> None:
+    """What is `Unmeasurable` is stored and never tried again; this is tried again by the next command."""
+    checkpoint = checkpoint_of({"w": torch.zeros(2, 2)}, {"model_type": "no_such_architecture"})
+    with pytest.raises(ResourceError, match="knows no architecture 'no_such_architecture'; give the model yourself"):
+        build_model(checkpoint)
 
 
 def test_code_that_a_config_names_is_neither_fetched_nor_run(tmp_path: Path) -> None:
@@ -93,6 +99,11 @@ def make_linear(config: dict[str, Any]) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(3, config.get("out", 2)))
 
 
+def wants_a_width(config: dict[str, Any]) -> torch.nn.Module:
+    """A factory that reads what the config has not."""
+    return torch.nn.Linear(config["width"], 2)
+
+
 FACTORY = f"{__name__}:make_linear"
 
 
@@ -106,9 +117,9 @@ def test_a_factorys_model_gets_the_stored_parameters() -> None:
 
 def test_a_factorys_model_that_does_not_fit_the_checkpoint_is_an_error() -> None:
     state = {"0.weight": torch.zeros(2, 3)}
-    with pytest.raises(Unmeasurable, match=r"1 parameters that the checkpoint has not: 0\.bias"):
+    with pytest.raises(ParameterError, match=r"1 parameters that the checkpoint has not: 0\.bias"):
         build_model(checkpoint_of(state, {}), FACTORY)
-    with pytest.raises(Unmeasurable, match=r"0\.weight has shape \(2, 3\).*wants \(4, 3\)"):
+    with pytest.raises(ParameterError, match=r"0\.weight has shape \(2, 3\).*wants \(4, 3\)"):
         build_model(checkpoint_of({**state, "0.bias": torch.zeros(2)}, {"out": 4}), FACTORY)
 
 
@@ -118,6 +129,9 @@ def test_a_factorys_model_that_does_not_fit_the_checkpoint_is_an_error() -> None
         ("linear", "write package.module:factory"),
         ("no_such_package.here:make", "cannot be imported"),
         (f"{__name__}:nothing", "has no 'nothing'"),
+        (f"{__name__}:make_linaer", "has no 'make_linaer'; did you mean 'make_linear'"),
+        ("tests.pipeline.models.raising:make", "importing .* raises ZeroDivisionError"),
+        (f"{__name__}:wants_a_width", "called with its config, raised KeyError: 'width' .*no config.json"),
         (f"{__name__}:FACTORY", "not a function"),
         ("builtins:dict", "returned a dict"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from analyzers.errors import ParameterError, Unmeasurable
+from analyzers.errors import ParameterError, ResourceError
 from analyzers.models import Material
 from analyzers.pathway_metrics.probe import Probe
 from pipeline.models.materials import open_material, read_material
@@ -93,7 +93,7 @@ def test_a_worker_notices_that_a_probe_changed_since_the_plan(tmp_path: Path) ->
     material = read_material("probe", source)
     assert open_material(material)[1] == material.digest
     write(tmp_path, tokens=np.array([[1, 3]]))
-    with pytest.raises(Unmeasurable, match="changed since the analysis was planned"):
+    with pytest.raises(ResourceError, match="changed since the analysis was planned"):
         MODELS.open(material)
 
 
@@ -147,6 +147,12 @@ TOKENS = np.array([[1, 2], [3, 4]])
         ({"text": "empty.txt", "tokenizer": "bytes"}, "empty.txt holds no sample"),
         ({"jsonl": "samples.txt", "tokenizer": "bytes"}, "samples.txt, line 1: not JSON"),
         ({"jsonl": "rows.jsonl", "tokenizer": "bytes"}, "line 1: no text in the field 'text'; it has: words"),
+        (
+            {"jsonl": "labelled.jsonl", "tokenizer": "bytes", "columns": {"domain": "tpic"}},
+            r"column domain: .*labelled.jsonl, line 2: no field 'tpic', nor is there a file .*tpic; "
+            "the fields are: text, topic, grade",
+        ),
+        ({"jsonl": "labelled.jsonl", "tokenizer": "bytes", "labels": "grade"}, "line 3: no field 'grade', and each"),
         ({"traces": "trace.npz", "samples": 3}, r"must hold \{step\}"),
         ({"traces": "{run}/{step}.npz", "samples": 3}, "no file matches traces"),
     ],
@@ -157,6 +163,7 @@ def test_what_is_wrong_with_a_probe_is_said_before_any_work(
     (tmp_path / "samples.txt").write_text("some words\n")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "rows.jsonl").write_text('{"words": "a"}\n')
+    (tmp_path / "labelled.jsonl").write_text('\n{"text": "a", "topic": "x", "grade": 1}\n{"text": "b", "topic": "y"}\n')
     with pytest.raises(ParameterError, match=said):
         read_probe(write(tmp_path, **described))
 

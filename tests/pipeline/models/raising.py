@@ -1,0 +1,3 @@
+"""A module of a user that raises while it is imported."""
+
+raise ZeroDivisionError("at import")
