@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from analyzers import costs
-from analyzers.contract import Context, Cost, LowRank, MatrixInfo, Result, Scope, Statistic, Unit
+from analyzers.contract import Context, Cost, LowRank, MatrixInfo, Observation, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.change import top_entries
 from analyzers.intruder_dimensions.matched import last_steps, members
-from analyzers.intruder_dimensions.pair import Pair, Update, frobenius_norm, load_pair, refusal
+from analyzers.intruder_dimensions.pair import Pair, Update, frobenius_norm, identify, load_pair, refusal
+from analyzers.intruder_dimensions.rounding import Format, base_rounding, pair_rounding
 from analyzers.linalg.blocks import dense64, shape_of
 from analyzers.linalg.subspaces import phi
 
@@ -57,7 +58,11 @@ class ChangeAcrossRuns(Statistic):
             pair = load_pair(observation)
             update = pair.delta()
             norm = 0.0 if pair.identical else frobenius_norm(update)
-            masks.append(top_masks(pair, update, self.top_fraction) if norm else _no_masks())
+            masks.append(
+                top_masks(pair, update, self.top_fraction, formats_of(observation, pair, context))
+                if norm
+                else _no_masks()
+            )
             del pair
             for column in range(row + 1):
                 other = update if column == row else load_pair(last[column]).delta()
@@ -71,9 +76,18 @@ class ChangeAcrossRuns(Statistic):
         return result
 
 
-def top_masks(pair: Pair, update: Update, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def formats_of(observation: Observation, pair: Pair, context: Context) -> tuple[Format, Format]:
+    """The effective formats of W and W0."""
+    _, _, reference = identify(observation)
+    of_tuned, of_base = pair_rounding(pair, base_rounding(pair, reference, context))
+    return of_tuned.format, of_base.format
+
+
+def top_masks(
+    pair: Pair, update: Update, fraction: float, formats: tuple[Format, Format]
+) -> tuple[np.ndarray, np.ndarray]:
     """Flat indices of the entries that changed most: all of them, and those that changed by more than rounding."""
-    top, above = top_entries(pair, dense64(update), fraction)
+    top, above = top_entries(pair, dense64(update), fraction, formats)
     return top.cpu().numpy(), top[above].cpu().numpy()
 
 

@@ -13,9 +13,12 @@ import torch
 from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.pair import Pair, cached_base, frobenius_norm, identify, load_pair, refusal
-from analyzers.intruder_dimensions.rounding import Format, base_rounding, stored_formats, ulps, update_noise_floor
+from analyzers.intruder_dimensions.rounding import Format, base_rounding, pair_rounding, ulps, update_noise_floor
 from analyzers.linalg.blocks import BLOCK_BYTES, dense64
 from analyzers.linalg.subspaces import subspace_shares
+
+_BLOCK_ENTRIES = 1 << 16
+"""A dozen temporaries of a block live at once: half a megabyte each is 6 ns an entry where 64 kB are 17."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Change(Statistic):
         """See the class."""
         label, _, reference = identify(unit.only)
         pair = load_pair(unit.only)
-        of_base = base_rounding(pair, reference, context)
+        roundings = pair_rounding(pair, base_rounding(pair, reference, context))
         update = pair.delta()
         shares = torch.full((2, len(self.subspace_ranks)), torch.nan)
         if not pair.identical and bool(pair.reference.any()):
@@ -63,47 +66,59 @@ class Change(Statistic):
         norms = {
             "norm_update": 0.0 if pair.identical else frobenius_norm(update),
             "norm_base": float(torch.linalg.vector_norm(pair.reference, dtype=torch.float64)),
-            "noise_floor": update_noise_floor(pair, of_base),
+            "noise_floor": update_noise_floor(pair, roundings),
         }
-        scalars = norms | entry_changes(pair, dense64(update), self.top_fraction)
+        scalars = norms | entry_changes(
+            pair, dense64(update), self.top_fraction, (roundings[0].format, roundings[1].format)
+        )
         result = {name: np.asarray(value, dtype=np.float64) for name, value in scalars.items()}
         return result | {"subspace_share": shares.double().cpu().numpy()}
 
 
-def entry_changes(pair: Pair, update: torch.Tensor, top_fraction: float) -> dict[str, float]:
+def entry_changes(
+    pair: Pair, update: torch.Tensor, top_fraction: float, formats: tuple[Format, Format]
+) -> dict[str, float]:
     """The scalars of `Change` that need every entry, in one pass over blocks of rows. update: Δ (m, n) float64."""
-    formats = stored_formats(pair)
-    sums = dict.fromkeys(("norm_tuned", "inner", "unchanged", "changed_above_noise", "sign_flips"), 0.0)
+    squares = inner = 0.0
+    counts = dict.fromkeys(("unchanged", "changed_above_noise", "sign_flips"), 0)
     rows, columns = update.shape
-    step = max(1, BLOCK_BYTES // (64 * columns))  # a dozen temporaries of each block live at once
+    step = max(1, _BLOCK_ENTRIES // columns)
     for start in range(0, rows, step):
         part = slice(start, start + step)
         delta, base = update[part], pair.reference[part]
-        tuned, stored = delta + base, stored_entries(pair, update, part)
-        sums["norm_tuned"] += float((tuned**2).sum())
-        sums["inner"] += float((tuned * base).sum())
-        sums["unchanged"] += float(same_bits(stored, base).sum()) / update.numel()
-        sums["changed_above_noise"] += float((delta.abs() > by_rounding(stored, base, formats)).sum()) / update.numel()
-        sums["sign_flips"] += float((torch.sign(tuned) * torch.sign(base.double()) < 0).sum()) / update.numel()
-    result = sums | {"norm_tuned": math.sqrt(sums["norm_tuned"])}
+        wide = base.double()
+        tuned = delta + wide
+        # An adapter's W as it would be stored: merged, and rounded to the base's dtype.
+        stored = (
+            pair.tuned[part] if isinstance(pair.tuned, torch.Tensor) and pair.update is None else tuned.to(base.dtype)
+        )
+        product = tuned * wide  # entries are in a range whose products keep their sign (`load_pair`)
+        squares += float(torch.linalg.vector_norm(tuned)) ** 2
+        inner += float(product.sum())
+        noisy = ulps(stored, formats[0]).add_(ulps(wide, formats[1]))
+        counts["unchanged"] += int(same_bits(stored, base).count_nonzero())
+        counts["changed_above_noise"] += int((delta.abs().mul_(2) > noisy).count_nonzero())
+        counts["sign_flips"] += int((product < 0).count_nonzero())
+    sums = {"norm_tuned": math.sqrt(squares), "inner": inner}
+    sums |= {name: count / update.numel() for name, count in counts.items()}
     total = float(torch.linalg.vector_norm(update)) ** 2
     if total == 0:
-        return result | {"top_share": math.nan, "top_share_above_noise": math.nan}
+        return sums | {"top_share": math.nan, "top_share_above_noise": math.nan}
     top, above = top_entries(pair, update, top_fraction, formats)
     energy = update.flatten()[top] ** 2
     shares = float(energy.sum()) / total, float(energy[above].sum()) / total
-    return result | dict(zip(("top_share", "top_share_above_noise"), shares, strict=True))
+    return sums | dict(zip(("top_share", "top_share_above_noise"), shares, strict=True))
 
 
 def top_entries(
-    pair: Pair, update: torch.Tensor, fraction: float, formats: tuple[Format, Format] | None = None
+    pair: Pair, update: torch.Tensor, fraction: float, formats: tuple[Format, Format]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Flat indices of the ⌈fraction · m n⌉ entries of greatest |Δ|, and which of them changed by more than rounding."""
     top = greatest_entries(update, max(1, math.ceil(fraction * update.numel())))
     base = pair.reference.flatten()[top]
     delta = update.flatten()[top]
     stored = pair.tuned.flatten()[top] if isinstance(pair.tuned, torch.Tensor) else delta + base
-    return top, delta.abs() > by_rounding(stored, base, formats or stored_formats(pair))
+    return top, delta.abs() > by_rounding(stored, base, formats)
 
 
 def greatest_entries(update: torch.Tensor, count: int) -> torch.Tensor:
@@ -118,13 +133,6 @@ def greatest_entries(update: torch.Tensor, count: int) -> torch.Tensor:
     above = np.flatnonzero(magnitude > threshold)
     tied = np.flatnonzero(magnitude == threshold)[: count - above.size]
     return torch.from_numpy(np.sort(np.concatenate([above, tied]))).to(update.device)
-
-
-def stored_entries(pair: Pair, update: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Rows of W as it is stored; of an adapter as it would be, merged and rounded to the base's dtype."""
-    if pair.update is None and isinstance(pair.tuned, torch.Tensor):
-        return pair.tuned[rows]
-    return (update[rows] + pair.reference[rows]).to(pair.reference.dtype)
 
 
 def by_rounding(stored: torch.Tensor, base: torch.Tensor, formats: tuple[Format, Format]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from analyzers.costs import Work
 from analyzers.errors import Unmeasurable
 from analyzers.intruder_dimensions.hand_over import vectors_of_base, vectors_of_top
 from analyzers.intruder_dimensions.pair import Pair, cached_base, identify, load_pair, refusal
-from analyzers.intruder_dimensions.rounding import base_rounding, pair_rounding
+from analyzers.intruder_dimensions.rounding import Rounding, base_rounding, pair_rounding
 from analyzers.linalg.adapter_work import adapter_work
 from analyzers.linalg.certified_pairs import SMALLEST
 from analyzers.linalg.dense_work import dense_work
@@ -45,7 +45,7 @@ class Intruders(Statistic):
     k_max: int = 10
 
     name: ClassVar[str] = "intruders"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     scope: ClassVar[Scope] = "pair"
     against: ClassVar[str | None] = "base"
     extent_field: ClassVar[str | None] = "k_max"
@@ -81,17 +81,17 @@ class Intruders(Statistic):
         return _measured(pair, base, top, base_rounding(pair, reference, context), self.k_max)
 
 
-def _measured(pair: Pair, base: BaseVectors, top: Leading, of_base: float, k_max: int) -> Result:
+def _measured(pair: Pair, base: BaseVectors, top: Leading, of_base: Rounding, k_max: int) -> Result:
     if not float(top.sigma[0]) > 0:
         raise Unmeasurable(f"{pair.label}: the tuned matrix is all zeros, its base is not: it has no singular vectors")
     tiny = max(base.shape) * torch.finfo(torch.float64).eps * float(top.sigma[0])
     kept = int((top.sigma > tiny).sum())
-    rounding, of_base = pair_rounding(pair, of_base)
+    of_tuned, of_base = pair_rounding(pair, of_base)
     result = _empty(base, k_max)
     result["method"] = np.asarray(top.method, dtype=np.int64)
     result["sigma"][: top.sigma.numel()] = top.sigma.cpu().numpy()
     for side in range(2):
-        scores = side_scores(base, top, side, rounding, of_base)
+        scores = side_scores(base, top, side, of_tuned.rms, of_base.rms)
         for field in SIDED:
             result[field][side, :kept] = getattr(scores, field)[:kept].cpu().numpy()
         before, after = top.subspaces(base, side, k_max)

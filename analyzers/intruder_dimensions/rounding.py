@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -27,51 +28,54 @@ _EXPONENT = 0x7FF0_0000_0000_0000
 Format = tuple[int, int]
 
 
-def rms_rounding(content: Content) -> float:
-    """s_E = √(mean(ulp²)/12): rms rounding error of a stored entry, by the effective mantissa; 0 where not stored."""
+@dataclass(frozen=True)
+class Rounding:
+    """How a dense tensor is stored: `rms` = √(mean(ulp²)/12), the rms rounding error of an entry, and its effective
+    `format` (fraction bits, least exponent): a float32 file that was bfloat16 once has bfloat16's spacing."""
+
+    rms: float
+    format: Format
+
+
+def rounding_of(content: Content) -> Rounding:
+    """By one pass over the entries; what is no stored tensor is not rounded, and has float64's spacing."""
     if not isinstance(content, torch.Tensor):
-        return 0.0
-    return math.sqrt(ulp_squared(entry_facts(content), content.dtype) / 12.0)
+        return Rounding(0.0, _FORMATS[torch.float64])
+    facts = entry_facts(content)
+    bits, least = _FORMATS.get(content.dtype, _FORMATS[torch.float64])
+    return Rounding(
+        math.sqrt(ulp_squared(facts, content.dtype) / 12.0), (min(bits, max(7, facts.mantissa_bits)), least)
+    )
 
 
-def base_rounding(pair: Pair, reference: Matrix, context: Context) -> float:
-    """`rms_rounding` of the base, found once per store."""
+def base_rounding(pair: Pair, reference: Matrix, context: Context) -> Rounding:
+    """`rounding_of` the base, found once per store."""
 
     def make() -> dict[str, torch.Tensor]:
-        return {"rms": torch.tensor(rms_rounding(pair.reference), dtype=torch.float64)}
+        found = rounding_of(pair.reference)
+        return {"rms": torch.tensor(found.rms, dtype=torch.float64), "format": torch.tensor(found.format)}
 
-    return float(context.cache("rounding", reference.key, make)["rms"])
+    kept = context.cache("storage", reference.key, make)
+    bits, least = kept["format"].tolist()
+    return Rounding(float(kept["rms"]), (bits, least))
 
 
-def pair_rounding(pair: Pair, of_base: float) -> tuple[float, float]:
-    """(s_E, s_E0) of W and W0. An adapter's W is its base plus an update that is not rounded: it has the base's."""
+def pair_rounding(pair: Pair, of_base: Rounding) -> tuple[Rounding, Rounding]:
+    """Of W and W0. An adapter's W is its base plus an update that is not rounded: it has the base's."""
     stored = pair.update is None and isinstance(pair.tuned, torch.Tensor)
-    return (rms_rounding(pair.tuned) if stored else of_base), of_base
+    return (rounding_of(pair.tuned) if stored else of_base), of_base
 
 
-def update_noise_floor(pair: Pair, of_base: float) -> float:
+def update_noise_floor(pair: Pair, roundings: tuple[Rounding, Rounding]) -> float:
     """√(s_E² + s_E0²)(√m + √n): the spectral norm that rounding alone gives a difference of stored matrices.
 
     A Δ from factors is no difference of rounded numbers; its floor is what its factors' rounding makes of it.
     """
     if pair.update is not None:
         return storage_noise_floor(pair.update)
-    of_tuned = rms_rounding(pair.tuned)
+    of_tuned, of_base = roundings
     shape = (pair.reference.shape[0], pair.reference.shape[1])
-    return noise_floor(12.0 * (of_tuned**2 + of_base**2), shape)
-
-
-def stored_formats(pair: Pair) -> tuple[Format, Format]:
-    """The effective formats of W and W0 as they are stored; an adapter's W, once merged, takes the base's."""
-    of_base = effective_format(pair.reference)
-    stored = pair.update is None and isinstance(pair.tuned, torch.Tensor)
-    return (effective_format(pair.tuned) if stored else of_base), of_base
-
-
-def effective_format(tensor: Content) -> Format:
-    """(fraction bits, least exponent) in use: a float32 file that was bfloat16 once has bfloat16's spacing."""
-    bits, least = _FORMATS.get(tensor.dtype, (52, -1022)) if isinstance(tensor, torch.Tensor) else (52, -1022)
-    return min(bits, max(7, entry_facts(tensor).mantissa_bits)), least
+    return noise_floor(12.0 * (of_tuned.rms**2 + of_base.rms**2), shape)
 
 
 def ulps(values: torch.Tensor, stored: Format) -> torch.Tensor:
