@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from analyzers.contract import Analyzer, AnalyzerParameters, Derived, Result, RunInfo, Statistic, Variable, View
 from analyzers.models import Material
-from analyzers.pathway_metrics import derivation
+from analyzers.pathway_metrics import derivation, vocabulary
 from analyzers.pathway_metrics.collect import Collected
 from analyzers.pathway_metrics.correlation import correlation, of_differences
 from analyzers.pathway_metrics.distances import PathwayDistances
@@ -99,6 +99,12 @@ class PathwayMetrics(Analyzer):
         since, epsilon = derivation.memorisation([result for _, result in there])
         collected.put((at_run, None, at_probe), {"memorisation_epsilon": epsilon})
         last = there[-1][1]
+        if s.kind == "experts":
+            counts = {
+                "vocabulary_frequent": int(last["vocabulary_frequent"]),
+                "vocabulary_kept": len(last["vocabulary"]),
+            }
+            collected.put((at_run, None, at_probe), counts)
         for at, (step, result) in enumerate(there):
             place = (at_run, int(step), at_probe)
             fields: dict[str, Any] = {"probe_loss": derivation.mean(result["loss"])}
@@ -109,6 +115,8 @@ class PathwayMetrics(Analyzer):
             names = [str(name) for name in result["routers" if s.kind == "experts" else "layers"]]
             domains = [str(name) for name in result.get("domain_names", ())]
             collected.put(place, fields, names, domains)
+            if s.kind == "experts" and result is last:
+                collected.put_table(at_run, at_probe, vocabulary.shares(result), names)
             groups = self._groups(result, since)
             for at_cut, threshold in enumerate(self._thresholds()):
                 stored = view.get(self._distances(probe, threshold), run.id, step)

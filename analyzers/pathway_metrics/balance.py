@@ -34,42 +34,34 @@ def coactivation(together: np.ndarray) -> np.ndarray:
     return np.divide(together, own, out=np.full(together.shape, np.nan), where=own > 0)
 
 
-def domain_specialisation(selected: np.ndarray, codes: np.ndarray, domains: int, chosen: np.ndarray) -> np.ndarray:
+def domain_specialisation(selected: np.ndarray, codes: np.ndarray, domains: int, tokens: np.ndarray) -> np.ndarray:
     """(L, E, D) N_{e,d} / N_d: of the tokens of domain d, the share for which expert e was chosen. Chance is k/E.
 
-    selected: (N, L, E) counts; codes: (N,) domain of each sample, −1 none; chosen: (L,) k of each router.
+    selected: (N, L, E) counts; codes: (N,) domain of each sample, −1 none; tokens: (N, L) those that a router saw,
+    whether an expert had room for them or not.
     """
     counts = np.stack([selected[codes == d].sum(0, dtype=np.float64) for d in range(domains)], axis=-1)
-    tokens = counts.sum(1, keepdims=True) / chosen[:, None, None]
-    return np.divide(counts, tokens, out=np.full_like(counts, np.nan), where=tokens > 0)
-
-
-def vocabulary_specialisation(seen: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(L, E) mean of N_{x,e} / N_x over the token ids x that chose e most often; NaN for an expert with none.
-
-    seen: (V,) how often each id occurs (10 times at least); counts: (V, L, E).
-    """
-    share = counts / seen[:, None, None]
-    favourite = share.argmax(-1)
-    layers, experts = counts.shape[1:]
-    found = np.full((layers, experts), np.nan)
-    for layer in range(layers):
-        for expert in np.unique(favourite[:, layer]):
-            found[layer, expert] = share[favourite[:, layer] == expert, layer, expert].mean()
-    return found
+    every = np.stack([tokens[codes == d].sum(0, dtype=np.float64) for d in range(domains)], axis=-1)[:, None]
+    return np.divide(counts, every, out=np.full_like(counts, np.nan), where=every > 0)
 
 
 def saturation(selection: np.ndarray, last: np.ndarray) -> np.ndarray:
     """(L,) share of each token's experts that are those of the last checkpoint: (1/S) Σ |E_t ∩ E_T| / k.
 
-    selection, last: (S, L, k) expert ids of the same tokens, −1 for padding.
+    selection, last: (S, L, k) expert ids of the same tokens, −1 for none. Tokens for which no expert of the last
+    checkpoint had room are left out, so that the last checkpoint's own value is 1.
     """
     same = (selection[..., :, None] == last[..., None, :]) & (selection[..., :, None] >= 0)
-    k = np.maximum((last >= 0).sum(-1), 1)
-    return (same.any(-1).sum(-1) / k).mean(0)
+    k = (last >= 0).sum(-1)
+    shares = np.divide(same.any(-1).sum(-1), k, out=np.full(k.shape, np.nan), where=k > 0)
+    there = k > 0
+    counts = there.sum(0)
+    return np.divide(np.where(there, shares, 0).sum(0), counts, out=np.full(k.shape[1], np.nan), where=counts > 0)
 
 
-def saturation_chance(shares: np.ndarray, last: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def saturation_chance(selected: np.ndarray, tokens: np.ndarray, last: np.ndarray) -> np.ndarray:
     """(L,) what saturation would be if the two choices were independent: Σ_e p_e(t) p_e(T) / k with p_e the share of
-    tokens that choose e, Σ p = k. shares, last: (L, E) loads of sum 1; chosen: (L,) k."""
-    return np.asarray(np.nansum(shares * last, axis=-1) * chosen)
+    tokens that choose e. selected: (N, L, E), tokens: (N, L) at t; last: (L, E) load at T, p_e(T) / k."""
+    counts, every = selected.sum(0, dtype=np.float64), tokens.sum(0, dtype=np.float64)[:, None]
+    p = np.divide(counts, every, out=np.full_like(counts, np.nan), where=every > 0)
+    return np.asarray(np.where(np.isfinite(last).any(-1), np.nansum(p * last, axis=-1), np.nan))

@@ -9,6 +9,7 @@ import numpy as np
 
 from analyzers.pathway_metrics.derivation import GROUPS
 from analyzers.pathway_metrics.variables import BY_NAME
+from analyzers.pathway_metrics.vocabulary import Shares
 
 Place = tuple[int, int | None, int]
 """(position of the run, step or None, position of the probe)"""
@@ -25,6 +26,7 @@ class Collected:
         self.columns: dict[str, int] = {}
         self.routers: dict[str, int] = {}
         self.domains: dict[str, int] = {}
+        self._tables: list[dict[str, np.ndarray]] = []
         self._values: dict[str, list[tuple[tuple[int, ...], Any, tuple[int, ...], tuple[int, ...]]]] = {}
 
     @property
@@ -51,6 +53,21 @@ class Collected:
             if column:
                 where = (*where, self.columns.setdefault(column, len(self.columns)))
             self._values.setdefault(name, []).append((where, value, (), ()))
+
+    def put_table(self, run: int, probe: int, table: Shares, routers: Sequence[str]) -> None:
+        """The vocabulary table of a run's last checkpoint."""
+        along = np.array([self.routers[name] for name in routers], dtype=np.int32)
+        self._tables.append(
+            {
+                "vocabulary_share": table.share.astype(np.float32),
+                "vocabulary_run": np.full(len(table.share), run, dtype=np.int32),
+                "vocabulary_probe": np.full(len(table.share), probe, dtype=np.int32),
+                "vocabulary_router": along[table.router],
+                "vocabulary_expert": table.expert.astype(np.int32),
+                "vocabulary_token": table.token.astype(np.int64),
+                "vocabulary_seen": table.seen.astype(np.int64),
+            }
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """By variable name, with the variable's dims."""
@@ -82,6 +99,8 @@ class Collected:
                     else:
                         block[(row, *(slice(side) for side in of_row.shape))] = of_row
             found[name] = array
+        if any(len(table["vocabulary_share"]) for table in self._tables):
+            found |= {name: np.concatenate([table[name] for table in self._tables]) for name in self._tables[0]}
         return found
 
     def coordinates(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analyzers.contract import Result
-from analyzers.pathway_metrics import balance
+from analyzers.pathway_metrics import balance, vocabulary
 from analyzers.pathway_metrics.consistency import layer_cosines, paper_consistency
 from analyzers.pathway_metrics.grouping import NONE, Grouped, grouped_ratio, grouped_ratio_of_pairs, square_of
 from analyzers.pathway_metrics.memorisation import choose_epsilon, memorised_from
@@ -38,15 +38,15 @@ def of_routing(stored: Result) -> Fields:
         "coactivation": balance.coactivation(stored["together"]),
         "z_loss": stored["z_loss"],
         "domain_specialisation_chance": stored["chosen"] / experts,
-        "vocabulary_specialisation": balance.vocabulary_specialisation(
-            stored["vocabulary_seen"], stored["vocabulary_selected"]
-        ),
     }
+    by_expert, by_router = vocabulary.specialisation(stored)
+    found |= {"vocabulary_specialisation": by_expert, "vocabulary_specialisation_by_router": by_router}
+    found["vocabulary_specialisation_chance"] = vocabulary.chance(stored)
     each = [balance.spread(row, int(count)) for row, count in zip(shares, experts, strict=True)]
     found |= {name: np.array([one[name] for one in each]) for name in each[0]}
     if "domain_codes" in stored:
         found["domain_specialisation"] = balance.domain_specialisation(
-            stored["selected"], stored["domain_codes"], len(stored["domain_names"]), stored["chosen"]
+            stored["selected"], stored["domain_codes"], len(stored["domain_names"]), stored["tokens"]
         )
     return found
 
@@ -58,7 +58,7 @@ def of_last(stored: Result, last: Result) -> Fields:
     return {
         "router_saturation": balance.saturation(stored["selection"], last["selection"]),
         "router_saturation_chance": balance.saturation_chance(
-            balance.load(stored["selected"]), balance.load(last["selected"]), stored["chosen"]
+            stored["selected"], stored["tokens"], balance.load(last["selected"])
         ),
     }
 

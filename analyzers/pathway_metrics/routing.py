@@ -17,9 +17,8 @@ from analyzers.pathway_metrics.probe import COLUMNS, Probe, Trace
 from analyzers.pathway_metrics.routers import Router, find_routers, read_choice
 from analyzers.pathway_metrics.sums import LayerSums
 from analyzers.pathway_metrics.traces import check_trace, sums_of
+from analyzers.pathway_metrics.vocabulary import vocabulary_counts
 
-SEEN = 10
-"""Tokens that the probe shows less often say nothing about vocabulary specialisation."""
 LARGEST = 48 * 2**20
 """Bytes of one stored field; the store takes 64 MiB."""
 
@@ -30,20 +29,23 @@ Matrices = Sequence[torch.Tensor | None]
 class Routing(Statistic):
     """Routing of a probe of N samples through L routers of at most E experts each, k chosen for every token.
 
-    Fields: `routers` (L,) names; `experts`, `chosen` (L,) int64; `tokens` (N,) int64; `weight` (N, L, E) float32, the
-    mean over a sample's tokens of the weight with which an expert's output was multiplied (0 where it was not chosen);
-    `selected` (N, L, E) counts of tokens; `together` (L, E, E) tokens for which both experts were chosen; `z_loss` (L,)
-    mean logsumexp² of the logits; `gram` (L, E, E) and `cross` (L−1, E, E) float64, products of the router matrices'
-    rows with their own and with the next router's (NaN where a router has no matrix, or widths differ); `loss` (N,);
-    `selection` (S, L, k), the experts of S tokens spread evenly over the probe; `vocabulary` (V,) the most frequent
-    token ids seen at least 10 times, `vocabulary_seen` (V,), `vocabulary_selected` (V, L, E); and for each column of
-    the probe `<column>_codes` (N,) and `<column>_names`. Padding counts nowhere; padded experts are 0.
+    Fields: `routers` (L,) names; `experts`, `chosen` (L,) int64; `tokens` (N, L) uint32, those that each router saw;
+    `weight` (N, L, E) float32, the mean over a sample's tokens of the weight with which an expert's output was
+    multiplied (0 where it was not chosen); `selected` (N, L, E) counts of tokens; `together` (L, E, E) tokens for which
+    both experts were chosen; `z_loss` (L,) mean logsumexp² of the logits; `gram` (L, E, E) and `cross` (L−1, E, E)
+    float64, products of the router matrices' rows with their own and with the next router's (NaN where a router has no
+    matrix, or widths differ); `loss` (N,); `selection` (S, L, k) int16, the experts of S tokens spread evenly over the
+    probe, −1 for a choice that came to nothing; of the token ids seen at least 10 times `vocabulary` (V,) and
+    `vocabulary_seen` (V,), and as a sparse table over them `vocabulary_at` (M,) uint32, the position in (V, L, E), and
+    `vocabulary_count` (M,) uint32, how many of the id's occurrences chose the expert (V: as many of the most frequent
+    as `vocabulary_entries` hold, of `vocabulary_frequent` there are); and for each column of the probe
+    `<column>_codes` (N,) and `<column>_names`. Padding counts nowhere; padded experts are 0.
 
     Raises `Unmeasurable` for a dense model, a probe that does not fit, and a model that cannot be built.
     """
 
     name: ClassVar[str] = "routing"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Any] = "checkpoint"
     reads_matrices: ClassVar[bool] = False
     reads_models: ClassVar[bool] = True
@@ -51,7 +53,7 @@ class Routing(Statistic):
     probe: Material
     model: str | None = None
     selection_tokens: int = 16384
-    vocabulary_tokens: int = 1000
+    vocabulary_entries: int = 2**18
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
         """A guess: what a probe takes follows from data that are not read here."""
@@ -148,7 +150,7 @@ class Routing(Statistic):
             selected[:, at, : one.experts] = one.selected.cpu().numpy()
             together[at, : one.experts, : one.experts] = one.together.cpu().numpy()
         rows = _spread(sums[0].tokens, self.selection_tokens)
-        widest = max(one.picked[0].shape[1] for one in sums)
+        widest = max(one.chosen for one in sums)
         selection = np.full((len(rows), layers, widest), -1, dtype=np.int16)
         for at, one in enumerate(sums):
             if one.tokens == sums[0].tokens:
@@ -158,8 +160,8 @@ class Routing(Statistic):
         result = {
             "routers": np.array(names),
             "experts": np.array([one.experts for one in sums]),
-            "chosen": np.array([one.picked[0].shape[1] for one in sums]),
-            "tokens": sums[0].per_sample.cpu().numpy(),
+            "chosen": np.array([one.chosen for one in sums]),
+            "tokens": np.stack([one.per_sample.cpu().numpy() for one in sums], axis=1).astype(np.uint32),
             "weight": weight,
             "selected": selected,
             "together": together,
@@ -169,31 +171,13 @@ class Routing(Statistic):
             "loss": losses,
             "selection": selection,
         }
-        result |= self._vocabulary(sums, tokens, most)
+        result |= vocabulary_counts(sums, tokens, most, self.vocabulary_entries)
         for name in COLUMNS:
             if name in probe.columns:
                 column = probe.columns[name]
                 result[f"{name}_codes"] = column.codes
                 result[f"{name}_names"] = np.array(column.names)
         return result
-
-    def _vocabulary(self, sums: Sequence[LayerSums], tokens: np.ndarray | None, most: int) -> dict[str, np.ndarray]:
-        """Which experts the frequent tokens chose. tokens: (T,) ids in the order in which they ran."""
-        found = np.zeros(0, dtype=np.int64) if tokens is None else np.asarray(tokens, dtype=np.int64)
-        ids, seen = np.unique(found, return_counts=True)
-        limit = min(self.vocabulary_tokens, LARGEST // (4 * len(sums) * most))
-        often = np.sort(np.argsort(-seen, kind="stable")[:limit])
-        often = often[seen[often] >= SEEN]
-        counts = np.zeros((len(often), len(sums), most), dtype=np.uint32)
-        where = np.searchsorted(ids[often], found) if len(often) else np.zeros(0, dtype=np.int64)
-        if len(often):
-            where = np.minimum(where, len(often) - 1)
-            rows = np.flatnonzero(ids[often][where] == found)
-            for at, one in enumerate(sums):
-                if one.tokens == len(found):
-                    chosen = one.selection(rows)
-                    np.add.at(counts[:, at], (where[rows][:, None], chosen.astype(np.int64)), 1)
-        return {"vocabulary": ids[often], "vocabulary_seen": seen[often], "vocabulary_selected": counts}
 
 
 def _hook(

@@ -7,6 +7,9 @@ import torch
 
 from analyzers.pathway_metrics.routers import Choice
 
+_NONE = 255
+"""Stands for no expert where ids are kept in a byte."""
+
 
 class LayerSums:
     """One router's sums over a probe of `samples` samples; padding never enters.
@@ -41,9 +44,18 @@ class LayerSums:
         self.per_sample.index_add_(0, sample, torch.ones_like(sample))
         self.squared_logsumexp += logits.float().logsumexp(-1).square().double().sum()
         self.tokens += len(index)
-        self.picked.append(index.to(torch.uint8 if self.experts <= 256 else torch.int16))
+        small = torch.uint8 if self.experts <= _NONE else torch.int16
+        self.picked.append(torch.where(weight != 0, index, _NONE if small == torch.uint8 else -1).to(small))
 
-    def selection(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), k) the experts chosen for these tokens (positions among all that were added)."""
-        every = torch.cat(self.picked) if self.picked else torch.zeros(0, 1, dtype=torch.uint8)
-        return every.cpu().numpy()[rows]
+    @property
+    def chosen(self) -> int:
+        """k: how many experts a token may choose."""
+        return self.picked[0].shape[1] if self.picked else 0
+
+    def selection(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """(len(rows), k) int16 experts chosen for these tokens (positions among all that were added; None: for all),
+        −1 for a choice that came to nothing: its weight was 0."""
+        every = torch.cat(self.picked) if self.picked else torch.zeros(0, 1, dtype=torch.int16)
+        some = every.cpu().numpy() if rows is None else every.cpu().numpy()[rows]
+        found = some.astype(np.int16)
+        return np.where(found == _NONE, np.int16(-1), found) if some.dtype == np.uint8 else found

@@ -11,6 +11,7 @@ _CUT = (*AT, "threshold")
 _GROUPED = (*_CUT, "column")
 _ROUTER = (*AT, "router")
 _EXPERT = (*_ROUTER, "expert")
+_ENTRY = ("vocabulary_entry",)
 _CORRELATED = ("run", "probe", "metric")
 
 VARIABLES: tuple[Variable, ...] = (
@@ -73,6 +74,30 @@ VARIABLES: tuple[Variable, ...] = (
         "mean N_xe / N_x over the token ids that chose the expert most often (seen 10 times at least)",
         source=_OLMOE,
     ),
+    Variable(
+        "vocabulary_specialisation_by_router",
+        _ROUTER,
+        "mean over those token ids of the greatest N_xe / N_x",
+        source=_OLMOE,
+    ),
+    Variable(
+        "vocabulary_specialisation_chance", _ROUTER, "that mean if an id's occurrences chose by the router's load alone"
+    ),
+    Variable(
+        "vocabulary_share",
+        _ENTRY,
+        "N_xe / N_x at each run's last checkpoint, where not 0: of a token id's occurrences, the share that chose "
+        "the expert",
+        source=_OLMOE,
+    ),
+    Variable("vocabulary_run", _ENTRY, "position of the entry's run along `run`"),
+    Variable("vocabulary_probe", _ENTRY, "position of the entry's probe along `probe`"),
+    Variable("vocabulary_router", _ENTRY, "position of the entry's router along `router`"),
+    Variable("vocabulary_expert", _ENTRY, "the entry's expert"),
+    Variable("vocabulary_token", _ENTRY, "the entry's token id"),
+    Variable("vocabulary_seen", _ENTRY, "N_x: how often the probe shows the token id", "tokens"),
+    Variable("vocabulary_frequent", ("run", "probe"), "token ids that the probe shows 10 times at least"),
+    Variable("vocabulary_kept", ("run", "probe"), "those of them that the table holds, the most frequent"),
     Variable(
         "router_saturation",
         _ROUTER,

@@ -49,7 +49,7 @@ def pathway_section(tree: xr.DataTree, look: Look) -> Section | None:
     images: list[Image | None] = [course_figure(at, metrics, shown, look)]
     images += [load_figure(at, shown, look)] if "expert_load" in at else []
     images += [coactivation_figure(at, run, look) for run in shown[:1] if "coactivation" in at]
-    images += [specialisation_figure(at, shown, look)]
+    images += [specialisation_figure(at, shown, look, of) for of in _SPECIALISED]
     blocks: list[Block] = [Gallery(tuple(i for i in images if i is not None)), _last_steps(at, runs)]
     table = _correlations(at, metrics, runs)
     blocks += [table] if table is not None else []
@@ -228,17 +228,30 @@ def coactivation_figure(at: xr.Dataset, run: str, look: Look) -> Image | None:
         )
 
 
-def specialisation_figure(at: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None:
-    """Bars per router at the last step: the most specialised expert's share of a domain (or of its own token ids)."""
-    by_domain = "domain_specialisation" in at
-    name = "domain_specialisation" if by_domain else "vocabulary_specialisation"
-    if name not in at or not np.isfinite(at[name].values).any():
+_SPECIALISED = {
+    "domain": (
+        "domain_specialisation",
+        "Largest share of one domain's tokens that chose one expert",
+        "k/E, a router that does not look",
+    ),
+    "vocabulary": (
+        "vocabulary_specialisation_by_router",
+        "Mean share of a token id's occurrences that chose its favourite expert (ids shown 10 times at least)",
+        "what ids that do not matter would give",
+    ),
+}
+
+
+def specialisation_figure(at: xr.Dataset, runs: Sequence[str], look: Look, of: str) -> Image | None:
+    """Bars per router at each run's last step, `of` "domain" or "vocabulary", with the chance level as a line."""
+    name, what, line = _SPECIALISED[of]
+    chance_name = f"{of}_specialisation_chance"
+    if name not in at or chance_name not in at or not np.isfinite(at[name].values).any():
         return None
-    over = ("expert", "domain") if by_domain else ("expert",)
     found = []
     for run in runs:
-        values, chance = at[name].sel(run=run), at["domain_specialisation_chance"].sel(run=run)
-        best = (values.max(over) if by_domain else values.mean(over)).transpose("step", "router").values
+        values, chance = at[name].sel(run=run), at[chance_name].sel(run=run)
+        best = values.max([d for d in values.dims if d not in ("step", "router")]).transpose("step", "router").values
         there = np.flatnonzero(np.isfinite(best).any(1))
         if there.size:
             found.append((run, best[there[-1]], chance.transpose("step", "router").values[there[-1]]))
@@ -252,17 +265,16 @@ def specialisation_figure(at: xr.Dataset, runs: Sequence[str], look: Look) -> Im
             axes.bar(x, bars, width, color=look.styles[run].colour, label=literal(look.label(run), 24))
             axes.hlines(chance, x - width / 2, x + width / 2, color="#000000", linewidth=1.2)
         axes.set_xlabel("router")
+        every = max(1, len(found[0][1]) // 12)
+        axes.set_xticks(range(0, len(found[0][1]), every))
         axes.set_ylabel("share of tokens")
-        axes.legend(fontsize=7.5, ncols=2)
+        top = max(float(np.nanmax([bars, chance])) for _, bars, chance in found)
+        axes.set_ylim(0, top * (1.12 + 0.1 * -(-len(found) // 2)))  # room for the legend above the bars
+        axes.legend(fontsize=7.5, ncols=2, loc="upper center")
         place(figure)
-        what = (
-            "Largest share of one domain's tokens that chose one expert"
-            if by_domain
-            else "Mean share of a token id's occurrences that chose its favourite expert"
-        )
-        caption = f"{what}, at the last step, by router. Black lines: k/E, a router that does not look."
+        caption = f"{what}, at the last step, by router. Black lines: {line}."
         ends = "; ".join(f"{run}: {np.nanmax(bars):.2g}" for run, bars, _ in found)
-        return image(figure, f"{name.split('_')[0].capitalize()} specialisation", caption, f"Bars. Largest {ends}.")
+        return image(figure, f"{of.capitalize()} specialisation", caption, f"Bars. Largest {ends}.")
 
 
 def _last_steps(at: xr.Dataset, runs: Sequence[str]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 
 from analyzers.contract import Context, Observation, Result, Statistic, Unit
 from analyzers.models import Checkpoint, Material
-from analyzers.pathway_metrics.probe import Column, Probe
+from analyzers.pathway_metrics.probe import Column, Probe, Trace
+from analyzers.pathway_metrics.routing import Routing
 from pipeline.models.build import build_model
 
 MATERIAL = Material("probe", "test", "digest", "source")
@@ -35,6 +36,14 @@ def run(statistic: Statistic, probe: Probe, model: torch.nn.Module) -> Result:
     checkpoint = Checkpoint("run", 0, "key", {}, (), lambda name: torch.zeros(0))
     unit = Unit((Observation("run", 0, None, None, checkpoint=checkpoint),))
     return statistic.compute(unit, Context(models=InMemory(probe, model)))
+
+
+def routing_of_trace(trace: Trace | None, probe: Probe) -> Result:
+    """The routing of a recorded trace of run@7."""
+    probe = replace(probe, traces=lambda run, step: trace)
+    checkpoint = Checkpoint("run", 7, "key", {}, (), torch.zeros)
+    unit = Unit((Observation("run", 7, None, None, checkpoint=checkpoint),))
+    return Routing(MATERIAL).compute(unit, Context(models=InMemory(probe)))
 
 
 def token_probe(lengths: list[int], largest: int = 60, seed: int = 0, padding: int = 0, **more: Any) -> Probe:

@@ -112,7 +112,8 @@ def test_uniform_routing_gives_the_even_values() -> None:
     assert balance.spread(shares[0], 8) == pytest.approx(
         {"load_cv": 0, "load_entropy": 1, "max_violation": 0, "dead_experts": 0}, abs=1e-12
     )
-    np.testing.assert_allclose(balance.saturation_chance(shares, shares, np.array([2, 2])), 2 / 8)
+    selected, tokens = np.full((5, 2, 8), 3), np.full((5, 2), 12)  # twelve tokens of each sample, two experts for each
+    np.testing.assert_allclose(balance.saturation_chance(selected, tokens, shares), 2 / 8)
 
 
 def test_coactivation_done_by_hand() -> None:
@@ -125,10 +126,14 @@ def test_coactivation_done_by_hand() -> None:
 def test_specialisation_done_by_hand() -> None:
     # top-2 of three experts; domain 0 has samples 0 and 1 with 1 token each, domain 1 sample 2 with 2 tokens
     selected = np.array([[[1, 1, 0]], [[1, 0, 1]], [[0, 2, 2]]])
-    found = balance.domain_specialisation(selected, np.array([0, 0, 1]), 2, np.array([2]))
+    found = balance.domain_specialisation(selected, np.array([0, 0, 1]), 2, np.array([[1], [1], [2]]))
     np.testing.assert_allclose(found[0], [[1, 0], [0.5, 1], [0.5, 1]])
-    counts = np.array([[[8, 2]], [[1, 9]], [[4, 16]]])  # three token ids seen 10, 10, 20 times, one router, top-1
-    np.testing.assert_allclose(balance.vocabulary_specialisation(np.array([10, 10, 20]), counts), [[0.8, 0.85]])
+
+
+def test_a_token_that_no_expert_had_room_for_counts_in_its_domain() -> None:
+    selected = np.array([[[1, 0]], [[0, 0]]])  # two samples of one token each, the second was dropped
+    found = balance.domain_specialisation(selected, np.array([0, 0]), 1, np.array([[1], [1]]))
+    np.testing.assert_allclose(found[0], [[0.5], [0]])
 
 
 def test_saturation_done_by_hand() -> None:
@@ -136,6 +141,9 @@ def test_saturation_done_by_hand() -> None:
     last = np.array([[[1, 0]], [[2, 1]], [[1, 2]]])  # both, one, none
     np.testing.assert_allclose(balance.saturation(early, last), [0.5])
     np.testing.assert_allclose(balance.saturation(last, last), [1])
+    dropped = np.array([[[-1]], [[0]], [[1]]])  # top-1; the last checkpoint had no room for the first token
+    np.testing.assert_allclose(balance.saturation(dropped, dropped), [1])
+    np.testing.assert_allclose(balance.saturation(np.array([[[0]], [[0]], [[-1]]]), dropped), [0.5])
 
 
 def test_independent_choices_saturate_at_the_chance_level() -> None:
@@ -143,7 +151,7 @@ def test_independent_choices_saturate_at_the_chance_level() -> None:
     popularity = np.array([0.4, 0.3, 0.1, 0.1, 0.05, 0.05])
     picks = [np.array([draw.choice(6, 2, False, popularity) for _ in range(20_000)])[:, None] for _ in range(2)]
     loads = [np.bincount(p.ravel(), minlength=6)[None] / p.size for p in picks]
-    chance = balance.saturation_chance(loads[0], loads[1], np.array([2]))
+    chance = balance.saturation_chance(loads[0][None] * 40_000, np.array([[20_000]]), loads[1])
     # 20 000 tokens: the standard error of a mean of values in {0, ½, 1} is below .004.
     np.testing.assert_allclose(balance.saturation(*picks), chance, atol=0.015)
 

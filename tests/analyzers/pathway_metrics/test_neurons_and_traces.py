@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from analyzers.contract import Context, Observation, Unit
+from analyzers.contract import Context, Unit
 from analyzers.errors import Unmeasurable
-from analyzers.models import Checkpoint
 from analyzers.pathway_metrics.distances import PathwayDistances
 from analyzers.pathway_metrics.neurons import Neurons, neuron_pathways, second_maps
 from analyzers.pathway_metrics.routers import find_routers
 from analyzers.pathway_metrics.routing import Routing
-from tests.analyzers.pathway_metrics.running import MATERIAL, InMemory, run, token_probe
+from tests.analyzers.pathway_metrics.running import MATERIAL, routing_of_trace, run, token_probe
 from tests.pipeline.models.families import tiny
 
 
@@ -83,16 +82,24 @@ def trace_of(model: torch.nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray
 
 
 def of_trace(trace: dict[str, np.ndarray] | None, samples: int) -> Any:
-    probe = replace(token_probe([1] * samples), tokens=False, columns={}, traces=lambda run, step: trace)
-    unit = Unit((Observation("run", 7, None, None, checkpoint=Checkpoint("run", 7, "k", {}, (), torch.zeros)),))
-    return Routing(MATERIAL).compute(unit, Context(models=InMemory(probe)))
+    return routing_of_trace(trace, replace(token_probe([1] * samples), tokens=False, columns={}))
 
 
 def test_a_recorded_trace_gives_what_the_model_gives() -> None:
     pytest.importorskip("transformers")
     model, probe = tiny("olmoe"), token_probe([20] * 6, 12, batch_size=6)
     ran, recorded = run(Routing(MATERIAL), probe, model), of_trace(trace_of(model, probe.inputs), 6)
-    for name in ("routers", "experts", "chosen", "tokens", "selected", "together", "selection", "vocabulary_selected"):
+    for name in (
+        "routers",
+        "experts",
+        "chosen",
+        "tokens",
+        "selected",
+        "together",
+        "selection",
+        "vocabulary_at",
+        "vocabulary_count",
+    ):
         np.testing.assert_array_equal(ran[name], recorded[name], err_msg=name)
     for name in ("weight", "z_loss", "gram", "cross"):
         np.testing.assert_allclose(ran[name], recorded[name], rtol=1e-6, err_msg=name)

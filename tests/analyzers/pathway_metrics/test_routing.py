@@ -13,6 +13,7 @@ from analyzers.errors import Unmeasurable
 from analyzers.pathway_metrics.probe import Probe
 from analyzers.pathway_metrics.routers import find_routers
 from analyzers.pathway_metrics.routing import Routing
+from analyzers.pathway_metrics.vocabulary import shares
 from data_catalog.recipes.mixture import MixtureShape, MixtureTransformer
 from pipeline.models.build import build_model
 from tests.analyzers.pathway_metrics.running import MATERIAL, run, token_probe
@@ -86,9 +87,9 @@ def test_padding_never_counts(family: str) -> None:
     np.testing.assert_allclose(together["weight"], alone["weight"], atol=1e-5)
     np.testing.assert_allclose(together["loss"], alone["loss"], rtol=1e-4)
     np.testing.assert_allclose(together["z_loss"], alone["z_loss"], rtol=1e-4)
-    assert together["tokens"].tolist() == [2, 9, 5, 7]
+    assert (together["tokens"].T == [2, 9, 5, 7]).all()
     k = together["chosen"]
-    np.testing.assert_array_equal(together["selected"].sum(2), together["tokens"][:, None] * k)
+    np.testing.assert_array_equal(together["selected"].sum(2), together["tokens"] * k)
 
 
 def test_the_recorded_sums_are_those_of_the_tokens() -> None:
@@ -137,7 +138,9 @@ def test_vocabulary_counts_are_of_frequent_tokens_only() -> None:
     ids, seen = np.unique(probe.inputs, return_counts=True)
     np.testing.assert_array_equal(result["vocabulary"], ids[seen >= 10])
     np.testing.assert_array_equal(result["vocabulary_seen"], seen[seen >= 10])
-    np.testing.assert_array_equal(result["vocabulary_selected"].sum(2), 2 * result["vocabulary_seen"][:, None] * [1, 1])
+    table = shares(result)
+    per_id = np.bincount(np.searchsorted(result["vocabulary"], table.token), table.share)
+    np.testing.assert_allclose(per_id, 2 * 2)  # two routers, two experts for each occurrence
 
 
 def test_a_switch_token_beyond_the_capacity_has_no_expert() -> None:
@@ -145,6 +148,9 @@ def test_a_switch_token_beyond_the_capacity_has_no_expert() -> None:
     probe = token_probe([12, 12])
     result = run(ROUTING, probe, model)
     assert (result["selected"].sum((0, 2)) < 24).all()
+    assert (result["tokens"] == 12).all()
+    picked = [np.bincount(row[row >= 0], minlength=8) for row in result["selection"][:, :, 0].T]
+    np.testing.assert_array_equal(picked, result["selected"].sum(0))  # the dropped tokens chose none
     assert result["selected"].max() == 1  # one token of each sample, for each expert
 
 
@@ -178,7 +184,7 @@ def test_arrays_that_the_model_cuts_into_tokens_itself() -> None:
     probe = Probe("images", draw.standard_normal((5, 4, 6)), np.ones(5, dtype=np.int64), tokens=False, batch_size=2)
     result = run(ROUTING, probe, Patches())
     assert result["routers"].tolist() == ["patches"]
-    assert result["tokens"].tolist() == [4] * 5
+    assert result["tokens"].tolist() == [[4]] * 5
     assert result["selected"].sum() == 5 * 4 * 2
 
 

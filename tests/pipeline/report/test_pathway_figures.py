@@ -54,6 +54,8 @@ EVERYTHING = (
     "coactivation",
     "domain_specialisation",
     "domain_specialisation_chance",
+    "vocabulary_specialisation_by_router",
+    "vocabulary_specialisation_chance",
 )
 
 
@@ -68,8 +70,13 @@ def test_everything_that_was_measured_is_shown() -> None:
     gallery, last, correlations = section.blocks[:3]
     assert isinstance(gallery, Gallery) and isinstance(last, Table) and isinstance(correlations, Table)
     titles = [image.title for image in gallery.images]
-    expected = ["Pathways beside the loss", "Load of the experts", "Experts chosen together", "Domain specialisation"]
-    assert titles == expected
+    assert titles == [
+        "Pathways beside the loss",
+        "Load of the experts",
+        "Experts chosen together",
+        "Domain specialisation",
+        "Vocabulary specialisation",
+    ]
     assert len(last.rows) == 2
     assert any("n_eff < 8" in cell for row in correlations.rows for cell in row)  # the run of five steps
 
