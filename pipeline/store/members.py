@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from analyzers.contract import MatrixInfo
+from analyzers.contract import IterativeStatistic, MatrixInfo
 from pipeline.store.addresses import Because, CheckpointSource, Member, Skip, Source, UnitAddress
 from pipeline.store.keys import chain, input_key, unit_key
 from pipeline.store.prepared import Prepared
@@ -42,9 +42,16 @@ class Members:
         self.sources = sources
         self.found = {p.identity: Found() for p in prepared}
         self._refusals: dict[tuple[str, int, int], str | None] = {}
+        self._keys: dict[tuple[str, str, int], str | Because] = {}
 
     def matrix(self, p: Prepared, run: str, step: int, source: Source) -> str | Because:
         """The key of a matrix statistic of one matrix."""
+        at = (p.identity, source.key, id(source.info))  # as in `_refusal`
+        if at not in self._keys:
+            self._keys[at] = self._matrix(p, run, step, source)
+        return self._keys[at]
+
+    def _matrix(self, p: Prepared, run: str, step: int, source: Source) -> str | Because:
         refused = self._refusal(p, source.info, None)
         if refused is not None:
             return Because(refused)
@@ -54,11 +61,14 @@ class Members:
             if isinstance(got, Because):
                 return got.after(f"needs {one.name}: ")
             inputs.append((one.name, got))
-        its_key = unit_key(p.identity, (source.key,), entering(p, inputs))
+        content = ((source.key,), entering(p, inputs))
+        its_key = unit_key(p.identity, *content)
         units = self.found[p.identity].units
         if its_key not in units:
             member = Member(run, step, source, None, tuple(inputs))
-            units[its_key] = UnitAddress(p.statistic, run, step, source.info.name, its_key, (member,))
+            units[its_key] = UnitAddress(
+                p.statistic, run, step, source.info.name, its_key, (member,), content=_kept(p, content)
+            )
         return its_key
 
     def pair(self, p: Prepared, run: str, step: int, name: str) -> str | Because:
@@ -68,10 +78,11 @@ class Members:
             return member
         assert member.matrix is not None and member.reference is not None
         of_inputs = (*entering(p, member.inputs), *entering(p, member.reference_inputs))
-        its_key = unit_key(p.identity, (member.matrix.key, member.reference.key), of_inputs)
+        content = ((member.matrix.key, member.reference.key), of_inputs)
+        its_key = unit_key(p.identity, *content)
         units = self.found[p.identity].units
         if its_key not in units:
-            units[its_key] = UnitAddress(p.statistic, run, step, name, its_key, (member,))
+            units[its_key] = UnitAddress(p.statistic, run, step, name, its_key, (member,), content=_kept(p, content))
         return its_key
 
     def checkpoint(self, p: Prepared, run: str, step: int) -> str | Because:
@@ -88,9 +99,12 @@ class Members:
         if isinstance(members, Because) and not own:
             return members
         members = () if isinstance(members, Because) else members
-        its_key = unit_key(p.identity, (chain("", parts(p, members, named=True)),), entering(p, own))
+        content = ((chain("", parts(p, members, named=True)),), entering(p, own))
+        its_key = unit_key(p.identity, *content)
         if its_key not in found.units:
-            found.units[its_key] = UnitAddress(p.statistic, run, step, None, its_key, members, tuple(own))
+            found.units[its_key] = UnitAddress(
+                p.statistic, run, step, None, its_key, members, tuple(own), content=_kept(p, content)
+            )
         return its_key
 
     def of_step(
@@ -191,8 +205,17 @@ class Members:
         return self._refusals[at]
 
 
+def _kept(
+    p: Prepared, content: tuple[tuple[str, ...], tuple[str, ...]]
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """What only the trials of an iterative statistic need to know again."""
+    return content if isinstance(p.statistic, IterativeStatistic) else None
+
+
 def entering(p: Prepared, inputs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """The inputs' keys as they enter the key of a unit of `p`, in declared order, or `NO_INPUT`."""
+    if not p.inputs:
+        return ()
     keys = dict(inputs)
     return tuple(
         input_key(p.statistic, one.statistic, extent, keys[one.name]) if one.name in keys else NO_INPUT
