@@ -53,6 +53,7 @@ class MatrixInfo:
     `name` is canonical (one name for the full, the adapter and the per-expert form). `shape` is (m, n) in the
     orientation (out, in); `orientation` says how the file holds it: "out_in", or "in_out" when it was transposed.
     `role` is "weight", "delta" (an adapter's Δ), or "circuit_qk"/"circuit_ov". `dtype` is the storage dtype.
+    `rank`: r of a product of factors (m, r) and (r, n), None of any other matrix.
     """
 
     name: str
@@ -62,6 +63,7 @@ class MatrixInfo:
     role: str = "weight"
     dtype: str = "float32"
     orientation: str = "out_in"
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,10 @@ class PaperStore:
                 there.setdefault(record.step, record)
         return tuple(there[step] for step in sorted(there))
 
+    def layout(self, layout_key: str) -> Layout:
+        """A layout, of what is new or of what the known store holds."""
+        return self._layouts[layout_key] if layout_key in self._layouts else self._store.layout(layout_key)
+
     def matrices(self, checkpoint: CheckpointRecord) -> tuple[BoundMatrix, ...]:
         """The matrices of a checkpoint. Ties among new tensors are not known before they are read."""
         binding = self._binding(checkpoint)

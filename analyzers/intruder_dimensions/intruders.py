@@ -16,8 +16,8 @@ from analyzers.errors import Unmeasurable
 from analyzers.intruder_dimensions.hand_over import vectors_of_base, vectors_of_top
 from analyzers.intruder_dimensions.pair import Pair, cached_base, identify, load_pair, refusal
 from analyzers.intruder_dimensions.rounding import Rounding, base_rounding, pair_rounding
-from analyzers.linalg.adapter_work import adapter_work
-from analyzers.linalg.certified_pairs import SMALLEST
+from analyzers.linalg.adapter_work import RANK, adapter_work
+from analyzers.linalg.certified_pairs import worthwhile
 from analyzers.linalg.dense_work import dense_work
 from analyzers.linalg.lowrank_update import Leading, top_vectors
 from analyzers.linalg.scores import side_scores
@@ -59,9 +59,9 @@ class Intruders(Statistic):
         matrices; the base's SVD once, as memory."""
         work: list[Work] = []
         for info in infos:
-            p = min(info.shape)
-            if info.role == "delta" and p >= SMALLEST:
-                work += adapter_work(*info.shape, self.k_max)
+            rank = info.rank or RANK
+            if info.role == "delta" and worthwhile(min(info.shape), rank, self.k_max):
+                work += adapter_work(*info.shape, self.k_max, rank)
             else:
                 work += dense_work(*info.shape, self.k_max)
             work += [costs.scan(2.0 * info.shape[0] * info.shape[1]), costs.python(5e-3)]

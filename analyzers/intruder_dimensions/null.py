@@ -13,8 +13,7 @@ from analyzers.costs import Work
 from analyzers.errors import ContractError
 from analyzers.intruder_dimensions.pair import cached_base, identify, refusal
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
-from analyzers.linalg.adapter_work import null_work
-from analyzers.linalg.certified_pairs import SMALLEST
+from analyzers.linalg.adapter_work import RANK, null_work
 from analyzers.linalg.coordinate_null import coordinate_null, worthwhile
 from analyzers.linalg.dense_work import full_null_work
 from analyzers.linalg.haar import negligible, null_similarities
@@ -49,12 +48,12 @@ class IntruderNull(Statistic):
         return refusal(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """Per draw of an adapter's null what `null_work` says; of any other what `full_null_work` does."""
+        """Per draw of a thin adapter's null what `null_work` says; of any other what `full_null_work` does."""
         work: list[Work] = []
         for info in infos:
-            p = min(info.shape)
-            if info.role == "delta" and p >= SMALLEST:
-                work += null_work(*info.shape, self.k, self.draws)
+            rank = info.rank or RANK
+            if info.role == "delta" and worthwhile(min(info.shape), rank, self.k):
+                work += null_work(*info.shape, self.k, self.draws, rank)
             else:
                 work += full_null_work(*info.shape, self.draws)
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
@@ -90,7 +89,7 @@ def _scored(
     similarity = np.full((null.draws, 2, null.k), np.nan)
     proven = np.zeros(null.draws, dtype=bool)
     strengths = sigma_update[sigma_update > negligible(sigma_update, shape)]
-    if worthwhile(min(shape), strengths, null.k):
+    if worthwhile(min(shape), strengths.size, null.k):
         generators = [generator(draw) for draw in range(null.draws)]
         similarity, proven = coordinate_null(sigma_base, strengths, shape, null.k, generators, context.device)
     elif (width := start_width(sigma_base, float(strengths.max()), null.k)) is not None and null.draws:

@@ -22,10 +22,10 @@ _TOLERANCE = 1e-5
 one draw differs from the next by .1."""
 
 
-def worthwhile(p: int, strengths: np.ndarray, k: int) -> bool:
+def worthwhile(p: int, rank: int, k: int) -> bool:
     """Whether draws are cheaper this way: at half the rank of `certified_pairs`, since the dense Gram of a draw needs
     no second side."""
-    return certified_pairs.worthwhile(p, 2 * strengths.size, k)
+    return certified_pairs.worthwhile(p, 2 * rank, k)
 
 
 def coordinate_null(

@@ -63,6 +63,14 @@ def apply_ops(array: np.ndarray, ops: tuple[Op, ...]) -> np.ndarray:
     return array
 
 
+def rank_of(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """r of a product of factors whose stored tensors have these shapes, None of any other matrix."""
+    if not isinstance(recipe, LowRankProduct):
+        return None
+    stored = np.broadcast_to(np.int8(0), shapes[recipe.a.tensor])
+    return int(apply_ops(stored, recipe.a.ops).shape[0])
+
+
 def tensors_of(recipe: Recipe) -> tuple[str, ...]:
     """The tensors a recipe reads, in order."""
     if isinstance(recipe, Dense):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.contract import MatrixInfo
 from analyzers.errors import ParameterError
-from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, recipe_key, tensors_of
+from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
 from pipeline.store.addresses import Because, CheckpointSource, Selection, Skip, Source
 
@@ -105,20 +105,21 @@ class Sources:
         at = (run, step)
         if at not in self._stored:
             found: dict[str, Source] = {}
-            for matrix in self.store.matrices(self.checkpoints(run)[step]):
+            record = self.checkpoints(run)[step]
+            for matrix in self.store.matrices(record):
                 if matrix.spec.name in found:
                     self.skips.append(
                         Skip(run, step, matrix.spec.name, None, "another matrix of the checkpoint has this name", True)
                     )
                     continue
-                found[matrix.spec.name] = Source(self._info(matrix.spec), matrix.recipe, matrix.key)
+                found[matrix.spec.name] = Source(self._info(matrix.spec, record), matrix.recipe, matrix.key)
             self._stored[at] = found
         return self._stored[at]
 
     def twins(self, run: str, step: int) -> dict[str, Source]:
         """The tied matrices of a checkpoint that do not count there."""
-        found = self.store.twins(self.checkpoints(run)[step])
-        return {m.spec.name: Source(self._info(m.spec), m.recipe, m.key) for m in found}
+        record = self.checkpoints(run)[step]
+        return {m.spec.name: Source(self._info(m.spec, record), m.recipe, m.key) for m in self.store.twins(record)}
 
     def kept(self, run: str, step: int) -> dict[str, Source]:
         """The stored matrices that the selection keeps; those left out are listed once per run."""
@@ -221,10 +222,15 @@ class Sources:
         recipe = Merged(under.recipe, source.recipe)
         return Source(under.info, recipe, recipe_key(recipe))
 
-    def _info(self, spec: MatrixSpec) -> MatrixInfo:
+    def _info(self, spec: MatrixSpec, record: CheckpointRecord) -> MatrixInfo:
         known = self._infos.get(id(spec))  # the checkpoints of a run share their layout, and so its specs
         if known is None:
-            info = MatrixInfo(spec.name, spec.shape, spec.layer, spec.kind, spec.role, spec.dtype, spec.orientation)
+            rank = None
+            if isinstance(spec.recipe, LowRankProduct):
+                rank = rank_of(spec.recipe, {t.name: t.shape for t in self.store.layout(record.layout).tensors})
+            info = MatrixInfo(
+                spec.name, spec.shape, spec.layer, spec.kind, spec.role, spec.dtype, spec.orientation, rank
+            )
             known = self._infos[id(spec)] = (spec, info)  # holding the spec keeps its id from being used again
         return known[1]
 

@@ -65,6 +65,6 @@ def test_more_draws_begin_with_the_fewer_to_the_iterations_tolerance_and_in_part
 
 
 def test_it_is_for_thin_updates_of_matrices_that_are_not_small() -> None:
-    assert worthwhile(384, np.ones(8), 10) and worthwhile(4096, np.ones(64), 10)
+    assert worthwhile(384, 8, 10) and worthwhile(4096, 64, 10)
     for p, rank in ((64, 2), (384, 64), (384, 0)):
-        assert not worthwhile(p, np.ones(rank), 10)
+        assert not worthwhile(p, rank, 10)

@@ -230,3 +230,16 @@ def test_a_file_that_is_not_a_checkpoint_does_not_matter_to_the_plan(tmp_path: P
     write_full(tmp_path / "runs" / "a" / "checkpoint-1", weights(0))
     save_file({"bias": np.ones(4, np.float32)}, tmp_path / "runs" / "a" / "checkpoint-1" / "extra.safetensors")
     assert plan(ingest(tmp_path / "runs", tmp_path / "S.zarr"), [Everything(Norm())]).missing == 3
+
+
+def test_the_rank_of_an_adapter_is_known_without_reading_it(tmp_path: Path) -> None:
+    """A plan that took one rank for all adapters was wrong by a factor of three for the null of rank 64."""
+    write_full(tmp_path / "runs" / "base", weights(0))
+    for rank in (2, 3):
+        factors = {
+            name.removesuffix(".weight"): (np.ones((rank, 6), "f4"), np.ones((8, rank), "f4")) for name in LAYERS
+        }
+        write_adapter(tmp_path / "runs" / f"lora{rank}" / "checkpoint-1", factors, alpha=rank, rank=rank)
+    planned = plan(ingest(tmp_path / "runs", tmp_path / "S.zarr"), [Everything(Norm())])
+    known = {(job.run, m.matrix.info.rank) for job in planned.jobs for m in job.members if m.matrix is not None}
+    assert {(str(run).rsplit("/", 1)[-1], rank) for run, rank in known} == {("base", None), ("lora2", 2), ("lora3", 3)}
