@@ -13,8 +13,9 @@ import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from data_catalog.entry import CatalogError, Entry, Recipe, read_entry
 
@@ -66,11 +67,17 @@ def find(archive: str | Path) -> Entry | None:
     return None
 
 
-def make(name: str, out: Path | None = None, say: Callable[[str], None] = print) -> Path:
+def make(
+    name: str,
+    out: Path | None = None,
+    say: Callable[[str], None] = print,
+    arguments: Mapping[str, Any] | None = None,
+) -> Path:
     """Trains the archive of an entry into `out` (default: the entry's path) and returns that folder.
 
     Runs that are already complete there are left as they are, so an interrupted make goes on with the next run.
-    `say` gets one line per noteworthy event. Raises CatalogError where the entry has no recipe or a need is missing.
+    `say` gets one line per noteworthy event. `arguments` stand in for those of the entry: {"seeds": [1, 2, 3]}.
+    Raises CatalogError where the entry has no recipe, a need is missing, or the recipe takes no such argument.
     """
     item = entry(name)
     if item.recipe is None:
@@ -82,11 +89,18 @@ def make(name: str, out: Path | None = None, say: Callable[[str], None] = print)
         )
     module, _, function = item.recipe.function.partition(":")
     recipe = getattr(importlib.import_module(f"data_catalog.recipes.{module}"), function)
+    taken = list(inspect.signature(recipe).parameters)[2:]
+    unknown = [key for key in arguments or {} if key not in taken]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], taken, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise CatalogError(f"{name!r} takes no argument {unknown[0]!r}; {hint}there are: {', '.join(taken)}")
+    final = {**item.recipe.arguments, **(arguments or {})}
     try:
-        inspect.signature(recipe).bind(Path(), say, **item.recipe.arguments)
+        inspect.signature(recipe).bind(Path(), say, **final)
     except TypeError as error:
         raise CatalogError(f"the entry {name!r} calls {item.recipe.function} with wrong arguments: {error}") from error
     target = item.folder if out is None else Path(out)
     target.mkdir(parents=True, exist_ok=True)
-    recipe(target, say, **item.recipe.arguments)
+    recipe(target, say, **final)
     return target

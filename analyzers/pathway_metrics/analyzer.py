@@ -46,7 +46,7 @@ class PathwayMetrics(Analyzer):
     """Pathways of a probe set through experts: distances, grouped ratio, consistency, load, saturation."""
 
     name: ClassVar[str] = "pathway_metrics"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     variables: ClassVar[tuple[Variable, ...]] = VARIABLES
     Parameters: ClassVar[type[AnalyzerParameters]] = PathwayParameters
 

@@ -15,8 +15,9 @@ def layer_cosines(weight: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> np
     """
     g = normalised(weight)
     known = ~np.isnan(gram[:, 0, 0]) if len(gram) else np.zeros(0, dtype=bool)
-    norms = np.sqrt(np.maximum(np.einsum("nle,lef,nlf->nl", g, np.nan_to_num(gram), g), 0))
-    dots = np.einsum("nle,lef,nlf->nl", g[:, :-1], np.nan_to_num(cross), g[:, 1:])
+    by_layer = g.transpose(1, 0, 2)
+    norms = np.sqrt(np.maximum(((by_layer @ np.nan_to_num(gram)) * by_layer).sum(-1).T, 0))
+    dots = ((by_layer[:-1] @ np.nan_to_num(cross)) * by_layer[1:]).sum(-1).T
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines = dots / (norms[:, :-1] * norms[:, 1:])
     defined = known[:-1] & known[1:] & ~np.isnan(cross[:, 0, 0]) if len(cross) else np.zeros(0, dtype=bool)

@@ -10,7 +10,7 @@ import numpy as np
 from analyzers.contract import Result
 from analyzers.pathway_metrics import balance, vocabulary
 from analyzers.pathway_metrics.consistency import layer_cosines, paper_consistency
-from analyzers.pathway_metrics.grouping import NONE, Grouped, grouped_ratio, grouped_ratio_of_pairs, square_of
+from analyzers.pathway_metrics.grouping import NONE, AllPairs, Grouped, grouped_ratio_of_pairs, square_of
 from analyzers.pathway_metrics.memorisation import choose_epsilon, memorised_from
 from analyzers.pathway_metrics.pathways import routing_entropy
 from analyzers.pathway_metrics.probe import COLUMNS
@@ -82,13 +82,14 @@ def of_distances(stored: Result, groups: Mapping[str, np.ndarray], resamples: in
     if square is not None:
         earlier = np.tril(square == 0, -1).any(1)
         found["distinct_pathways"] = 1 - earlier.mean()
+    every = None if square is None else AllPairs(square, seed, resamples - 1, resamples)
     for column, codes in groups.items():
         ratio: Grouped = NONE
         if len(codes) == count:
-            if square is not None:
-                ratio = grouped_ratio(square, codes, seed, resamples, resamples)
+            if every is not None:
+                ratio = every.ratio(codes)
             else:
-                ratio = grouped_ratio_of_pairs(distance, left, right, codes, seed, resamples, resamples)
+                ratio = grouped_ratio_of_pairs(distance, left, right, codes, seed, resamples - 1, resamples)
         found |= {
             f"grouped_distance_ratio/{column}": ratio.ratio,
             f"grouped_distance_ratio_low/{column}": ratio.low,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class Grouped:
     between: float
 
 
-_FEW_PAIRS = 60_000
+_LARGE = 12
+"""A group of more than a twelfth of the samples is summed by a matrix product, a smaller one pair by pair: measured."""
 
 NONE = Grouped(*[np.nan] * 6)
 
@@ -34,46 +36,69 @@ def square_of(condensed: np.ndarray, count: int) -> np.ndarray:
     return square + square.T
 
 
+class AllPairs:
+    """All distances between N samples, for several groupings of them: what they share is computed once.
+
+    distances: (N, N) symmetric with zeros on the diagonal. A resample draws samples with replacement and never counts
+    a sample's pair with itself.
+    """
+
+    def __init__(self, distances: np.ndarray, seed: int, permutations: int = 199, resamples: int = 200) -> None:
+        self.distances = np.ascontiguousarray(distances, dtype=np.float32)
+        self.seed, self.permutations = seed, permutations
+        count = len(self.distances)
+        self.total = float(self.distances.sum(dtype=np.float64))
+        draw = np.random.default_rng(seed)
+        self.times = draw.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float32)
+
+    @functools.cached_property
+    def resampled_sum(self) -> np.ndarray:
+        """(B,) sum of distances over the pairs of each resample, both directions."""
+        return _form(self.times, self.distances)
+
+    def ratio(self, codes: np.ndarray) -> Grouped:
+        """Of one grouping; codes: (N,) int, −1 for samples without a group."""
+        kept = codes >= 0
+        if kept.sum() < 3:
+            return NONE
+        if not kept.all():
+            some = AllPairs(self.distances[np.ix_(kept, kept)], self.seed, self.permutations, len(self.times))
+            return some.ratio(codes[kept])
+        _, codes = np.unique(codes, return_inverse=True)
+        count, sizes = len(codes), np.bincount(codes)
+        pairs, same_pairs = count * (count - 1), int((sizes * (sizes - 1)).sum())
+        if same_pairs in (0, pairs):
+            return NONE
+        members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+        blocks = [self.distances[np.ix_(rows, rows)] for rows in members]
+        observed = float(sum(block.sum(dtype=np.float64) for block in blocks))
+        draw = np.random.default_rng((self.seed, 1))
+        orders = draw.permuted(np.tile(np.arange(count), (self.permutations, 1)), axis=1)
+        inside = _within_sums(self.distances, sizes, orders)
+        ratio, shuffled = (
+            _ratio(sums, same_pairs, self.total - sums, pairs - same_pairs) for sums in (np.array(observed), inside)
+        )
+        within_sum, within_pairs = np.zeros(len(self.times)), np.zeros(len(self.times))
+        for rows, block in zip(members, blocks, strict=True):
+            times = self.times[:, rows]
+            within_sum += _form(times, block)
+            within_pairs += times.sum(1, dtype=np.float64) ** 2 - (times**2).sum(1, dtype=np.float64)
+        all_pairs = count**2 - (self.times**2).sum(1, dtype=np.float64)
+        drawn = _ratio(within_sum, within_pairs, self.resampled_sum - within_sum, all_pairs - within_pairs)
+        return Grouped(
+            float(ratio),
+            *_interval(drawn),
+            float((np.sum(shuffled <= ratio * (1 + 1e-6)) + 1) / (self.permutations + 1)),
+            observed / same_pairs,
+            (self.total - observed) / (pairs - same_pairs),
+        )
+
+
 def grouped_ratio(
     distances: np.ndarray, codes: np.ndarray, seed: int, permutations: int = 199, resamples: int = 200
 ) -> Grouped:
-    """The ratio over all pairs. distances: (N, N) symmetric; codes: (N,) int, −1 for samples without a group.
-
-    A resample draws samples with replacement and never counts a sample's pair with itself.
-    """
-    kept = codes >= 0
-    distances, codes = distances[np.ix_(kept, kept)], codes[kept]
-    if len(codes) < 3:
-        return NONE
-    draw = np.random.default_rng(seed)
-    every = np.asarray(distances, dtype=np.float32)
-    total, pairs = float(every.sum(dtype=np.float64)), len(codes) * (len(codes) - 1)
-    sizes = np.bincount(codes)
-    same_pairs = int((sizes * (sizes - 1)).sum())
-    if same_pairs in (0, pairs):
-        return NONE
-
-    def ratio_of(inside: float) -> float:
-        return float(_ratio(inside, same_pairs, total - inside, pairs - same_pairs))
-
-    same = codes[:, None] == codes[None, :]
-    observed = float(every[same].sum(dtype=np.float64))
-    ratio = ratio_of(observed)
-    inside = _within_sum(every, codes)
-    smaller = sum(ratio_of(inside(draw.permutation(len(codes)))) <= ratio + 1e-12 for _ in range(permutations))
-    times = draw.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=resamples).astype(np.float32)
-    np.fill_diagonal(same, False)
-    within_sum, all_sum = _form(times, every * same), _form(times, every)
-    within_pairs = _form(times, same.astype(np.float32))
-    all_pairs = times.sum(1) ** 2 - (times**2).sum(1)
-    drawn = _ratio(within_sum, within_pairs, all_sum - within_sum, all_pairs - within_pairs)
-    return Grouped(
-        ratio,
-        *_interval(drawn),
-        (smaller + 1) / (permutations + 1),
-        observed / same_pairs,
-        (total - observed) / (pairs - same_pairs),
-    )
+    """The ratio over all pairs of one grouping (see `AllPairs`)."""
+    return AllPairs(distances, seed, permutations, resamples).ratio(codes)
 
 
 def grouped_ratio_of_pairs(
@@ -115,21 +140,25 @@ def grouped_ratio_of_pairs(
     return Grouped(ratio, *_interval(np.array(drawn)), (smaller + 1) / (permutations + 1), within, between)
 
 
-def _within_sum(distances: np.ndarray, codes: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Of an order of the samples, the sum of distances within groups, both directions, as if it had these codes."""
-    sizes = np.bincount(codes)
-    sizes = sizes[sizes > 0]
-    edges = np.cumsum(sizes)[:-1]
-    if (sizes * (sizes - 1) // 2).sum() > _FEW_PAIRS:  # large groups: blocks are read faster than pairs
-
-        def of_blocks(order: np.ndarray) -> float:
-            return float(sum(distances[np.ix_(r, r)].sum(dtype=np.float64) for r in np.split(order, edges)))
-
-        return of_blocks
-    starts = np.concatenate([[0], edges])
-    pairs = [np.stack(np.triu_indices(size, 1)) + start for size, start in zip(sizes, starts, strict=True)]
-    left, right = np.concatenate(pairs, axis=1)
-    return lambda order: 2 * float(distances[order[left], order[right]].sum(dtype=np.float64))
+def _within_sums(distances: np.ndarray, sizes: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """(P,) of each order of the samples, the sum of distances within groups, both directions, if the first sizes[0] of
+    it were the first group, and so on. orders: (P, N). Exact: distances are whole numbers and sums stay below 2^24."""
+    count, edges = orders.shape[1], np.concatenate([[0], np.cumsum(sizes)])
+    found = np.zeros(len(orders))
+    left, right = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for start, stop in pairwise(edges.tolist()):
+        if stop - start > count / _LARGE:
+            inside = np.zeros(orders.shape, dtype=np.float32)
+            np.put_along_axis(inside, orders[:, start:stop], 1, axis=1)
+            found += _form(inside, distances)
+        else:
+            one, other = np.triu_indices(stop - start, 1)
+            left.append(one + start)
+            right.append(other + start)
+    rows, columns, flat = np.concatenate(left), np.concatenate(right), distances.ravel()
+    if len(rows):
+        found += [2 * flat.take(order[rows] * count + order[columns]).sum(dtype=np.float64) for order in orders]
+    return found
 
 
 def _form(times: np.ndarray, matrix: np.ndarray) -> np.ndarray:

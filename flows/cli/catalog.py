@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from analyzers.errors import ParameterError
 from flows.cli.arguments import AsJson
 from flows.console import say, table
 
@@ -56,16 +58,39 @@ def show(name: Name, as_json: AsJson = False) -> None:
 def make(
     name: Name,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to.  [default: its path]")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An argument of the recipe (`varve catalog show NAME`); repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Train a demo archive, for real, on this machine.
 
     \b
       varve catalog make demo --out demo/archive
       varve analyze demo/archive --out demo/out
+      varve catalog make grokking-moe --set seeds=[1,2,3]
 
     Runs that are complete are kept: an interrupted make goes on with the next run.
     """
     import data_catalog
 
-    folder = data_catalog.make(name, out, say)
+    folder = data_catalog.make(name, out, say, _arguments(set_ or []))
     say(f"Made {folder}")
+
+
+def _arguments(given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE words; a value is read as YAML. Raises `ParameterError`."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for word in given:
+        key, equals, value = word.partition("=")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"--set {word!r}: {value!r} is no YAML value: {error}") from error
+        if not key or not equals:
+            raise ParameterError(f"--set {word!r}: write it as KEY=VALUE, as in seeds=[1,2,3]")
+    return found

@@ -1,6 +1,6 @@
 """Speed of pathways: distances against rapidfuzz alone, what recording adds to a forward pass, a series of checkpoints.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.pathways [distances] [routing] [series] [memory]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.pathways [distances] [routing] [series] [derive] [memory]
 
 CPU seconds of one thread, all in one process, so that a busy machine changes little. Exits 1 where a bar is missed.
 """
@@ -17,12 +17,14 @@ import torch
 
 from analyzers.contract import Context, Unit
 from analyzers.models import Material
+from analyzers.pathway_metrics import derivation
 from analyzers.pathway_metrics.distances import PathwayDistances
 from analyzers.pathway_metrics.edit_distance import _kernel_pairs, as_texts
 from analyzers.pathway_metrics.forward import run_probe
 from analyzers.pathway_metrics.pathways import pathways_of
-from analyzers.pathway_metrics.probe import Probe
+from analyzers.pathway_metrics.probe import Column, Probe
 from analyzers.pathway_metrics.routing import Routing
+from tests.analyzers.pathway_metrics.running import routing_of_trace
 
 MATERIAL = Material("probe", "synthetic", "digest", "source")
 
@@ -100,6 +102,34 @@ def series() -> bool:
     return seconds <= 120
 
 
+def derive() -> bool:
+    """What `derive` does with a checkpoint of 1000 samples, 16 layers of 64 experts, at four thresholds and with four
+    groupings (59 classes, 4 domains, 2 groups, 10 steps of memorisation): 40 of them in a minute."""
+    draw = np.random.default_rng(0)
+    weight = routed(1000, 16, 64, 8)
+    index = np.argsort(draw.random((16_000, 16, 64)), -1)[..., :8]
+    shares = draw.dirichlet(np.ones(8), (16_000, 16))
+    trace = {
+        "sample": np.repeat(np.arange(1000), 16), "index": index, "weight": shares, "token": draw.zipf(1.5, 16_000),
+        "logits": draw.normal(size=(16_000, 16, 64)), "router": draw.normal(size=(16, 64, 512)),
+    }  # fmt: skip
+    columns = {
+        name: Column.of(draw.integers(0, kinds, 1000)) for name, kinds in (("class", 59), ("domain", 4), ("group", 2))
+    }
+    stored = routing_of_trace(trace, Probe("synthetic", np.zeros((1000, 1)), np.ones(1000), False, columns=columns))
+    unit = Unit((), statistics={"routing": {"weight": weight}})
+    cuts = [PathwayDistances(MATERIAL, threshold=t).compute(unit, Context()) for t in (0.5, 0.6, 0.7, 0.8)]
+    groups = {name: stored[f"{name}_codes"] for name in columns} | {"memorised": draw.integers(-1, 10, 1000)}
+    of_routing = cpu(lambda: [derivation.of_routing(stored), derivation.of_last(stored, stored)])
+    of_distances = cpu(lambda: [derivation.of_distances(cut, groups, 200) for cut in cuts])
+    total = 40 * (of_routing + of_distances)
+    print(
+        f"derived from stored results, 40 × 1000 samples: {total:.0f} CPU s (a checkpoint: {of_distances:.2f} s for "
+        f"four thresholds × four groupings, {of_routing:.2f} s for the rest)"
+    )
+    return total <= 60
+
+
 def memory() -> bool:
     """A synthetic OLMoE of 0.8 GB in bfloat16, probed with room for 0.2 GB: what the process grows by."""
     import psutil
@@ -147,7 +177,7 @@ def memory() -> bool:
     return grown < 0.75 * size
 
 
-BENCHMARKS = {"distances": distances, "routing": routing, "series": series, "memory": memory}
+BENCHMARKS = {"distances": distances, "routing": routing, "series": series, "derive": derive, "memory": memory}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

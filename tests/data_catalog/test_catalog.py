@@ -93,3 +93,24 @@ def test_a_recipe_with_a_missing_need_says_what_to_install(tmp_path: Path, monke
     with pytest.raises(CatalogError, match="no_such_package_here"):
         data_catalog.make("needy", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_argument_of_the_recipe_can_be_given_and_a_wrong_one_names_those_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Path, dict[str, object]]] = []
+
+    def recipe(out: Path, say: object, steps: int = 5, seeds: tuple[int, ...] = (0,)) -> None:
+        made.append((out, {"steps": steps, "seeds": seeds}))
+
+    monkeypatch.setattr("data_catalog.recipes.grokking_moe.make", recipe)
+    monkeypatch.setattr(data_catalog, "entry", lambda name: entry_with({"steps": 3000, "seeds": [0]}))
+    data_catalog.make("moe", tmp_path, arguments={"seeds": [1, 2]})
+    assert made == [(tmp_path, {"steps": 3000, "seeds": [1, 2]})]
+    with pytest.raises(CatalogError, match=r"no argument 'sedes'; did you mean 'seeds'.*there are: steps, seeds"):
+        data_catalog.make("moe", tmp_path, arguments={"sedes": [1]})
+
+
+def entry_with(arguments: dict[str, object]) -> data_catalog.Entry:
+    recipe = {"function": "grokking_moe:make", "arguments": arguments, "minutes": 1}
+    return data_catalog.Entry.model_validate({"name": "moe", "title": "t", "path": "p", "recipe": recipe})

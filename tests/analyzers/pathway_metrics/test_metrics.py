@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from analyzers.pathway_metrics import balance, grouping
 from analyzers.pathway_metrics.consistency import layer_cosines, paper_consistency
 from analyzers.pathway_metrics.correlation import correlation, effective_count, of_differences
-from analyzers.pathway_metrics.grouping import grouped_ratio, grouped_ratio_of_pairs, square_of
+from analyzers.pathway_metrics.grouping import AllPairs, grouped_ratio, grouped_ratio_of_pairs, square_of
 from analyzers.pathway_metrics.memorisation import choose_epsilon, memorised_from
 
 DISTANCES = np.array([[0, 1, 4, 6], [1, 0, 5, 5], [4, 5, 0, 3], [6, 5, 3, 0]], dtype=float)
@@ -25,17 +25,47 @@ def test_the_grouped_ratio_done_by_hand() -> None:
     assert (of_pairs.within, of_pairs.between, of_pairs.ratio) == (2, 5, 0.4)
 
 
-@pytest.mark.parametrize("few", [0, 10**6])
-def test_the_sum_within_groups_is_the_same_by_blocks_and_by_pairs(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grouping, "_FEW_PAIRS", few)
+@pytest.mark.parametrize("large", [1, 10, 10**6])
+def test_the_sums_within_groups_are_those_of_a_loop_by_products_and_by_pairs(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grouping, "_LARGE", large)  # all groups small; one large; all large
     draw = np.random.default_rng(0)
     square = square_of(draw.integers(0, 50, 190), 20)
-    codes = draw.integers(0, 4, 20)
-    order = draw.permutation(20)
-    labels = np.empty(20, dtype=int)
-    labels[order] = np.sort(codes)
-    expected = square[labels[:, None] == labels[None, :]].sum()
-    assert grouping._within_sum(square, codes)(order) == expected
+    sizes = np.array([12, 5, 2, 1])
+    orders = draw.permuted(np.tile(np.arange(20), (7, 1)), axis=1)
+    expected = []
+    for order in orders:
+        labels = np.empty(20, dtype=int)
+        labels[order] = np.repeat(np.arange(4), sizes)
+        expected.append(square[labels[:, None] == labels[None, :]].sum())
+    np.testing.assert_array_equal(grouping._within_sums(square, sizes, orders), expected)
+
+
+def test_the_interval_is_that_of_a_loop_over_resamples() -> None:
+    """Samples drawn with replacement; a pair counts as often as its two samples together, one with itself never."""
+    draw = np.random.default_rng(3)
+    square, codes = square_of(draw.integers(1, 50, 45), 10), draw.integers(0, 3, 10)
+    pairs = AllPairs(square, seed=5, resamples=60)
+    ratios = []
+    for times in pairs.times.astype(int):
+        drawn = np.repeat(np.arange(10), times)
+        within, between = [], []
+        for i in drawn:
+            for j in drawn:
+                if i != j:
+                    (within if codes[i] == codes[j] else between).append(square[i, j])
+        ratios.append(np.mean(within) / np.mean(between))
+    found = pairs.ratio(codes)
+    np.testing.assert_allclose([found.low, found.high], np.percentile(ratios, [2.5, 97.5]))
+
+
+def test_groupings_of_the_same_pairs_are_each_as_if_alone() -> None:
+    draw = np.random.default_rng(4)
+    square = square_of(draw.integers(0, 50, 435), 30)
+    together = AllPairs(square, seed=1)
+    for codes in (draw.integers(0, 2, 30), draw.integers(0, 7, 30), draw.integers(-1, 4, 30)):
+        assert together.ratio(codes) == grouped_ratio(square, codes, seed=1)
 
 
 def test_samples_without_a_group_are_left_out() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from flows.cli.app import run
@@ -35,3 +37,15 @@ def test_a_scheduler_without_a_port_is_refused_at_once(analysed: Analysed, capsy
     assert analysed.again("--scheduler", "garbage") == 2
     said = capsys.readouterr().err
     assert "'garbage'" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("sedes=[1]", "did you mean 'seeds'"), ("seeds", "KEY=VALUE"), ("seeds=[1", "no YAML value")],
+)
+def test_a_wrong_argument_of_a_recipe_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, said: str
+) -> None:
+    assert run(["catalog", "make", "grokking-moe", "--out", str(tmp_path / "moe"), "--set", word]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "moe").exists()
