@@ -306,6 +306,15 @@ class IterativeStatistic(Statistic):
     def propose(self, results: Sequence[tuple[Trial, Result | Unmeasurable]]) -> Sequence[Trial]:
         """The next trials for one unit given all finished ones; a pure function; empty when done."""
 
+    def shared(self, trial: Trial) -> IterativeStatistic:
+        """The statistic under whose key a trial is stored: itself, or one of its name with other parameters for which
+        the trial is the same computation, so that it is done once for both (scopes matrix, pair and checkpoint)."""
+        return self
+
+    def further(self, results: Sequence[tuple[Trial, Result | Unmeasurable]], proposed: int) -> int:
+        """About how many more trials one unit will ask for beyond those `proposed` now: for progress and plans."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Variable:

@@ -75,16 +75,16 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence
 
 
 class Advance(Protocol):
-    """Moves a progress on; `done` is absolute."""
+    """Moves a progress on; `done` is absolute. `total` corrects what it is of, where that was not known before."""
 
-    def __call__(self, done: float, note: str = "") -> None: ...
+    def __call__(self, done: float, note: str = "", total: float | None = None) -> None: ...
 
 
 @contextlib.contextmanager
 def progress(label: str, total: float) -> Iterator[Advance]:
     """A bar on a terminal, a line every ten seconds and one at the end in a log. Nothing at all for `total` 0."""
     if total <= 0:
-        yield lambda done, note="": None
+        yield lambda done, note="", total=None: None
     elif is_terminal():
         with _bar(label, total) as advance:
             yield advance
@@ -106,24 +106,25 @@ def _bar(label: str, total: float) -> Iterator[Advance]:
     )
     with Progress(*columns, transient=False) as bar:
         task = bar.add_task(label, total=total, note="")
-        yield lambda done, note="": bar.update(task, completed=done, note=note)
+        yield lambda done, note="", total=None: bar.update(task, completed=done, note=note, total=total)
 
 
 @contextlib.contextmanager
 def _lines(label: str, total: float) -> Iterator[Advance]:
     started = spoken = time.monotonic()
-    last = 0.0
+    last, whole = 0.0, total
 
-    def advance(done: float, note: str = "") -> None:
-        nonlocal spoken, last
+    def advance(done: float, note: str = "", total: float | None = None) -> None:
+        nonlocal spoken, last, whole
+        whole = max(whole if total is None else total, done)
         last = done
         now = time.monotonic()
-        if now - spoken >= LOG_EVERY_SECONDS and done < total:
+        if now - spoken >= LOG_EVERY_SECONDS and done < whole:
             spoken = now
-            remaining = (now - started) / done * (total - done) if done else 0.0
+            remaining = (now - started) / done * (whole - done) if done else 0.0
             eta = f", about {duration(remaining)} to go" if done else ""
-            share = f"{100 * done / total:.0f} %"
-            say(f"{label}: {number(done)} of {number(total)} ({share}){eta}{': ' + note if note else ''}")
+            share = f"{100 * done / whole:.0f} %"
+            say(f"{label}: {number(done)} of {number(whole)} ({share}){eta}{': ' + note if note else ''}")
 
     yield advance
-    say(f"{label}: {number(last)} of {number(total)} in {duration(time.monotonic() - started)}")
+    say(f"{label}: {number(last)} of {number(whole)} in {duration(time.monotonic() - started)}")

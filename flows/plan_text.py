@@ -77,11 +77,17 @@ def _work(e: Estimate) -> list[str]:
     cached = f", and {size(e.cache_bytes)} of base vectors in the evictable cache" if e.cache_bytes else ""
     there = f" ({plural(e.present, 'unit')} in the store already)" if e.present else ""
     unchanged = f", {e.unchanged} unchanged in the store" if e.unchanged else ""
+    further = (
+        [f"            and about {plural(e.further, 'trial')} more that searches will ask for as results come in"]
+        if e.further
+        else []
+    )
     return [
         f"To read:    {plural(e.checkpoints, 'checkpoint')}, {size(e.read_bytes)}{unchanged}",
         f"To store:   {size(e.tensor_bytes)} of tensors and {size(e.result_bytes)} of results{cached}",
         f"To compute: {plural(e.units, 'unit')} in {plural(e.groups, 'group')}{there}, {count(e.flops)} floating-point "
         "operations of dense linear algebra",
+        *further,
         f"Memory:     {size(e.memory_bytes)} per worker",
     ]
 
@@ -125,6 +131,7 @@ def estimate_data(e: Estimate, calibration: Calibration, gpus: Sequence[str], wo
         "checkpoints": e.checkpoints,
         "unchanged": e.unchanged,
         "units": e.units,
+        "further": e.further,
         "present": e.present,
         "groups": e.groups,
         "read_bytes": round(e.read_bytes),

@@ -51,17 +51,16 @@ def cells(view: View, statistics: Sequence[Landscape]) -> dict[tuple[int, int, s
             for step in run.steps:
                 trials = view.trials(statistic, run.id, step)
                 if trials:
-                    found[r, steps[step], statistic.task.name, label(statistic)] = cell_of(
-                        list(trials), f"{run.id}@{step}", not statistic.propose(trials)
-                    )
+                    at = (r, steps[step], statistic.task.name, label(statistic))
+                    found[at] = cell_of(statistic, trials, f"{run.id}@{step}")
     return found
 
 
 def cell_of(
-    trials: Sequence[tuple[Mapping[str, object], Mapping[str, np.ndarray]]], where: str, complete: bool
+    statistic: Landscape, trials: Sequence[tuple[Mapping[str, object], Mapping[str, np.ndarray]]], where: str
 ) -> Cell:
     """The finished trials of one search, and their curve where there is enough for one. `where` seeds the bootstrap."""
-    finished = Finished.of(trials)
+    finished = Finished.of(trials, statistic.said)
     diverged = sum(int(result["diverged_at"]) >= 0 for _, result in trials)
     curve = None
     baseline = finished.at_stop(FULL) if finished.scored.get((FULL, 1)) else np.empty(0)
@@ -69,7 +68,7 @@ def cell_of(
         scores = {d: finished.at_stop(d) for d in finished.scored_at()}
         scores[0] = np.array([finished.initial("score")])
         curve = Curve(scores, baseline, stable_seed(where))
-    return Cell(finished, curve, len(trials), diverged, complete)
+    return Cell(finished, curve, len(trials), diverged, not statistic.propose(trials))
 
 
 def of_landscape(

@@ -7,7 +7,7 @@ budget. How the search is carried out stays out of the key, so that a finer sear
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,8 +23,12 @@ from analyzers.intrinsic_dimension.training import Curve, Model, train_alone, tr
 from analyzers.linalg.projections import projection
 from analyzers.models import Checkpoint, Material
 
+MAPLESS = "one_hot"
+"""Under whose key the trials stand that have no map."""
 ENSEMBLE_PARAMETERS = 60_000
-"""Above this D members are trained one by one: their products alone fill a CPU, and vmap only adds memory."""
+"""Above this D members are trained one by one: their products alone fill a CPU (50 890 parameters gain 1.35 ×)."""
+VMAP_PARAMETERS = 20_000
+"""The same on a CPU for nets without a batched product: a LeNet of 44 426 parameters loses a third under vmap."""
 GROUP_SECONDS = 1.5
 """What the plan puts into one group; a trial says a share of it, so that an ensemble arrives together."""
 
@@ -42,9 +46,8 @@ class _Setup:
 @dataclass(frozen=True)
 class Landscape(IterativeStatistic):
     """Fields of a result: `steps`, `tune`, `score`, `loss` (K + 1,); `diverged_at` (−1: it did not); `n_parameters` D;
-    `n_scales` (SAID's λ, inside d); `n_fresh` trained parameters that the checkpoint does not hold; `chance`;
-    `reference` (NaN: none); `is_loss`; `lr` as trained,
-    `base_lr` that of rate step 0."""
+    `n_scales` (SAID's λ, inside d), `n_layers` (how many λ SAID has); `n_fresh` trained parameters that the checkpoint
+    does not hold; `chance`; `reference` (NaN: none); `is_loss`; `lr` as trained, `base_lr` that of rate step 0."""
 
     task: Material
     method: str = "one_hot"
@@ -82,7 +85,17 @@ class Landscape(IterativeStatistic):
 
     def propose(self, results: Sequence[tuple[Trial, Result | Unmeasurable]]) -> Sequence[Trial]:
         """See `search`."""
-        return search.propose(results, self.plan)
+        return search.propose(results, self.plan, self.said)
+
+    def further(self, results: Sequence[tuple[Trial, Result | Unmeasurable]], proposed: int) -> int:
+        """From how searches mostly go, see `search.usual_trials`."""
+        return max(0, search.usual_trials(self.plan) - len(results) - proposed)
+
+    def shared(self, trial: Trial) -> IterativeStatistic:
+        """Full training has no map in it, so that all methods share theirs. A control trains on other data or from
+        another start, and keeps its own."""
+        alike = self.method == MAPLESS and not self.said
+        return self if alike or int(trial["d"]) != search.FULL else replace(self, method=MAPLESS, said=False)
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """One trial."""
@@ -132,7 +145,9 @@ class Landscape(IterativeStatistic):
         seeds = [int(trial["seed"]) for trial in trials]
         d = int(trials[0]["d"])
         curves: list[Curve] = []
-        together = task.ensembles and len(first.theta0) <= ENSEMBLE_PARAMETERS and len(trials) > 1
+        batched = getattr(first.module, "together", None) is not None or on.type != "cpu"
+        largest = ENSEMBLE_PARAMETERS if batched else VMAP_PARAMETERS
+        together = task.ensembles and len(first.theta0) <= largest and len(trials) > 1
         for begin in range(0, len(trials), self.ensemble if together else 1):
             part = slice(begin, begin + (self.ensemble if together else 1))
             steering = self._steering(first, d, seeds[part], on)
@@ -145,10 +160,11 @@ class Landscape(IterativeStatistic):
                 one = setups[seeds[begin]]
                 model = Model(one.module, one.spans, one.theta0)
                 curves.append(train_alone(task, model, steering, splits, seeds[begin], rates[begin], steps))
-        n_scales = 1 + max(span.layer for span in first.spans) if self.said else 0
+        n_layers = 1 + max(span.layer for span in first.spans)
         counts = {
             "n_parameters": np.array(len(first.theta0)),
-            "n_scales": np.array(n_scales),
+            "n_scales": np.array(n_layers if self.said and d != search.FULL else 0),
+            "n_layers": np.array(n_layers),
             "n_fresh": np.array(first.n_fresh),
         }
         return [

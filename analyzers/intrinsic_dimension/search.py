@@ -65,16 +65,19 @@ class Finished:
     scored: dict[tuple[int, int], dict[int, Result]] = field(default_factory=lambda: defaultdict(dict))
     first: Result | None = None
     reasons: list[str] = field(default_factory=list)
+    n_scales: int = 0
 
     @staticmethod
-    def of(results: Iterable[tuple[Trial, Result | Unmeasurable]]) -> Finished:
-        """Sorted by purpose."""
+    def of(results: Iterable[tuple[Trial, Result | Unmeasurable]], said: bool = False) -> Finished:
+        """Sorted by purpose. With `said` the layers' λ count as dimensions."""
         found = Finished()
         for trial, result in results:
             if isinstance(result, Unmeasurable):
                 found.reasons.append(str(result))
                 continue
             found.first = found.first or result
+            if said:  # results of older versions tell the layers only where d was below D
+                found.n_scales = max(found.n_scales, int(result.get("n_layers", result["n_scales"])))
             d = int(trial["d"])
             if trial["phase"] == "tune":
                 found.tuned[d][int(trial["rate"])].append(np.asarray(result["tune"]))
@@ -96,8 +99,7 @@ class Finished:
     @property
     def d_min(self) -> int:
         """The least d there can be: 1, and with SAID one more than the layers."""
-        assert self.first is not None
-        return 1 + int(self.first["n_scales"])
+        return 1 + self.n_scales
 
     def best(self, d: int) -> tuple[int, int, float]:
         """(rate step, index of the stop, mean tuning score there) of a tuned d; a diverged curve counts as worst."""
@@ -143,9 +145,17 @@ class Finished:
         return level * full
 
 
-def propose(results: Sequence[tuple[Trial, Result | Unmeasurable]], plan: Plan) -> list[Trial]:
+def usual_trials(plan: Plan) -> int:
+    """About how many trials a search takes: four rates of the baseline, ten of the first d, the ends and between, and
+    three d scored, for each target; a doubled budget repeats what was scored of a bracket."""
+    tuned = plan.tune_seeds * (4 + 10 * len(plan.targets))
+    again = (len(plan.budgets) - 1) * (plan.baseline_seeds + 2 * plan.seeds * len(plan.targets))
+    return tuned + plan.baseline_seeds + 3 * plan.seeds * len(plan.targets) + again
+
+
+def propose(results: Sequence[tuple[Trial, Result | Unmeasurable]], plan: Plan, said: bool = False) -> list[Trial]:
     """The trials of the next round; empty when every target is bracketed or known to be out of reach."""
-    found = Finished.of(results)
+    found = Finished.of(results, said)
     if found.first is None:
         return [] if found.reasons else _tune(FULL, (-1, 0, 1), plan)
     if found.reasons:

@@ -61,7 +61,9 @@ class Task(Protocol):
     """A task. `train` is learned from, `tune` chooses rate and stop, `score` is only scored.
 
     `reference_score`: what the field calls full marks (MNIST: 1.0), for the global threshold; None: there is none.
-    `ensembles`: whether the model can be trained many at a time under `torch.vmap`.
+    `ensembles`: whether the model can be trained many at a time under `torch.vmap`. Faster still, where they are there:
+    a method `together(parameters, *inputs)` of the module, every argument with an axis of members in front, and
+    `losses(outputs, targets)` of the task, the loss of each member.
     """
 
     @property

@@ -1,4 +1,7 @@
-"""Trains trials: several at once as an ensemble under vmap, or one by one in the model's own memory.
+"""Trains trials: several at once as an ensemble, or one by one in the model's own memory.
+
+A net that has `together` (all members in one batched product, twice as fast as vmap on the digits) is trained by that,
+another under vmap.
 
 A member draws its batches from its own seed, so that what comes of it does not depend on its neighbours (but for the
 rounding of larger matrix products).
@@ -22,6 +25,8 @@ from analyzers.intrinsic_dimension.task import Data, Task
 BETAS, EPSILON, WARMUP = (0.9, 0.999), 1e-8, 0.05
 SMALL = 300_000
 """Below this D a model is trained on one thread."""
+DRAWN = 64
+"""Batches that are drawn at a time."""
 EVALUATED = 4096
 """Examples per forward pass of an evaluation, over all members together."""
 
@@ -91,11 +96,17 @@ class _Batches:
         self._draw = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.int64)
 
-    def __next__(self) -> torch.Tensor:
-        if len(self._order) < self._size:
-            self._order = torch.cat((self._order, torch.randperm(self._count, generator=self._draw)))
-        taken, self._order = self._order[: self._size], self._order[self._size :]
-        return taken
+    def take(self, count: int) -> torch.Tensor:
+        """The next `count` batches, (count, size)."""
+        wanted = count * self._size
+        parts = [self._order]
+        there = len(self._order)
+        while there < wanted:
+            parts.append(torch.randperm(self._count, generator=self._draw))
+            there += self._count
+        order = torch.cat(parts)
+        taken, self._order = order[:wanted], order[wanted:]
+        return taken.view(count, self._size)
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -138,21 +149,31 @@ def train_ensemble(
     def scores(one: dict[str, torch.Tensor], inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
         return task.scores(functional_call(module, one, inputs), targets)
 
+    together, losses_of = getattr(module, "together", None), getattr(task, "losses", None)
+
     def gradient(v: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         theta = (theta0 + steering.move(v)).requires_grad_()
         taken = splits.train.take(batch)
         with torch.enable_grad():
-            losses = torch.vmap(loss)(parameters(theta), taken.inputs, taken.targets)
+            if together is None:
+                losses = torch.vmap(loss)(parameters(theta), taken.inputs, taken.targets)
+            else:
+                outputs = together(parameters(theta), *taken.inputs)
+                losses = (losses_of or torch.vmap(task.loss))(outputs, taken.targets)
             (g,) = torch.autograd.grad(losses.sum(), theta)
         return losses.detach(), g
 
     def evaluate(v: torch.Tensor, data: Data) -> torch.Tensor:
         of = parameters(theta0 + steering.move(v))
-        each = torch.vmap(scores, in_dims=(0, None, None))
         total = torch.zeros(members, dtype=torch.float64, device=v.device)
         for index in torch.arange(len(data), device=v.device).split(max(1, EVALUATED // members)):
             part = data.take(index)
-            total += each(of, part.inputs, part.targets).reshape(members, len(index), -1).double().mean(-1).sum(-1)
+            if together is None:
+                each = torch.vmap(scores, in_dims=(0, None, None))(of, part.inputs, part.targets)
+            else:
+                outputs = together(of, *(one.expand(members, *one.shape) for one in part.inputs))
+                each = task.scores(outputs.flatten(0, 1), part.targets.repeat(members, *[1] * (part.targets.ndim - 1)))
+            total += each.reshape(members, len(index), -1).double().mean(-1).sum(-1)
         return total / len(data)
 
     for parameter in module.parameters():
@@ -251,9 +272,10 @@ def _rounds(
             summed, since = torch.zeros_like(summed), 0
         if step == steps:
             break
-        drawn = {seed: next(of_seed) for seed, of_seed in batches.items()}
-        batch = torch.stack([drawn[seed] for seed in seeds]).to(device)
-        losses, g = gradient(v, batch)
+        if step % DRAWN == 0:
+            each = {seed: of_seed.take(min(DRAWN, steps - step)) for seed, of_seed in batches.items()}
+            drawn = torch.stack([each[seed] for seed in seeds], dim=1).to(device)
+        losses, g = gradient(v, drawn[step % DRAWN])
         pulled = steering.pull(v, g)
         fine = torch.isfinite(losses) & torch.isfinite(pulled.sum(dim=1))
         if not bool((fine | ~alive).all()):

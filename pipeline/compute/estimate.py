@@ -71,7 +71,8 @@ class Phases:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be done and what it costs. `levels` are (CPU seconds, seconds of the largest group) of what can run
+    """What is to be done and what it costs. `further`: about how many trials searches will ask for beyond `units`; no
+    other number counts them. `levels` are (CPU seconds, seconds of the largest group) of what can run
     side by side; `guesses` names statistics whose time is not known before one was run."""
 
     checkpoints: int
@@ -89,6 +90,7 @@ class Estimate:
     levels: tuple[tuple[float, float], ...]
     guesses: tuple[str, ...] = ()
     dense_seconds: float = 0.0
+    further: int = 0
 
     @property
     def stored_bytes(self) -> float:
@@ -165,7 +167,7 @@ class Estimate:
         return self.phases.total - self.dense_seconds + dense + self.read_bytes / MOVE_BYTES
 
 
-_COUNTED = ("checkpoints", "unchanged", "present", "units", "groups")
+_COUNTED = ("checkpoints", "unchanged", "present", "units", "groups", "further")
 _SUMMED = ("read_bytes", "tensor_bytes", "result_bytes", "cache_bytes", "dense_seconds")
 
 
@@ -217,6 +219,7 @@ def estimate(
         levels=levels,
         guesses=tuple(sorted({g.statistic.name for g in groups if g.statistic.reads_models})),
         dense_seconds=seconds(dense, calibration.rates),
+        further=planned.further,
     )
 
 

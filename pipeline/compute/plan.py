@@ -25,11 +25,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """The missing units of one statistic. `wanted` are all its units that are asked for or needed, by key."""
+    """The missing units of one statistic. `wanted` are all its units that are asked for or needed, by key; `further`
+    is about how many trials a search will ask for after `jobs`."""
 
     prepared: Prepared
     wanted: Mapping[str, UnitAddress]
     jobs: tuple[UnitAddress, ...]
+    further: int = 0
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Units without a stored result (of an iterative statistic: its next trials), how many are `stored`, and about how
+    many trials will come after."""
+
+    jobs: tuple[UnitAddress, ...]
+    stored: int
+    further: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,11 @@ class Plan:
     def missing(self) -> int:
         """How many units are to be computed (of an iterative statistic: so far)."""
         return len(self.jobs)
+
+    @property
+    def further(self) -> int:
+        """About how many trials the searches will ask for beyond `missing`."""
+        return sum(stage.further for stage in self.stages)
 
     @property
     def seconds(self) -> float:
@@ -123,36 +140,36 @@ def plan_units(store: Store, units: Units) -> Plan:
     stages: list[Stage] = []
     skips: list[Skip] = []
     present = 0
+    planned: set[str] = set()
     for p in reversed(units.prepared):  # what needs others comes first, so that all demands on those are known
         found = units.found(p)
         wanted = demanded[p.identity]
         if p.identity in units.asked:
             wanted.update((key, found.units[key]) for key in found.places.values())
             skips.extend(found.skips)
-        jobs, stored = missing_jobs(store, p, wanted.values(), skips)
-        present += stored
+        missing = missing_jobs(store, p, wanted.values(), skips)
+        present += missing.stored
+        jobs = tuple(job for job in missing.jobs if job.key not in planned)  # a trial can be shared by two searches
+        planned.update(job.key for job in jobs)
         for job in jobs:
             for name, key in job.input_keys:
                 one = next(i for i in p.inputs if i.name == name)
                 demanded[one.identity].setdefault(key, units.found(one).units[key])
-        if jobs:
-            stages.append(Stage(p, wanted, jobs))
+        if missing.jobs:
+            stages.append(Stage(p, wanted, jobs, missing.further))
     stages.sort(key=lambda stage: stage.prepared.level)
     return Plan(units, tuple(stages), present, tuple(dict.fromkeys((*units.sources.skips, *skips))))
 
 
-def missing_jobs(
-    store: Store, p: Prepared, wanted: Iterable[UnitAddress], skips: list[Skip]
-) -> tuple[tuple[UnitAddress, ...], int]:
-    """Those of the wanted units that have no stored result (of an iterative statistic: the next trials), and how
-    many results there are."""
+def missing_jobs(store: Store, p: Prepared, wanted: Iterable[UnitAddress], skips: list[Skip]) -> Missing:
+    """What is missing of the wanted units."""
     table = store.statistic(p.name)
     if not isinstance(p.statistic, IterativeStatistic):
         every = tuple(wanted)
         jobs = tuple(unit for unit in every if not is_stored(table, unit.key, p.statistic.extent))
-        return jobs, len(every) - len(jobs)
+        return Missing(jobs, len(every) - len(jobs))
     trials: list[UnitAddress] = []
-    stored = 0
+    stored = further = 0
     for unit in wanted:
         try:
             search = replay(table, unit)
@@ -162,4 +179,5 @@ def missing_jobs(
             continue
         trials.extend(search.missing)
         stored += len(search.finished)
-    return tuple(trials), stored
+        further += search.further
+    return Missing(tuple(trials), stored, further)

@@ -49,10 +49,12 @@ COMPACT_BATCHES = 32
 
 @dataclass(frozen=True)
 class Round:
-    """Groups that wait for nothing, and the units that cannot run because an input of theirs failed."""
+    """Groups that wait for nothing, and the units that cannot run because an input of theirs failed. `after`: how many
+    units come in later rounds, about where searches go on."""
 
     groups: tuple[Group, ...]
     blocked: tuple[UnitAddress, ...] = ()
+    after: int = 0
 
     @property
     def seconds(self) -> float:
@@ -157,22 +159,27 @@ def iter_rounds(store: Store, planned: Plan) -> Iterator[Round]:
     """The plan as rounds. Ask for the next one when the groups of the last have been run: an iterative statistic
     proposes by their results. No unit is offered twice."""
     lacking: set[str] = {job.key for job in planned.jobs}
-    for level in planned.levels:
+    levels = planned.levels
+    for number, level in enumerate(levels):
+        later = sum(len(stage.jobs) + stage.further for after in levels[number + 1 :] for stage in after)
         offered: set[str] = set()
         first = True
         while True:
-            jobs: list[UnitAddress] = []
+            jobs: dict[str, UnitAddress] = {}
+            further = 0
             for stage in level:
                 if first:
-                    jobs.extend(stage.jobs)
+                    jobs.update((job.key, job) for job in stage.jobs)
+                    further += stage.further
                 elif isinstance(stage.prepared.statistic, IterativeStatistic):
-                    more, _ = missing_jobs(store, stage.prepared, stage.wanted.values(), [])
-                    jobs.extend(job for job in more if job.key not in offered)
+                    more = missing_jobs(store, stage.prepared, stage.wanted.values(), [])
+                    jobs.update((job.key, job) for job in more.jobs if job.key not in offered | jobs.keys())
+                    further += more.further
             if not jobs:
                 break
-            offered.update(job.key for job in jobs)
-            ready, blocked = _ready(store, jobs, lacking)
-            yield Round(group_units(ready), blocked)
+            offered.update(jobs)
+            ready, blocked = _ready(store, list(jobs.values()), lacking)
+            yield Round(group_units(ready), blocked, further + later)
             first = False
 
 

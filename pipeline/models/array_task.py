@@ -65,6 +65,11 @@ class Classification:
         """Cross-entropy."""
         return torch.nn.functional.cross_entropy(_logits(outputs), targets)
 
+    def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each member of an ensemble, (members,), from (members, n, classes)."""
+        each = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+        return each.view(targets.shape).mean(dim=1)
+
     def scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """1 where the greatest output is the class."""
         return (_logits(outputs).argmax(dim=-1) == targets).to(torch.float32)

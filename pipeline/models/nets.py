@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -35,6 +35,21 @@ class Chain(torch.nn.Module):
                     parent.add_module(part, torch.nn.Module())
                 parent = parent.get_submodule(part)
             parent.add_module(last, layer)
+
+    @property
+    def together(self) -> Callable[[Mapping[str, torch.Tensor], torch.Tensor], torch.Tensor] | None:
+        """The forward pass of many members at once, as batched products; None where there are convolutions."""
+        linear = all(isinstance(self.get_submodule(path), torch.nn.Linear) for path in self._order)
+        return self._together if linear else None
+
+    def _together(self, parameters: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """parameters: name → (members, …); x (members, n, features) → (members, n, classes)."""
+        for number, path in enumerate(self._order):
+            weight, bias = parameters[f"{path}.weight"].transpose(1, 2), parameters.get(f"{path}.bias")
+            x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias[:, None], x, weight)
+            if number < len(self._order) - 1:
+                x = self._activation(x)
+        return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, features) or (n, channels, height, width) → (n, classes)."""

@@ -107,7 +107,7 @@ def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
         caption = (
             f"Least dimension that reaches {level:g} of full training on {task}, bars: 95 % over seeds, arrows where "
             "an end is open. Hollow triangles are no values: up, above every d tried; down, at or below the least. "
-            "Hollow squares at 1: reached before training. Rings: reason for doubt, see the table. Dotted: SAID; grey dashes: "
+            "Hollow squares at 1: reached before training. Rings: doubtful, see the table. Dotted: SAID; grey dashes: "
             "controls."
         )
         return image(figure, f"Intrinsic dimension over steps: {task}", caption, f"Line plot. {'; '.join(ends[:8])}.")

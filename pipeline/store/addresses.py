@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from analyzers.contract import MatrixInfo, Statistic, Trial
+from analyzers.contract import IterativeStatistic, MatrixInfo, Statistic, Trial
 from pipeline.archive.recipes import Recipe
-from pipeline.store.keys import trial_key
+from pipeline.store.keys import identity, trial_key, unit_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class UnitAddress:
     """One unit: where it was first met (run, step, matrix; None where the scope has none), its key and its members.
 
     `inputs` are the unit's own (scope checkpoint, run, runs). `prefixes` are keys over the first len(prefixes),
-    len − 1, … steps of a run's statistic that grows, longest first.
+    len − 1, … steps of a run's statistic that grows, longest first. `content` is what enters the key of an iterative
+    statistic's unit beside the statistic itself: (recipe keys, keys of input statistics).
     """
 
     statistic: Statistic
@@ -76,10 +77,16 @@ class UnitAddress:
     inputs: tuple[tuple[str, str], ...] = ()
     trial: Trial | None = None
     prefixes: tuple[str, ...] = ()
+    content: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def with_trial(self, trial: Trial) -> UnitAddress:
-        """The unit of one trial of an iterative statistic."""
-        return replace(self, key=trial_key(self.key, trial), trial=dict(trial))
+        """The unit of one trial of an iterative statistic, under the key of whoever it is shared with."""
+        of_unit = self.key
+        if isinstance(self.statistic, IterativeStatistic) and self.content is not None:
+            shared = self.statistic.shared(trial)
+            if shared is not self.statistic:
+                of_unit = unit_key(identity(shared), *self.content)
+        return replace(self, key=trial_key(of_unit, trial), trial=dict(trial))
 
     @property
     def input_keys(self) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from analyzers.contract import IterativeStatistic, Result, Trial
 from analyzers.errors import ContractError, Unmeasurable
 from pipeline.store.addresses import UnitAddress
-from pipeline.store.keys import trial_key
 from pipeline.store.statistics import StatisticTable
 
 MAX_TRIALS = 100_000
@@ -17,10 +16,12 @@ MAX_TRIALS = 100_000
 
 @dataclass(frozen=True)
 class Search:
-    """The finished trials of a unit in the order they were proposed, and those to be computed next (none: done)."""
+    """The finished trials of a unit in the order they were proposed, those to be computed next (none: done), and about
+    how many will come after them."""
 
     finished: tuple[tuple[Trial, Result | Unmeasurable], ...]
     missing: tuple[UnitAddress, ...]
+    further: int = 0
 
 
 def replay(table: StatisticTable, unit: UnitAddress) -> Search:
@@ -33,22 +34,23 @@ def replay(table: StatisticTable, unit: UnitAddress) -> Search:
     finished: list[tuple[Trial, Result | Unmeasurable]] = []
     seen: set[str] = set()
     while True:
-        proposed: dict[str, Trial] = {}
+        proposed: dict[str, UnitAddress] = {}
         for trial in statistic.propose(tuple(finished)):
-            proposed.setdefault(trial_key(unit.key, trial), dict(trial))
-        new = {key: trial for key, trial in proposed.items() if key not in seen}
+            address = unit.with_trial(trial)
+            proposed.setdefault(address.key, address)
+        new = {key: address for key, address in proposed.items() if key not in seen}
         if not new:
             return Search(tuple(finished), ())
         if len(seen) + len(new) > MAX_TRIALS:
             raise ContractError(f"{unit}: the search asks for more than {MAX_TRIALS} trials")
         stored = table.read([key for key in new if is_stored(table, key, statistic.extent)])
-        for key, trial in new.items():  # in the order proposed, whatever the order of reading
-            if key in stored:
+        for key, address in new.items():  # in the order proposed, whatever the order of reading
+            if key in stored and address.trial is not None:
                 value = stored[key]
-                finished.append((trial, Unmeasurable(value) if isinstance(value, str) else value))
-        missing = tuple(unit.with_trial(trial) for key, trial in new.items() if key not in stored)
+                finished.append((address.trial, Unmeasurable(value) if isinstance(value, str) else value))
+        missing = tuple(address for key, address in new.items() if key not in stored)
         if missing:
-            return Search(tuple(finished), missing)
+            return Search(tuple(finished), missing, max(0, statistic.further(tuple(finished), len(new))))
         seen.update(new)
 
 

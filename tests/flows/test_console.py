@@ -45,3 +45,17 @@ def test_nothing_to_do_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress("computing", 0) as advance:
         advance(0)
     assert capsys.readouterr().out == ""
+
+
+def test_a_total_that_was_estimated_is_corrected_and_never_overtaken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LOG_EVERY_SECONDS", 0.0)
+    with console.progress("computing", 13) as advance:
+        advance(10, total=40)
+        advance(50)
+        advance(50, total=60)
+        advance(55, total=55)
+    said = capsys.readouterr().out
+    assert "10 of 40" in said and "50 of 60" in said and "of 13" not in said
+    assert said.splitlines()[-1].startswith("computing: 55 of 55 in")

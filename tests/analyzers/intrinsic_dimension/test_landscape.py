@@ -13,6 +13,8 @@ from analyzers.errors import Unmeasurable
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.search import FULL, RATE_STEP, Finished, Plan, propose
 from analyzers.intrinsic_dimension.task import Task, Training
+from analyzers.intrinsic_dimension.training import _Batches
+from pipeline.models.nets import Chain
 from pipeline.models.tasks import read_task
 from tests.analyzers.intrinsic_dimension.trials import MATERIAL, carry_out, checkpoint, mlp, run
 
@@ -49,6 +51,29 @@ def test_what_an_ensemble_learns_each_of_its_members_learns_alone(task: Task, me
         np.testing.assert_allclose(alone["loss"][1:], result["loss"][1:], rtol=1e-3)
     losses = [float(result["loss"][-1]) for result in together]
     assert len({round(loss, 4) for loss in losses}) == 3
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "sigmoid"])
+def test_batched_products_train_what_vmap_trains(task: Task, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(task, activation=activation, training=Training(15, 32, 0.01, 3))  # type: ignore[type-var]  # `Task` is a protocol; this one is a dataclass
+    trials = [trial(40, seed) for seed in (0, 1, 2)]
+    of = checkpoint(mlp((64, 32, 24, 10)))
+    batched = run(Landscape(MATERIAL), of, short, trials)
+    monkeypatch.setattr(Chain, "together", None)
+    mapped = run(Landscape(MATERIAL), of, short, trials)
+    for one, other in zip(batched, mapped, strict=True):
+        # 15 steps of Adam in float32 on the same numbers: only the order of summation differs
+        np.testing.assert_allclose(one["loss"][1:], other["loss"][1:], rtol=1e-4)
+        np.testing.assert_allclose(one["score"], other["score"], atol=0.005)
+
+
+def test_batches_drawn_in_blocks_are_those_drawn_one_by_one() -> None:
+    """The stream of a seed must not depend on how it is cut, or stored trials and new ones would differ."""
+    many, single = _Batches(10, 4, 7), _Batches(10, 4, 7)
+    whole = many.take(9)
+    assert [row.tolist() for row in whole] == [single.take(1)[0].tolist() for _ in range(9)]
+    stream = whole.flatten().tolist()
+    assert sorted(stream[:10]) == sorted(stream[10:20]) == sorted(stream[20:30]) == list(range(10))
 
 
 def test_a_trial_is_the_same_every_time(task: Task) -> None:
@@ -185,7 +210,7 @@ def test_the_key_of_a_trial_does_not_change_with_how_the_search_is_carried_out()
 
 def test_said_moves_each_layer_by_its_own_scale(task: Task) -> None:
     results = run(Landscape(MATERIAL, said=True), checkpoint(mlp()), task, [trial(100, seed) for seed in (0, 1)])
-    assert all(int(r["n_scales"]) == 2 for r in results)
+    assert all(int(r["n_scales"]) == int(r["n_layers"]) == 2 for r in results)
     assert np.mean([r["score"][-1] for r in results]) > 0.7
     (too_small,) = run(Landscape(MATERIAL, said=True), checkpoint(mlp()), task, [trial(2)])
     assert isinstance(too_small, Unmeasurable) and "above that, not 2" in str(too_small)
@@ -196,3 +221,31 @@ def test_only_the_chosen_parameters_are_trained(task: Task) -> None:
     assert int(result["n_parameters"]) == 650
     (factors,) = run(Landscape(MATERIAL, lora_rank=4), checkpoint(mlp()), task, [trial(50)])
     assert int(factors["n_parameters"]) == 4 * (64 + 64) + 4 * (64 + 10) == int(factors["n_fresh"])
+
+
+def test_full_training_is_shared_by_all_maps_but_by_no_control(task: Task) -> None:
+    """A map, or SAID, plays no part in it; shuffled labels or another start do."""
+    plain, full, part = Landscape(MATERIAL), trial(FULL), trial(30)
+    other = Landscape(MATERIAL, "dense", said=True)
+    assert plain.shared(full) is plain and other.shared(full) == plain
+    assert other.shared(part) is other
+    shuffled = replace(other, control="shuffled_labels")
+    assert shuffled.shared(full) == replace(plain, control="shuffled_labels")
+    assert replace(other, lora_rank=2).shared(full) == replace(plain, lora_rank=2)
+    short = replace(task, training=Training(steps=15, batch_size=32, lr=0.01, evaluations=1))  # type: ignore[type-var]  # `Task` is a protocol; this one is a dataclass
+    mine, theirs = (run(one, checkpoint(mlp()), short, [full])[0] for one in (plain, other))
+    assert mine.keys() == theirs.keys()
+    assert all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in mine)
+
+
+def test_said_counts_its_layers_though_the_shared_baseline_has_none() -> None:
+    """With 12 layers and d from √5000 ≈ 71 down, a search that forgot λ would ask for d ≤ 12."""
+    world = Synthetic(0.001)
+
+    def layered(one: Trial) -> Result:
+        return {**world(one), "n_layers": np.array(12)}
+
+    finished: list[tuple[Trial, Result | Unmeasurable]] = []
+    while trials := propose(finished, Plan(), said=True):
+        finished += [(one, layered(one)) for one in trials]
+    assert min(int(t["d"]) for t, _ in finished if t["d"] != FULL) == 13
