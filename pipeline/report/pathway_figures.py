@@ -21,7 +21,8 @@ NODE = "pathway_metrics"
 SHOWN = 4
 """Runs that get panels."""
 THRESHOLD = 0.7
-_LOSSES = ("train_loss", "loss", "eval_loss")
+_LOSSES = ("train_loss", "loss", "test_loss", "val_loss", "eval_loss")
+_SCORES = ("eval_accuracy", "test_accuracy", "val_accuracy", "accuracy", "eval_score", "score")
 
 PITFALLS = (
     "Raw pathway distance follows pathway length, which falls whenever routing sharpens: only the normalised distance "
@@ -130,7 +131,8 @@ def course_figure(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str], look
 
 def _losses(axes: Axes, at: xr.Dataset, metrics: xr.Dataset, run: str) -> None:
     drawn = False
-    for name, colour in zip(_LOSSES, (COLOURS[4], COLOURS[4], COLOURS[5]), strict=True):
+    for name in _LOSSES:
+        colour = COLOURS[4] if name in ("train_loss", "loss") else COLOURS[5]
         if name in metrics and run in metrics["run"].values:
             values = metrics[name].sel(run=run).values.astype(float)
             there = np.isfinite(values) & (values > 0)
@@ -294,33 +296,41 @@ def _last_steps(at: xr.Dataset, runs: Sequence[str]) -> Table:
     )
 
 
+def _scores(at: xr.Dataset, metrics: xr.Dataset, run: str) -> dict[str, xr.DataArray]:
+    """What a run's metrics are correlated with, over the report's steps: the archive's test loss (else its train loss,
+    else the probe's), and its test score where it logs one."""
+    logged = metrics.sel(run=run) if "run" in metrics.coords and run in metrics["run"].values else xr.Dataset()
+    there = {str(name) for name, values in logged.data_vars.items() if bool(values.notnull().any())}
+    loss = next((name for name in reversed(_LOSSES) if name in there), None)
+    score = next((name for name in (*_SCORES, *sorted(n for n in there if "accuracy" in n)) if name in there), None)
+    found = {"probe_loss": at["probe_loss"].sel(run=run)} if loss is None else {}
+    return found | {name: logged[name].reindex(step=at["step"].values) for name in (loss, score) if name is not None}
+
+
 def _correlations(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str]) -> Table | None:
-    """Of each metric with the archive's test loss (else train loss, else the probe's) over the steps of each run."""
+    """Of each metric with the archive's test loss and score over the steps of each run."""
     rows = []
     for run in runs:
-        name = next((n for n in reversed(_LOSSES) if n in metrics and run in metrics["run"].values), None)
-        loss = at["probe_loss"].sel(run=run)
-        if name is not None:
-            loss = metrics[name].sel(run=run).reindex(step=at["step"].values)
-        for metric in CORRELATED:
-            if metric not in at:
-                continue
-            x, y = at[metric].sel(run=run).values.astype(float), loss.values.astype(float)
-            one = correlation(x, y)
-            if np.isfinite(one.r):
-                interval = f"{one.low:.2f} … {one.high:.2f}" if np.isfinite(one.low) else "none: n_eff < 8"
-                rows.append(
-                    {
-                        "run": run,
-                        "metric": _words(metric),
-                        "with": _words(name or "probe_loss"),
-                        "r": f"{one.r:.2f}",
-                        "interval": interval,
-                        "n": one.n,
-                        "n_eff": f"{one.n_eff:.1f}",
-                        "changes": number(of_differences(x, y).r, 2),
-                    }
-                )
+        for name, values in _scores(at, metrics, run).items():
+            for metric in CORRELATED:
+                if metric not in at:
+                    continue
+                x, y = at[metric].sel(run=run).values.astype(float), values.values.astype(float)
+                one = correlation(x, y)
+                if np.isfinite(one.r):
+                    interval = f"{one.low:.2f} … {one.high:.2f}" if np.isfinite(one.low) else "none: n_eff < 8"
+                    rows.append(
+                        {
+                            "run": run,
+                            "metric": _words(metric),
+                            "with": _words(name),
+                            "r": f"{one.r:.2f}",
+                            "interval": interval,
+                            "n": one.n,
+                            "n_eff": f"{one.n_eff:.1f}",
+                            "changes": number(of_differences(x, y).r, 2),
+                        }
+                    )
     if not rows:
         return None
     columns = {

@@ -97,6 +97,26 @@ def test_the_archives_own_losses_come_before_the_probes() -> None:
     assert {row[2] for row in section.blocks[2].rows} == {"eval loss"}
 
 
+def test_metrics_are_correlated_with_the_score_that_the_archive_logs() -> None:
+    """Of the first run, whose twelve accuracies follow the ratio exactly; the second logs none."""
+    tree = report(*EVERYTHING)
+    ratio = tree["pathway_metrics"]["grouped_distance_ratio"].sel(run="a/one", threshold=0.7).values.ravel()
+    logged = {
+        "eval_loss": (("run", "step"), np.geomspace(2, 0.1, 24).reshape(2, 12)),
+        "eval_accuracy": (("run", "step"), np.stack([1 - ratio, np.full(12, np.nan)])),
+    }
+    tree["metrics"] = xr.DataTree(xr.Dataset(logged).assign_coords(run=RUNS, step=STEPS))
+    section = pathway_section(tree, look(tree))
+    assert section is not None and isinstance(section.blocks[2], Table)
+    rows = section.blocks[2].rows
+    assert {(row[0], row[2]) for row in rows} == {
+        ("a/one", "eval loss"),
+        ("a/one", "eval accuracy"),
+        ("a/two", "eval loss"),
+    }
+    assert [row[3] for row in rows if row[1:3] == ("grouped distance ratio", "eval accuracy")] == ["-1.00"]
+
+
 def test_without_pathways_there_is_no_section() -> None:
     tree = xr.DataTree.from_dict({"/pathway_metrics": xr.Dataset()})
     assert pathway_section(tree, look(tree)) is None
