@@ -55,6 +55,14 @@ class Entry(BaseModel):
         default_factory=dict,
         description="glob on run ids → CSV with a column `step` and columns of loss and metrics, below the archive",
     )
+    tasks: dict[str, str] = Field(
+        default_factory=dict,
+        description="name, as in --task NAME → a task's YAML below the archive, or package.module:factory",
+    )
+    probes: dict[str, str] = Field(
+        default_factory=dict,
+        description="name, as in --probe NAME → a probe set's YAML below the archive, or package.module:factory",
+    )
     recipe: Recipe | None = Field(default=None, description="how `varve catalog make` trains it")
 
     @field_validator("step_pattern")

@@ -17,6 +17,7 @@ from analyzers.errors import ParameterError
 from flows import console
 from flows.computing import Computed, check_scheduler, compute
 from flows.lock import writing
+from flows.materials import named, told_apart
 from flows.options import AnalyzeOptions
 from flows.reporting import Written, report
 from flows.running import Failed, Runner
@@ -188,8 +189,8 @@ def analyzers_for(options: AnalyzeOptions, store: Store | None = None) -> tuple[
     from pipeline.models.factories import import_factory
     from pipeline.store.given import recorded_materials
 
-    tasks: list[str | Material] = [*options.tasks]
-    probes: list[str | Material] = [*options.probes]
+    tasks: list[str | Material] = [*named(options, "task")]
+    probes: list[str | Material] = [*named(options, "probe")]
     model = options.model
     chosen = options.analyzers
     if store is None and model is not None:  # a report runs no model: there the factory is a name that results have
@@ -198,8 +199,8 @@ def analyzers_for(options: AnalyzeOptions, store: Store | None = None) -> tuple[
         recorded = recorded_materials(store)
         model = next((factory for _, factory in recorded if factory), None)
         taken = [material for material, factory in recorded if factory == model or factory is None]
-        tasks += [m for m in taken if m.kind == "task" and _takes(chosen, "tasks")]
-        probes += [m for m in taken if m.kind == "probe" and _takes(chosen, "probes")]
+        tasks += [m for m in told_apart(taken) if m.kind == "task" and _takes(chosen, "tasks")]
+        probes += [m for m in told_apart(taken) if m.kind == "probe" and _takes(chosen, "probes")]
         model = model if _takes(chosen, "model") else None
     return analyzers_of(chosen, options.settings, tasks, probes, model)
 

@@ -52,21 +52,29 @@ class AnalyzeOptions(BaseModel):
 
     @field_validator("runs")
     @classmethod
-    def _absolute_or_named(cls, value: str) -> str:
+    def _absolute_or_entry(cls, value: str) -> str:
         path = Path(value).expanduser()
         may_be_entry = path.name == value and not path.exists()  # a name of the catalog
         return value if may_be_entry else str(path.absolute())
 
     @field_validator("tasks", "probes")
     @classmethod
-    def _absolute_or_factory(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        """A "package.module:factory" stays, a file's path becomes absolute."""
-        return tuple(v if is_factory(v) else str(Path(v).expanduser().absolute()) for v in values)
+    def _absolute_or_named(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """A name and a "package.module:factory" stay, a file's path becomes absolute."""
+        return tuple(v if is_name(v) or is_factory(v) else str(Path(v).expanduser().absolute()) for v in values)
 
     @property
     def store_path(self) -> Path:
         """Where the store is: given, or beside the report."""
         return Path(self.store) if self.store else Path(self.out) / "store.zarr"
+
+
+def is_name(text: str) -> bool:
+    """Whether this names a task or probe set (of the catalog's entry, or one that ships) and not a file: it has neither
+    a separator nor a suffix."""
+    return (
+        bool(text) and not (set(text) & {"/", "\\", ":", "~"}) and Path(text).suffix == "" and text not in (".", "..")
+    )
 
 
 def is_factory(text: str) -> bool:

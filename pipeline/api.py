@@ -136,12 +136,26 @@ def _handed(
 
     handed: dict[str, tuple[Material, ...] | str] = {}
     if tasks:
-        handed["tasks"] = tuple(read_material("task", t) if isinstance(t, str) else t for t in tasks)
+        handed["tasks"] = _distinct(tuple(read_material("task", t) if isinstance(t, str) else t for t in tasks))
     if probes:
-        handed["probes"] = tuple(read_material("probe", p) if isinstance(p, str) else p for p in probes)
+        handed["probes"] = _distinct(tuple(read_material("probe", p) if isinstance(p, str) else p for p in probes))
     if model:
         handed["model"] = model
     return handed
+
+
+def _distinct(materials: tuple[Material, ...]) -> tuple[Material, ...]:
+    """The materials, if each has a name of its own: results stand under it. Raises `ParameterError`."""
+    known: dict[str, Material] = {}
+    for one in materials:
+        other = known.setdefault(one.name, one)
+        if other is not one:
+            what = "the same" if other.digest == one.digest else "another"
+            raise ParameterError(
+                f"--{one.kind} {one.source}: is called {one.name!r} like {other.source} ({what}); give each once, and "
+                "a `name` of its own"
+            )
+    return materials
 
 
 def compute(

@@ -82,7 +82,8 @@ Task = Annotated[
     typer.Option(
         "--task",
         metavar="FILE",
-        help="A task for intrinsic_dimension: a YAML file, or package.module:factory; repeatable.",
+        help="A task for intrinsic_dimension: a YAML file (with a separator or a suffix: task.yaml, ./task), "
+        "package.module:factory, or a name: of the catalog entry's tasks, or digits, which ships; repeatable.",
     ),
 ]
 Probe = Annotated[
@@ -90,7 +91,8 @@ Probe = Annotated[
     typer.Option(
         "--probe",
         metavar="FILE",
-        help="A probe set for pathway_metrics: a YAML file, or package.module:factory; repeatable.",
+        help="A probe set for pathway_metrics: a YAML file, package.module:factory, or a name of the catalog entry's "
+        "probes; repeatable.",
     ),
 ]
 Model = Annotated[

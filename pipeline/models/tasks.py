@@ -26,14 +26,15 @@ def read_task(source: str) -> tuple[str, str, Task]:
     Raises `ParameterError` for a source that is none, and for data that cannot be learned from.
     """
     path = Path(source).expanduser()
-    if path.name in built_in_tasks() and not path.exists():  # the command line has made "digits" an absolute path
-        path = BUILT_IN / f"{path.name}.yaml"
+    if source in built_in_tasks():  # whatever else is called so in this folder: a path has a separator or a suffix
+        path = BUILT_IN / f"{source}.yaml"
     if path.is_file():
         return _from_file(path)
     if ":" in source:
         return _from_factory(source)
+    what = "is a folder, no task" if path.is_dir() else "is no task"
     raise ParameterError(
-        f"there is no task {source!r}: a YAML file, package.module:factory, or one that ships "
+        f"--task {source!r} {what}: give a YAML file, package.module:factory, or the name of one that ships "
         f"({', '.join(built_in_tasks())})"
     )
 

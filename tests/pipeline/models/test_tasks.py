@@ -102,7 +102,7 @@ def test_bad_data_and_bad_descriptions_are_named(
 
 
 def test_an_unknown_task_tells_what_there_is() -> None:
-    with pytest.raises(ParameterError, match=r"no task 'digit': .*\(digits\)"):
+    with pytest.raises(ParameterError, match=r"'digit' is no task: .*\(digits\)"):
         read_task("digit")
 
 
