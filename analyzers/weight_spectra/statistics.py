@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyzers.contract import Context, Cost, MatrixInfo, Observation, Result, Statistic, Unit
+from analyzers.contract import Content, Context, Cost, MatrixInfo, Observation, Result, Statistic, Unit
 from analyzers.costs import Work, python, scan
 from analyzers.errors import ContractError, Unmeasurable
 from analyzers.linalg.entries import entry_facts
@@ -28,6 +28,10 @@ METHODS = ("gram", "svd", "qr")
 _BATCH_ENTRIES = 1 << 16
 """A matrix of at most so many entries is factorized together with others of its shape."""
 _BATCH_COUNT = 256
+_DEVICE_COPIES = 5
+"""Of a stack in float64, at its peak: the stack, its Grams, and what their factorization takes."""
+_DEVICE_SHARE = 0.5
+"""Of a device's free memory, for one stack."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Sigma(Statistic):
         for position, unit in enumerate(units):
             try:
                 content = matrix_of(unit.only).content()
-                if not isinstance(content, torch.Tensor) or not 0 < content.numel() <= _BATCH_ENTRIES:
+                together = _together(content)
+                if not isinstance(content, torch.Tensor) or together < 2:
                     outcomes[position] = _spectrum_result(singular_values(content))
                     continue
             except Exception as error:  # each unit answers for itself: the caller records it with its traceback
@@ -74,7 +79,7 @@ class Sigma(Statistic):
                 continue
             group = waiting.setdefault((content.shape, content.dtype, content.device), [])
             group.append((position, content))
-            if len(group) == _BATCH_COUNT:
+            if len(group) >= together:
                 _factorize(group, outcomes)
                 group.clear()
         for group in waiting.values():
@@ -211,6 +216,16 @@ def input_of(observation: Observation, name: str) -> Result:
     if name not in observation.statistics:
         raise ContractError(f"input {name!r} is missing; the unit has {sorted(observation.statistics)}")
     return observation.statistics[name]
+
+
+def _together(content: Content) -> int:
+    """How many matrices like this one are factorized at once: small ones on the CPU, what fits on a device."""
+    if not isinstance(content, torch.Tensor) or not content.numel():
+        return 1
+    if content.device.type != "cuda":
+        return _BATCH_COUNT if content.numel() <= _BATCH_ENTRIES else 1
+    room = _DEVICE_SHARE * torch.cuda.mem_get_info(content.device)[0]
+    return min(_BATCH_COUNT, int(room / (8 * _DEVICE_COPIES * content.numel())))
 
 
 def _factorize(group: list[tuple[int, torch.Tensor]], outcomes: list[Result | Exception | None]) -> None:

@@ -22,6 +22,7 @@ from analyzers.errors import ComputeError, ContractError, ParameterError, Resour
 from pipeline.compute.allocator import keep_freed_memory
 from pipeline.compute.groups import Group
 from pipeline.compute.profile import numerics
+from pipeline.compute.room import free, with_room
 from pipeline.models.opening import MODELS
 from pipeline.models.stored import open_checkpoint
 from pipeline.store.addresses import Member, Source, UnitAddress
@@ -58,8 +59,8 @@ class Work:
 class Outcome:
     """What came of one unit: a `result`, or a `reason` why the data have none, or an `error` with its traceback.
 
-    `final` marks an error that trying again cannot mend. `device` and `seconds` (the unit's share of its group's
-    wall time) go into the provenance.
+    `final` marks an error that trying again cannot mend, `no_room` one that is want of memory. `device` and `seconds`
+    (the unit's share of its group's wall time) go into the provenance.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Outcome:
     error: str | None = None
     traceback: str = ""
     final: bool = False
+    no_room: bool = False
     device: str = "cpu"
     seconds: float = 0.0
     spent: Spent = field(default_factory=dict)
@@ -102,34 +104,45 @@ def _run(store_path: str | Path, work: Work, device: str, cache_bytes: int) -> l
     on = _device(device if group.device == "any" else "cpu")
     store = _store(str(store_path))
     stored = _stored(str(store_path), work)
+    cache = _cache(str(store_path), cache_bytes)
     outcomes: dict[str, Outcome] = {}
-    units: list[tuple[UnitAddress, Unit]] = []
-    for address in group.units:
-        unit = _unit(store, address, work, stored, on)
-        if isinstance(unit, str):
-            outcomes[address.key] = Outcome(address.key, reason=unit)
-        else:
-            units.append((address, unit))
-    outcomes.update(
-        (outcome.key, outcome) for outcome in _compute(group, units, on, _cache(str(store_path), cache_bytes))
-    )
+    waiting = group.units
+    for place in (on, torch.device("cpu")):  # what does not fit on a device even alone is computed beside it
+        units: list[tuple[UnitAddress, Unit]] = []
+        for address in waiting:
+            unit = _unit(store, address, work, stored, place)
+            if isinstance(unit, str):
+                outcomes[address.key] = Outcome(address.key, reason=unit)
+            else:
+                units.append((address, unit))
+        outcomes.update((outcome.key, outcome) for outcome in _compute(group, units, place, cache))
+        waiting = tuple(address for address in waiting if outcomes[address.key].no_room)
+        if not waiting or place.type == "cpu":
+            break
+        del units
+        free()
     return [outcomes[address.key] for address in group.units]
 
 
 def _compute(group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.device, cache: Cache) -> list[Outcome]:
     if not units:
         return []
-    contexts = [Context(on, seed_of(address.key), cache, MODELS) for address, _ in units]
+
+    def batch(some: Sequence[tuple[UnitAddress, Unit]]) -> Sequence[Any]:
+        contexts = [Context(on, seed_of(address.key), cache, MODELS) for address, _ in some]
+        results = group.statistic.compute_batch([unit for _, unit in some], contexts)
+        if len(results) != len(some):
+            wrong = f"compute_batch of {group.statistic.name!r} returned {len(results)} results for {len(some)} units"
+            return [ContractError(wrong)] * len(some)
+        return results
+
     started = time.perf_counter()
     try:
         with spend(numerics(group.statistic, group) if is_running() else "fit"):
-            results: list[Any] = list(group.statistic.compute_batch([unit for _, unit in units], contexts))
+            results: list[Any] = with_room(batch, units)
     except Exception as error:  # all of the group are tried again alone, where each answers for itself
         results = [error] * len(units)
-    if len(results) != len(units):
-        wrong = f"compute_batch of {group.statistic.name!r} returned {len(results)} results for {len(units)} units"
-        results = [ContractError(wrong)] * len(units)
-    named = str(on) if on.type == "cpu" else f"{on} ({torch.cuda.get_device_name(on)})"
+    named = f"{on} ({torch.cuda.get_device_name(on)})" if on.type == "cuda" else str(on)
     seconds = (time.perf_counter() - started) / len(units)
     return [_outcome(address, result, named, seconds) for (address, _), result in zip(units, results, strict=True)]
 
@@ -145,7 +158,10 @@ def _outcome(address: UnitAddress, result: object, device: str, seconds: float) 
     text = "".join(traceback.format_exception(result))
     error = f"{type(result).__name__}: {result}"
     final = isinstance(result, ContractError | ParameterError | ResourceError)
-    return Outcome(address.key, error=error, traceback=text[-20_000:], final=final, device=device, seconds=seconds)
+    no_room = isinstance(result, torch.OutOfMemoryError)
+    return Outcome(
+        address.key, None, None, error, text[-20_000:], final=final, no_room=no_room, device=device, seconds=seconds
+    )
 
 
 def checked(result: object, where: str) -> Result:
