@@ -1,6 +1,6 @@
 """The table of 1804.08838 on real MNIST: intrinsic dimension of a 784-200-200-10 net (published 750) and a LeNet (290).
 
-    python tests/benchmarks/intrinsic_mnist.py MNIST_FOLDER --net fc --methods one_hot --out /tmp/mnist-fc
+    python -m tests.benchmarks.intrinsic_mnist MNIST_FOLDER --net fc --methods one_hot --out /tmp/mnist-fc
 
 MNIST_FOLDER holds the four idx files, gzipped or not. A second call with the same --out goes on where the first ended.
 Prints d_int at 0.9, local (of the baseline) and global (of 1.0), with intervals, trials and CPU minutes.
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+import xarray as xr
 import yaml
 from safetensors.torch import save_file
 
@@ -66,6 +67,15 @@ def write_task(folder: Path, mnist: Path, net: str, steps: int, lr: float) -> Pa
     return path
 
 
+def crossing(at: xr.Dataset) -> str:
+    """d_int of one cell with its interval and flag, or the limit beyond which it lies."""
+    ends = f"[{float(at.d_int_low):.0f}, {float(at.d_int_high):.0f}], flag {float(at.d_int_flag):.0f}"
+    censored = int(at.censored)
+    if censored:
+        return f"{'above' if censored > 0 else 'at or below'} {float(at.d_int_limit):.0f} {ends}"
+    return f"{float(at.d_int):.0f} {ends}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mnist", type=Path)
@@ -105,10 +115,7 @@ def main() -> None:
         print(f"{method}: baseline {float(one.baseline_score):.4f}, {int(one.n_trials)} trials")
         for threshold in ("local", "global"):
             at = one.sel(threshold=threshold, level=0.9)
-            print(
-                f"  d_int90 {threshold}: {float(at.d_int):.0f} [{float(at.d_int_low):.0f}, {float(at.d_int_high):.0f}]"
-                f" censored {int(at.censored)}, threshold {float(at.threshold_score):.4f}"
-            )
+            print(f"  d_int90 {threshold} ({float(at.threshold_score):.4f}): {crossing(at)}")
         for d in one["d"].values[one["n_seeds"].notnull().values]:
             point = one.sel(d=d)
             ends = f"[{float(point.score_low):.4f}, {float(point.score_high):.4f}]"
