@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,16 +12,17 @@ from matplotlib.axes import Axes
 
 from analyzers.pathway_metrics.correlation import correlation, of_differences
 from analyzers.pathway_metrics.variables import CORRELATED
-from pipeline.report.blocks import Block, Gallery, Prose, Section, Table, from_rows, number
+from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number
 from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.look import Look
+from pipeline.report.pathway_text import NODE, preferred
 from pipeline.report.step_axis import short
 from pipeline.report.style import COLOURS, SEQUENTIAL, literal, wrapped
 
-NODE = "pathway_metrics"
-SHOWN = 4
-"""Runs that get panels."""
-THRESHOLD = 0.7
+SHOWN = 6
+"""Runs that get panels: the first and the last ones where there are more."""
+MATRICES = 4
+"""Routers that get a co-activation matrix."""
 _LOSSES = ("train_loss", "loss", "test_loss", "val_loss", "eval_loss")
 _SCORES = ("eval_accuracy", "test_accuracy", "val_accuracy", "accuracy", "eval_score", "score")
 
@@ -41,30 +43,23 @@ def pathway_section(tree: xr.DataTree, look: Look) -> Section | None:
     dataset = tree[NODE].to_dataset()
     if "pathway_distance" not in dataset:
         return None
-    at = _preferred(dataset)
+    at = preferred(dataset)
     runs = [str(r) for r in at["run"].values if np.isfinite(at["pathway_distance"].sel(run=r)).any()]
     if not runs:
         return None
     metrics = tree["metrics"].to_dataset() if "metrics" in tree.children else xr.Dataset()
-    shown = runs[:SHOWN]
+    shown = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(SHOWN, len(runs))).round().astype(int))]
     images: list[Image | None] = [course_figure(at, metrics, shown, look)]
     images += [load_figure(at, shown, look)] if "expert_load" in at else []
     images += [coactivation_figure(at, run, look) for run in shown[:1] if "coactivation" in at]
     images += [specialisation_figure(at, shown, look, of) for of in _SPECIALISED]
     blocks: list[Block] = [Gallery(tuple(i for i in images if i is not None)), _last_steps(at, runs)]
-    table = _correlations(at, metrics, runs)
-    blocks += [table] if table is not None else []
+    blocks += _correlations(at, metrics, runs)
     which = _which(dataset)
+    if len(shown) < len(runs):
+        which = (f"Figures show {len(shown)} of {len(runs)} runs; the tables and report.zarr have all.", *which)
     blocks.append(Prose((*PITFALLS, *which)))
     return Section("pathways", "Pathways through the experts", tuple(blocks))
-
-
-def _preferred(dataset: xr.Dataset) -> xr.Dataset:
-    """One probe (the first), the threshold nearest 0.7, the first grouping."""
-    at = dataset.isel(probe=0)
-    if "threshold" in at.dims:
-        at = at.isel(threshold=int(np.argmin(np.abs(at["threshold"].values - THRESHOLD))))
-    return at.isel(column=0) if at.sizes.get("column") else at.drop_dims("column", errors="ignore")
 
 
 def _which(dataset: xr.Dataset) -> tuple[str, ...]:
@@ -91,11 +86,12 @@ def _course(at: xr.Dataset, name: str, run: str) -> tuple[np.ndarray, np.ndarray
 
 def course_figure(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None:
     """Per run, one above the other over the same steps: loss, distance and length, shares, ratio, consistency."""
-    with canvas(2.75 * len(runs) + 1.0, 8.6) as figure:
+    each = min(2.75, 11.4 / len(runs))
+    with canvas(each * len(runs) + 1.0, 8.6) as figure:
         panels = figure.subplots(5, len(runs), squeeze=False, sharey="row")
         for column, run in enumerate(runs):
             loss, raw, spread, ratio, cosine = panels[:, column]
-            loss.set_title(wrapped(look.label(run), 2.4), loc="left")
+            loss.set_title(wrapped(look.label(run), each - 0.3), loc="left")
             _losses(loss, at, metrics, run)
             for name, colour in (("pathway_distance", COLOURS[0]), ("pathway_length", COLOURS[6])):
                 _line(raw, *_course(at, name, run), colour, _words(name))
@@ -168,24 +164,27 @@ def load_figure(at: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None
         return None
     top = float(np.nanmax([np.nanmax(cells) for _, cells, _ in panels]))
     height = 1.4 + min(max(0.05 * routers * experts, 1.2), 4.5)
-    with canvas(2.5 * len(panels) + 1.4, height) as figure:
+    each = min(2.5, 11.0 / len(panels))
+    width = each * len(panels) + 1.4
+    with canvas(width, height) as figure:
         row = figure.subplots(1, len(panels), squeeze=False).ravel()
         for axes, (run, cells, steps) in zip(row, panels, strict=True):
             colormap = mpl.colormaps[SEQUENTIAL].with_extremes(bad="#f0f0f0")
             mesh = axes.imshow(cells, aspect="auto", cmap=colormap, vmin=0, vmax=top, interpolation="nearest")
-            axes.set_title(wrapped(look.label(run), 2.2), loc="left")
+            axes.set_title(wrapped(look.label(run), each - 0.3), loc="left")
             axes.grid(False)
             for layer in range(1, routers):
                 axes.axhline(layer * experts - 0.5, color="white", linewidth=1)
             every = max(1, routers // 8)
             ticks = [layer * experts + (experts - 1) / 2 for layer in range(0, routers, every)]
             axes.set_yticks(ticks, [f"{layer}" for layer in range(0, routers, every)] if axes is row[0] else [])
-            columns = np.unique(np.linspace(0, steps.size - 1, min(4, steps.size)).round().astype(int))
+            columns = np.unique(
+                np.linspace(0, steps.size - 1, min(4 if each > 2 else 3, steps.size)).round().astype(int)
+            )
             axes.set_xticks(columns, [short(int(steps[c])) for c in columns])
             axes.set_xlabel("training step")
         row[0].set_ylabel("router × expert")
         place(figure, len(panels), right=1.0, top=0.45, apart=(0.25, 0))
-        width = 2.5 * len(panels) + 1.4
         inches = (width - 0.8) / width, 0.5 / height, 0.14 / width, (height - 0.95) / height
         figure.colorbar(mesh, cax=figure.add_axes(inches)).set_label("load / fair share")
         said = "; ".join(f"{run}: up to {np.nanmax(cells[:, -1]):.2g} of the fair share" for run, cells, _ in panels)
@@ -200,7 +199,7 @@ def coactivation_figure(at: xr.Dataset, run: str, look: Look) -> Image | None:
     if not there.any():
         return None
     last = values.isel(step=int(np.flatnonzero(there)[-1])).transpose("router", "expert", "other_expert").values
-    shown = np.unique(np.linspace(0, len(last) - 1, min(SHOWN, len(last))).round().astype(int))
+    shown = np.unique(np.linspace(0, len(last) - 1, min(MATRICES, len(last))).round().astype(int))
     off = last.copy()
     off[:, np.arange(last.shape[1]), np.arange(last.shape[1])] = np.nan
     if not np.isfinite(off).any():
@@ -271,6 +270,7 @@ def specialisation_figure(at: xr.Dataset, runs: Sequence[str], look: Look, of: s
         axes.set_xticks(range(0, len(found[0][1]), every))
         axes.set_ylabel("share of tokens")
         top = max(float(np.nanmax([bars, chance])) for _, bars, chance in found)
+        axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 1])
         axes.set_ylim(0, top * (1.12 + 0.1 * -(-len(found) // 2)))  # room for the legend above the bars
         axes.legend(fontsize=7.5, ncols=2, loc="upper center")
         place(figure)
@@ -307,40 +307,57 @@ def _scores(at: xr.Dataset, metrics: xr.Dataset, run: str) -> dict[str, xr.DataA
     return found | {name: logged[name].reindex(step=at["step"].values) for name in (loss, score) if name is not None}
 
 
-def _correlations(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str]) -> Table | None:
-    """Of each metric with the archive's test loss and score over the steps of each run."""
-    rows = []
+def _correlations(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str]) -> list[Block]:
+    """Of each metric with the archive's test loss and score over a run's steps: r at a glance, the rest below it."""
+    brief: list[dict[str, Any]] = []
+    whole: list[dict[str, Any]] = []
     for run in runs:
         for name, values in _scores(at, metrics, run).items():
+            place = {"run": run, "with": _words(name)}
+            cells: dict[str, str] = {}
             for metric in CORRELATED:
                 if metric not in at:
                     continue
                 x, y = at[metric].sel(run=run).values.astype(float), values.values.astype(float)
                 one = correlation(x, y)
-                if np.isfinite(one.r):
-                    interval = f"{one.low:.2f} … {one.high:.2f}" if np.isfinite(one.low) else "none: n_eff < 8"
-                    rows.append(
-                        {
-                            "run": run,
-                            "metric": _words(metric),
-                            "with": _words(name),
-                            "r": f"{one.r:.2f}",
-                            "interval": interval,
-                            "n": one.n,
-                            "n_eff": f"{one.n_eff:.1f}",
-                            "changes": number(of_differences(x, y).r, 2),
-                        }
-                    )
-    if not rows:
-        return None
-    columns = {
-        "run": "run",
-        "metric": "metric",
-        "with": "with",
-        "r": "r",
-        "interval": "95 % interval",
-        "n": "n",
-        "n_eff": "n_eff",
-        "changes": "r of the changes",
-    }
-    return from_rows("Correlation over the steps of a run. Few steps, and neighbours are alike.", rows, columns)
+                if not np.isfinite(one.r):
+                    continue
+                known = np.isfinite(one.low)
+                cells[metric] = _signed(one.r) + (f" [{_signed(one.low)}, {_signed(one.high)}]" if known else "")
+                interval = f"{_signed(one.low)} … {_signed(one.high)}" if known else "none: n_eff < 8"
+                whole.append(
+                    {
+                        **place,
+                        "metric": _words(metric),
+                        "r": _signed(one.r),
+                        "interval": interval,
+                        "n": one.n,
+                        "n_eff": f"{one.n_eff:.1f}",
+                        "changes": number(of_differences(x, y).r, 2),
+                    }
+                )
+            if cells:
+                brief.append({**place, **cells})
+    if not brief:
+        return []
+    headings = {"run": "run", "with": "with"}
+    table = from_rows(
+        "Correlation over the steps of a run, with a 95 % interval where 8 steps or more count effectively.",
+        brief,
+        headings | {metric: _words(metric) for metric in CORRELATED},
+    )
+    every = from_rows(
+        "n_eff = n / (1 + 2 Σ ρx ρy): neighbouring steps are alike.",
+        whole,
+        headings
+        | {"metric": "metric", "r": "r", "interval": "95 % interval", "n": "n", "n_eff": "n_eff"}
+        | {"changes": "r of the changes"},
+    )
+    return [
+        table,
+        Details("The same with the number of steps that count, and of the changes from step to step", (every,)),
+    ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")

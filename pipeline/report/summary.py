@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from pipeline.report import intrinsic_text, intruder_totals
+from pipeline.report import intrinsic_text, intruder_totals, pathway_text
 from pipeline.report.blocks import number, several
 from pipeline.report.compare import KeyVariable, analyzer_nodes, series_of
 from pipeline.report.contents import Contents
@@ -31,6 +31,7 @@ def sentences(
             _top(movers, look),
             _intruders(tree, look),
             intrinsic_text.sentence(tree),
+            pathway_text.sentence(tree, look),
         )
         if sentence
     )
@@ -73,7 +74,7 @@ def _missing(contents: Contents) -> str:
 
 
 def _moved(variables: Sequence[KeyVariable], look: Look) -> str:
-    """Of the first few variables, the run whose median over matrices changed most."""
+    """Of the first few variables, the run whose value (or median over matrices) changed most."""
     said = []
     for variable in variables:
         ends = [
@@ -88,14 +89,14 @@ def _moved(variables: Sequence[KeyVariable], look: Look) -> str:
             continue
         verb = "rose" if last > first else "fell"
         among = " (the largest change among the runs)" if len(ends) > 1 else ""
-        role = look.roles.word(run)
+        of_matrices = "matrix" in variable.values.dims
+        role = look.roles.word(run) if of_matrices else ""
         of = f" over its {role}" if role else ""
-        said.append(
-            f"{variable.long_name} {verb} from {number(first)} to {number(last)} in {look.label(run)}{of}{among}"
-        )
+        what = f"the median over matrices of {variable.long_name}" if of_matrices else variable.long_name
+        said.append(f"{what} {verb} from {number(first)} to {number(last)} in {look.label(run)}{of}{among}")
         if len(said) == SAID:
             break
-    return f"Between first and last measured step, the median over matrices of {_list(said)}." if said else ""
+    return f"Between first and last measured step, {_list(said)}." if said else ""
 
 
 def _top(movers: MoverTable | None, look: Look) -> str:

@@ -52,15 +52,16 @@ def test_a_choice_that_came_to_nothing_is_none() -> None:
     np.testing.assert_allclose(table.share, [0.4])
 
 
-def test_what_does_not_fit_leaves_out_the_rarest_ids_and_says_how_many_there_were() -> None:
+@pytest.mark.parametrize(("spare", "kept"), [(0, 3), (1, 3), (-1, 2)])
+def test_what_does_not_fit_leaves_out_the_rarest_ids_and_says_how_many_there_were(spare: int, kept: int) -> None:
     draw = np.random.default_rng(0)
     tokens = np.repeat(np.arange(5), [50, 40, 30, 20, 10])
     sums = [sums_of(draw.integers(0, 6, (150, 1)), 6) for _ in range(2)]
     whole = vocabulary.shares(stored(sums, tokens, 6))
-    most = int((whole.token <= 2).sum())
+    most = int((whole.token <= 2).sum()) + spare
     result = stored(sums, tokens, 6, entries=most)
-    assert result["vocabulary"].tolist() == [0, 1, 2] and int(result["vocabulary_frequent"]) == 5
-    np.testing.assert_array_equal(vocabulary.shares(result).share, whole.share[whole.token <= 2])
+    assert result["vocabulary"].tolist() == list(range(kept)) and int(result["vocabulary_frequent"]) == 5
+    np.testing.assert_array_equal(vocabulary.shares(result).share, whole.share[whole.token < kept])
 
 
 def test_the_table_is_that_of_a_loop_over_the_tokens() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import xarray as xr
 
 from analyzers.pathway_metrics.variables import BY_NAME
-from pipeline.report.blocks import Gallery, Table
+from pipeline.report.blocks import Details, Gallery, Prose, Table
 from pipeline.report.look import Look
 from pipeline.report.pathway_figures import pathway_section
+from pipeline.report.pathway_text import sentence
 
 RUNS, STEPS = ["a/one", "a/two"], np.arange(0, 1200, 100)
 SIZES = {
@@ -78,7 +79,9 @@ def test_everything_that_was_measured_is_shown() -> None:
         "Vocabulary specialisation",
     ]
     assert len(last.rows) == 2
-    assert any("n_eff < 8" in cell for row in correlations.rows for cell in row)  # the run of five steps
+    whole = section.blocks[3]
+    assert isinstance(whole, Details) and isinstance(whole.blocks[0], Table)
+    assert any("n_eff < 8" in cell for row in whole.blocks[0].rows for cell in row)  # the run of five steps
 
 
 def test_a_report_with_distances_only_still_has_its_section() -> None:
@@ -94,7 +97,7 @@ def test_the_archives_own_losses_come_before_the_probes() -> None:
     tree["metrics"] = xr.DataTree(losses.assign_coords(run=RUNS, step=STEPS))
     section = pathway_section(tree, look(tree))
     assert section is not None and isinstance(section.blocks[2], Table)
-    assert {row[2] for row in section.blocks[2].rows} == {"eval loss"}
+    assert {row[1] for row in section.blocks[2].rows} == {"eval loss"}
 
 
 def test_metrics_are_correlated_with_the_score_that_the_archive_logs() -> None:
@@ -108,13 +111,33 @@ def test_metrics_are_correlated_with_the_score_that_the_archive_logs() -> None:
     tree["metrics"] = xr.DataTree(xr.Dataset(logged).assign_coords(run=RUNS, step=STEPS))
     section = pathway_section(tree, look(tree))
     assert section is not None and isinstance(section.blocks[2], Table)
-    rows = section.blocks[2].rows
-    assert {(row[0], row[2]) for row in rows} == {
-        ("a/one", "eval loss"),
-        ("a/one", "eval accuracy"),
-        ("a/two", "eval loss"),
-    }
-    assert [row[3] for row in rows if row[1:3] == ("grouped distance ratio", "eval accuracy")] == ["-1.00"]
+    rows = {row[:2]: row[2:] for row in section.blocks[2].rows}
+    assert set(rows) == {("a/one", "eval loss"), ("a/one", "eval accuracy"), ("a/two", "eval loss")}
+    at = section.blocks[2].columns.index("grouped distance ratio") - 2
+    assert rows["a/one", "eval accuracy"][at].startswith("−1.00")
+
+
+def test_the_first_paragraph_names_the_smallest_ratios_beside_chance() -> None:
+    tree = report(*EVERYTHING)
+    values = tree["pathway_metrics"].to_dataset().sel(threshold=0.7).isel(probe=0, column=0)
+    last = float(values["grouped_distance_ratio"].sel(run="a/two").isel(step=4))
+    said = sentence(tree, look(tree))
+    assert said.startswith("Pathway distance within a class over that between them (1 is chance): ")
+    assert f"{last:.3g} (" in said and " in two" in said
+    assert sentence(xr.DataTree(), look(tree)) == ""
+
+
+def test_of_many_runs_the_first_and_the_last_are_drawn_and_the_page_says_how_many() -> None:
+    tree = report(*EVERYTHING)
+    one = tree["pathway_metrics"].to_dataset().isel(run=[0])
+    runs = [f"a/{i}" for i in range(9)]
+    tree = xr.DataTree.from_dict({"/pathway_metrics": xr.concat([one] * 9, "run").assign_coords(run=runs)})
+    section = pathway_section(tree, Look.of(tree, runs, STEPS))
+    assert section is not None and isinstance(section.blocks[0], Gallery)
+    words = section.blocks[0].images[0].alt
+    assert "a/0:" in words and "a/8:" in words and words.count("ratio") == 6
+    prose = section.blocks[-1]
+    assert isinstance(prose, Prose) and any("Figures show 6 of 9 runs" in line for line in prose.items)
 
 
 def test_without_pathways_there_is_no_section() -> None:
