@@ -1,8 +1,8 @@
 """The k nearest neighbours of every point by exact distances, in chunks: on the CPU and on CUDA alike.
 
 Distances come from float64 products about the data's mean; where one is so small that they lose digits, those of the
-row are computed again from differences. On the CPU the products of a wide cloud are made once for each pair; for few
-neighbours in single precision, with a bound that proves that none is missed, or the row is looked at in float64.
+row are computed again from differences. On the CPU single precision chooses the candidates of a wide cloud, each
+pair's product made once, with a bound that proves that no neighbour is missed, or the row is looked at in float64.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 import torch
-from scipy.linalg.blas import dsyrk, ssyrk
+from scipy.linalg.blas import ssyrk
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 CHUNK_BYTES = 64 * 2**20
@@ -23,11 +23,13 @@ least nine digits."""
 SPARE = 4
 """Candidates beyond k, so that rounding in the product cannot push a true neighbour out."""
 WIDE, MANY = 64, 512
-"""From so many dimensions and points on products are worth making once for each pair."""
-FEW = 32
-"""Up to so many neighbours single precision chooses the candidates: exact products of more cost what it saves."""
+"""From so many dimensions and points on candidates are chosen in single precision."""
+FEW = 128
+"""And up to so many neighbours: exact products of more candidates cost what that saves."""
 SYMMETRIC_POINTS = 8192
-"""Up to so many points all products are made at once: 256 MB in single precision, twice that in double."""
+"""Up to so many points all products are made at once, 256 MB."""
+SELECTED_BYTES = 4 * 2**20
+"""Of products from which neighbours are chosen at a time, so that they stay in the cache."""
 GATHERED_BYTES = 4 * 2**20
 PARTIAL = 16
 """Up to so many least values of a row torch finds them faster than numpy."""
@@ -50,7 +52,7 @@ def nearest(points: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f"{n} points have up to {n - 1} neighbours, not {k}")
     x = points.to(torch.float64)
     x = x - x.mean(dim=0)
-    unit = _unit(float(x.abs().max()))
+    unit = _unit(float(torch.linalg.vector_norm(x, math.inf)))
     x.mul_(1 / unit)
     squares = torch.linalg.vecdot(x, x)
     rows = max(1, CHUNK_BYTES // (8 * n))
@@ -58,16 +60,15 @@ def nearest(points: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     indices = torch.empty(n, k, dtype=torch.int64, device=x.device)
     left = torch.arange(n, device=x.device)
     largest = float(squares.max())
-    wide = x.device.type == "cpu" and x.shape[1] >= WIDE and n >= MANY and k + SPARE < n - 1 and 0 < largest < torch.inf
-    if wide and k <= FEW:
+    wide = x.device.type == "cpu" and x.shape[1] >= WIDE and n >= MANY and k <= FEW and k + SPARE < n - 1
+    if wide and 0 < largest < math.inf:
         near, proved = _candidates(x, squares, k)
         found = left[proved]
-        squared = _squared(x, squares, near, rows)
+        squared = _squared(x, squares, near)
         distances[found], indices[found] = _refined(x, squares, found, squared[proved], near[proved], k, certain=True)
         left = left[~proved]
-    products = _gram(x) if wide and k > FEW and n <= SYMMETRIC_POINTS else None
     for own in left.split(rows):
-        distances[own], indices[own] = _of_rows(x, squares, own, k, products)
+        distances[own], indices[own] = _of_rows(x, squares, own, k)
     return distances.mul_(unit), indices
 
 
@@ -94,7 +95,8 @@ def _candidates(x: torch.Tensor, squares: torch.Tensor, k: int) -> tuple[torch.T
     near = torch.empty(n, wanted, dtype=torch.int64)
     proved = torch.empty(n, dtype=torch.bool)
     products = _gram(scaled) if n <= SYMMETRIC_POINTS else None
-    for own in torch.arange(n).split(max(1, CHUNK_BYTES // (4 * n))):
+    size_of_part = CHUNK_BYTES if products is None else SELECTED_BYTES
+    for own in torch.arange(n).split(max(1, size_of_part // (4 * n))):
         part = scaled[own] @ scaled.T if products is None else products[own[0] : own[-1] + 1]
         ranks = torch.add(norms, part, alpha=-2, out=part)
         ranks[torch.arange(len(own)), own] = torch.inf
@@ -112,11 +114,8 @@ def _least(ranks: torch.Tensor, wanted: int) -> torch.Tensor:
 
 
 def _gram(x: torch.Tensor) -> torch.Tensor:
-    """X Xᵀ in x's precision, (n, n), each pair once and then mirrored."""
-    product = ssyrk if x.dtype == torch.float32 else dsyrk
-    lower = torch.from_numpy(
-        product(1.0, x.numpy().T, trans=1).T
-    )  # column-major, upper triangle: its rows end at j = i
+    """X Xᵀ of float32, (n, n), each pair once and then mirrored."""
+    lower = torch.from_numpy(ssyrk(1.0, x.numpy().T, trans=1).T)  # column-major, upper triangle: its rows end at j = i
     step = 512
     for a in range(0, len(x), step):
         b = min(a + step, len(x))
@@ -126,7 +125,7 @@ def _gram(x: torch.Tensor) -> torch.Tensor:
     return lower
 
 
-def _squared(x: torch.Tensor, squares: torch.Tensor, near: torch.Tensor, rows: int) -> torch.Tensor:
+def _squared(x: torch.Tensor, squares: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
     """|x_i − x_near(i, j)|² in float64 from products of those pairs alone."""
     n, count = near.shape
     if torch.backends.mkl.is_available():
@@ -143,15 +142,9 @@ def _squared(x: torch.Tensor, squares: torch.Tensor, near: torch.Tensor, rows: i
     return products.mul_(-2).add_(squares[:, None]).add_(squares[near])
 
 
-def _of_rows(
-    x: torch.Tensor, squares: torch.Tensor, own: torch.Tensor, k: int, products: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`nearest` of the points `own`, by float64 products with all points; `products` of all pairs are used up."""
-    if products is None:
-        every = torch.addmm(squares, x[own], x.T, beta=1, alpha=-2)
-    else:
-        part = products[own[0] : own[-1] + 1]
-        every = torch.add(squares, part, alpha=-2, out=part)
+def _of_rows(x: torch.Tensor, squares: torch.Tensor, own: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`nearest` of the points `own`, by float64 products with all points."""
+    every = torch.addmm(squares, x[own], x.T, beta=1, alpha=-2)
     every[torch.arange(len(own), device=own.device), own] = torch.inf
     wanted = min(k + SPARE, len(x) - 1)
     near = _least(every, wanted)
