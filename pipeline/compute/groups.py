@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from analyzers import costs
-from analyzers.contract import Cost, MatrixInfo, Statistic
+from analyzers.contract import Cost, IterativeStatistic, MatrixInfo, Statistic
 from analyzers.costs import Kind, Work
 from pipeline.archive.recipes import Merged
 from pipeline.compute.calibration import Calibration, current
@@ -16,6 +18,10 @@ from pipeline.store.keys import identity
 
 GROUP_SECONDS = 1.5
 GROUP_UNITS = 512
+_SHARES = 6
+"""Groups for each worker, at least: with fewer, one worker waits for the other's last."""
+_LEAST_SECONDS = 0.1
+"""Below it, sending a group and its results is no longer small beside its work."""
 GROUP_BYTES = 64 * 2**20
 """A statistic that stacks a whole group stays within this, unless one matrix alone is larger."""
 
@@ -40,8 +46,18 @@ class Group:
 
     def alone(self) -> tuple[Group, ...]:
         """Each unit as a group of its own, to be tried again."""
-        share = self.seconds / max(1, len(self.units))
-        return tuple(Group(self.statistic, (unit,), share, self.memory_bytes, self.device) for unit in self.units)
+        return self.parts(len(self.units))
+
+    def parts(self, count: int) -> tuple[Group, ...]:
+        """Its units in `count` groups of about one length, `count` ≤ their number."""
+        cuts = [len(self.units) * i // count for i in range(count + 1)]
+        return tuple(self._part(self.units[a:b]) for a, b in pairwise(cuts))
+
+    def _part(self, units: tuple[UnitAddress, ...]) -> Group:
+        share = len(units) / len(self.units)
+        work = tuple(replace(one, operations=share * one.operations) for one in self.work)
+        nbytes = int(share * self.result_bytes)
+        return replace(self, units=units, seconds=share * self.seconds, work=work, result_bytes=nbytes)
 
 
 def group_units(
@@ -67,6 +83,21 @@ def group_units(
         alike.setdefault(like if len(unit.members) == 1 else (known[1],), []).append((unit, *first))
     groups = [group for members in alike.values() for group in _split(members, seconds)]
     return tuple(sorted(groups, key=lambda group: -group.seconds))
+
+
+def shared_out(groups: Sequence[Group], workers: int) -> tuple[Group, ...]:
+    """The same units in groups that keep so many workers busy to the end, the longest first.
+
+    Trials that can be trained as one ensemble stay together, which saves more than a second worker does.
+    """
+    if workers < 2:
+        return tuple(groups)
+    fair = max(_LEAST_SECONDS, sum(group.seconds for group in groups) / (_SHARES * workers))
+    parts: list[Group] = []
+    for group in groups:
+        whole = isinstance(group.statistic, IterativeStatistic)
+        parts.extend(group.parts(1 if whole else max(1, min(len(group.units), math.ceil(group.seconds / fair)))))
+    return tuple(sorted(parts, key=lambda group: -group.seconds))
 
 
 def _with_shared(priced: tuple[float, Cost, int], rates: Calibration) -> tuple[float, Cost, int]:

@@ -28,7 +28,7 @@ from pipeline.compute.events import (
     UnitRetried,
     silent,
 )
-from pipeline.compute.groups import Group, group_units
+from pipeline.compute.groups import Group, group_units, shared_out
 from pipeline.compute.plan import Plan, missing_jobs, plan
 from pipeline.compute.profile import Profile
 from pipeline.compute.provenance import provenance
@@ -234,6 +234,7 @@ def run_groups(
     if not groups:
         return Tally()
     cluster.check_store(store.path.resolve())
+    groups = shared_out(groups, cluster.workers)
     names = tuple(dict.fromkeys(group.statistic.name for group in groups))
     units = sum(len(group.units) for group in groups)
     progress(RoundStarted(names, len(groups), units, sum(group.seconds for group in groups)))
