@@ -68,20 +68,23 @@ def of_distances(stored: Result, groups: Mapping[str, np.ndarray], resamples: in
     distance, length = stored["distance"].astype(np.float64), stored["length"].astype(np.float64)
     count = len(length)
     drawn = "left" in stored
-    left, right = (stored["left"], stored["right"]) if drawn else np.triu_indices(count, 1)
-    longer = np.maximum(length[left], length[right])
     found: Fields = {
         "pathway_distance": distance.mean(),
         "pathway_distance_error": distance.std(ddof=1) / np.sqrt(len(distance)) if drawn else 0.0,
-        "pathway_distance_normalised": np.divide(
-            distance, longer, out=np.zeros_like(distance), where=longer > 0
-        ).mean(),
         "pathway_length": length.mean(),
     }
+    left, right = stored.get("left", np.zeros(0)), stored.get("right", np.zeros(0))
     square = None if drawn else square_of(stored["distance"], count)
     if square is not None:
+        longer = np.maximum.outer(length, length)
+        shares = np.divide(square, longer, out=np.zeros_like(longer), where=longer > 0)
+        found["pathway_distance_normalised"] = shares.sum() / (count * (count - 1))
         earlier = np.tril(square == 0, -1).any(1)
         found["distinct_pathways"] = 1 - earlier.mean()
+    else:
+        longer = np.maximum(length[left], length[right])
+        shares = np.divide(distance, longer, out=np.zeros_like(distance), where=longer > 0)
+        found["pathway_distance_normalised"] = shares.mean()
     every = None if square is None else AllPairs(square, seed, resamples - 1, resamples)
     for column, codes in groups.items():
         ratio: Grouped = NONE

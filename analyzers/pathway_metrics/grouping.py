@@ -32,8 +32,12 @@ NONE = Grouped(*[np.nan] * 6)
 def square_of(condensed: np.ndarray, count: int) -> np.ndarray:
     """(N, N) float32 symmetric distances from the pairs i < j in row order."""
     square = np.zeros((count, count), dtype=np.float32)
-    square[np.triu_indices(count, 1)] = condensed
-    return square + square.T
+    start = 0
+    for row in range(count - 1):  # row by row: the positions of all pairs would take more room than the distances
+        stop = start + count - 1 - row
+        square[row, row + 1 :] = square[row + 1 :, row] = condensed[start:stop]
+        start = stop
+    return square
 
 
 class AllPairs:
@@ -48,8 +52,7 @@ class AllPairs:
         self.seed, self.permutations = seed, permutations
         count = len(self.distances)
         self.total = float(self.distances.sum(dtype=np.float64))
-        draw = np.random.default_rng(seed)
-        self.times = draw.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float32)
+        self.times = _times(count, resamples, seed)
 
     @functools.cached_property
     def resampled_sum(self) -> np.ndarray:
@@ -72,9 +75,7 @@ class AllPairs:
         members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
         blocks = [self.distances[np.ix_(rows, rows)] for rows in members]
         observed = float(sum(block.sum(dtype=np.float64) for block in blocks))
-        draw = np.random.default_rng((self.seed, 1))
-        orders = draw.permuted(np.tile(np.arange(count), (self.permutations, 1)), axis=1)
-        inside = _within_sums(self.distances, sizes, orders)
+        inside = _within_sums(self.distances, sizes, _orders(count, self.permutations, self.seed))
         ratio, shuffled = (
             _ratio(sums, same_pairs, self.total - sums, pairs - same_pairs) for sums in (np.array(observed), inside)
         )
@@ -140,22 +141,46 @@ def grouped_ratio_of_pairs(
     return Grouped(ratio, *_interval(np.array(drawn)), (smaller + 1) / (permutations + 1), within, between)
 
 
+@functools.lru_cache(maxsize=4)  # the same for every threshold and checkpoint of a probe
+def _times(count: int, resamples: int, seed: int) -> np.ndarray:
+    """(B, N) float32: how often each resample draws each sample."""
+    draw = np.random.default_rng(seed)
+    times = draw.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float32)
+    times.flags.writeable = False
+    return times
+
+
+@functools.lru_cache(maxsize=4)
+def _orders(count: int, permutations: int, seed: int) -> np.ndarray:
+    """(P, N) shuffled positions."""
+    orders = np.random.default_rng((seed, 1)).permuted(np.tile(np.arange(count), (permutations, 1)), axis=1)
+    orders.flags.writeable = False
+    return orders
+
+
+@functools.lru_cache(maxsize=16)
+def _pairs_within(starts: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Both positions of every pair within blocks of an order."""
+    pairs = [np.stack(np.triu_indices(size, 1)) + start for start, size in zip(starts, sizes, strict=True)]
+    rows, columns = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), dtype=np.int64)
+    return rows, columns
+
+
 def _within_sums(distances: np.ndarray, sizes: np.ndarray, orders: np.ndarray) -> np.ndarray:
     """(P,) of each order of the samples, the sum of distances within groups, both directions, if the first sizes[0] of
     it were the first group, and so on. orders: (P, N). Exact: distances are whole numbers and sums stay below 2^24."""
     count, edges = orders.shape[1], np.concatenate([[0], np.cumsum(sizes)])
     found = np.zeros(len(orders))
-    left, right = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    small: list[tuple[int, int]] = []
     for start, stop in pairwise(edges.tolist()):
         if stop - start > count / _LARGE:
             inside = np.zeros(orders.shape, dtype=np.float32)
             np.put_along_axis(inside, orders[:, start:stop], 1, axis=1)
             found += _form(inside, distances)
-        else:
-            one, other = np.triu_indices(stop - start, 1)
-            left.append(one + start)
-            right.append(other + start)
-    rows, columns, flat = np.concatenate(left), np.concatenate(right), distances.ravel()
+        elif stop - start > 1:
+            small.append((start, stop - start))
+    rows, columns = _pairs_within(tuple(start for start, _ in small), tuple(size for _, size in small))
+    flat = distances.ravel()
     if len(rows):
         found += [2 * flat.take(order[rows] * count + order[columns]).sum(dtype=np.float64) for order in orders]
     return found
