@@ -23,12 +23,13 @@ Arrays = dict[str, np.ndarray]
 @dataclass(frozen=True)
 class Cell:
     """One checkpoint × task × method: what its finished trials say. `curve` is None until the baseline is scored;
-    `complete`: the search has ended."""
+    `diverged_lr`: the least rate at which one diverged. `complete`: the search has ended."""
 
     found: Finished
     curve: Curve | None
     n_trials: int
     n_diverged: int
+    diverged_lr: float
     complete: bool
 
 
@@ -61,14 +62,15 @@ def cell_of(
 ) -> Cell:
     """The finished trials of one search, and their curve where there is enough for one. `where` seeds the bootstrap."""
     finished = Finished.of(trials, statistic.said)
-    diverged = sum(int(result["diverged_at"]) >= 0 for _, result in trials)
+    diverged = [float(result["lr"]) for _, result in trials if int(result["diverged_at"]) >= 0]
+    least = min(diverged, default=float("nan"))
     curve = None
     baseline = finished.at_stop(FULL) if finished.scored.get((FULL, 1)) else np.empty(0)
     if baseline.size:
         scores = {d: finished.at_stop(d) for d in finished.scored_at()}
         scores[0] = np.array([finished.initial("score")])
         curve = Curve(scores, baseline, stable_seed(where))
-    return Cell(finished, curve, len(trials), diverged, not statistic.propose(trials))
+    return Cell(finished, curve, len(trials), len(diverged), least, not statistic.propose(trials))
 
 
 def of_landscape(
@@ -92,6 +94,7 @@ def of_landscape(
         **{n: np.full((*grid, len(d)), np.nan) for n in ("tune_score", "learning_rate", "n_seeds")},
         **{n: np.full(grid, np.nan) for n in ("baseline_score", "baseline_low", "baseline_high", "initial_score")},
         **{n: np.full(grid, np.nan) for n in ("chance_score", "n_trained", "n_fresh", "n_trials", "n_diverged")},
+        "diverged_lr": np.full(grid, np.nan),
     }
     best = _best_of_run(found)
     for (r, s, task, method), cell in found.items():
@@ -120,6 +123,7 @@ def _fill_cell(arrays: Arrays, at: tuple[int, ...], cell: Cell, d: np.ndarray) -
     assert first is not None
     arrays["n_trials"][at] = cell.n_trials
     arrays["n_diverged"][at] = cell.n_diverged
+    arrays["diverged_lr"][at] = cell.diverged_lr
     arrays["n_trained"][at] = first["n_parameters"]
     arrays["n_fresh"][at] = first["n_fresh"]
     arrays["chance_score"][at] = first["chance"]

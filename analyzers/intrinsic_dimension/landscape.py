@@ -88,8 +88,8 @@ class Landscape(IterativeStatistic):
         return search.propose(results, self.plan, self.said)
 
     def further(self, results: Sequence[tuple[Trial, Result | Unmeasurable]], proposed: int) -> int:
-        """From how searches mostly go, see `search.usual_trials`."""
-        return max(0, search.usual_trials(self.plan) - len(results) - proposed)
+        """From how searches mostly go, see `search.usual_trials`; one that takes longer scores another d yet."""
+        return max(self.plan.seeds, search.usual_trials(self.plan) - len(results) - proposed)
 
     def shared(self, trial: Trial) -> IterativeStatistic:
         """Full training has no map in it, so that all methods share theirs. A control trains on other data or from

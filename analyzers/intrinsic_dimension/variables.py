@@ -47,6 +47,7 @@ LANDSCAPE: tuple[Variable, ...] = (
     Variable("n_fresh", _CELL, "those of them that the checkpoint does not hold (a fresh head)"),
     Variable("n_trials", _CELL, "trained models, tuning and baseline included"),
     Variable("n_diverged", _CELL, "those that diverged"),
+    Variable("diverged_lr", _CELL, "least rate (step of one parameter) at which one diverged", log=True),
 )
 
 REPRESENTATION: tuple[Variable, ...] = (

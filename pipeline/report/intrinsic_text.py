@@ -76,7 +76,7 @@ def rows(node: xr.Dataset) -> Iterator[dict[str, object]]:
         if bool((one["budget_changes"] == 1).any()):
             notes.append(f"{MARK} a doubled budget moves it")
         if int(one["n_diverged"]):
-            notes.append(f"{int(one['n_diverged'])} diverged")
+            notes.append(f"{int(one['n_diverged'])} diverged, from lr {float(one['diverged_lr']):.2g} on")
         if float(one["n_fresh"]):
             notes.append(f"{int(one['n_fresh'])} of {int(one['n_trained'])} parameters are a fresh head")
         yield {

@@ -49,6 +49,7 @@ def tree() -> xr.DataTree:
         "initial_score": 0.1,
         "n_trials": 33,
         "n_diverged": 2,
+        "diverged_lr": 0.1,
         "n_fresh": 770,
         "n_trained": 4810,
     }
@@ -109,6 +110,7 @@ def test_every_doubt_is_told_in_the_table_and_the_summary_says_the_convention() 
         row for row in rows(tree()["intrinsic_dimension"].to_dataset().isel(method=[0])) if row["step"] == 40
     )
     assert "⚑ local, run, global: the noise of the seeds reaches beyond the d that were tried" in str(doubtful["note"])
+    assert "2 diverged, from lr 0.1 on" in str(doubtful["note"])
     told = sentence(tree())
     assert "0.9 of the best full training of the run" in told
     assert "net above 4810 at step 0 and 107 [open … open] ⚑ at step 40" in told
