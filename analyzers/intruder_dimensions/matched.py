@@ -48,7 +48,7 @@ class IntruderMatched(Statistic):
     k_max: int = 10
 
     name: ClassVar[str] = "intruder_matched"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     scope: ClassVar[Scope] = "runs"
     against: ClassVar[str | None] = "base"
     extent_field: ClassVar[str | None] = "k_max"

@@ -17,6 +17,8 @@ from analyzers.linalg.subspaces import BaseVectors, base_vectors
 
 Update = torch.Tensor | LowRank
 """Δ = W − W0: float64 (m, n), or an adapter's factors."""
+_RANGE = (1e-60, 1e60)
+"""Of a matrix' largest entry: fourth powers of σ stay far from the ends of float64. Every float32 is inside."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,28 @@ def _require_usable(content: Content, where: str) -> None:
     elif isinstance(content, LowRank):
         require_finite(content.b, f"{where}: the adapter's factor B")
         require_finite(content.a, f"{where}: the adapter's factor A")
+        of_b, of_a = _largest(content.b), _largest(content.a)
+        if not abs(content.scale) * of_b * of_a <= _RANGE[1]:  # a NaN scale, too; a Δ that is too small is none
+            raise Unmeasurable(
+                f"{where}: the adapter's scale {content.scale} with factors up to {of_b:.3g} and {of_a:.3g} leaves the "
+                "range in which float64 can square twice; check alpha and the saved factors"
+            )
     else:
         require_entries(tuple(content.shape), where)
         require_finite(content, where)
+        largest = _largest(content) if content.dtype == torch.float64 else 1.0
+        if largest and not _RANGE[0] <= largest <= _RANGE[1]:
+            raise Unmeasurable(
+                f"{where}: entries up to {largest:.3g}, which float64 cannot square twice; scores do not depend on "
+                "units, so scale it and its base by one factor"
+            )
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    """max |entry|, 0 of none; complex numbers are refused elsewhere."""
+    if tensor.is_complex() or not tensor.numel():
+        return 0.0
+    return max(abs(float(end)) for end in torch.aminmax(tensor.double()))
 
 
 def _is_zero(content: torch.Tensor | LowRank) -> bool:

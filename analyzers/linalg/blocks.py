@@ -16,6 +16,8 @@ from analyzers.errors import Unmeasurable
 BLOCK_BYTES = 4 << 20
 """Float64 bytes of one block: large enough for BLAS to be efficient, small enough for the processor's caches, and so
 that what the allocator keeps of freed blocks (up to 32 MiB each) does not matter beside a matrix."""
+DEVICE_BYTES = 512 << 20
+"""The same on an accelerator, where few large products are better than many small ones."""
 
 
 def shape_of(content: Content) -> tuple[int, int]:
@@ -41,10 +43,18 @@ def blocks64(content: Content, axis: int = 0, block_bytes: int = BLOCK_BYTES) ->
     """The matrix cut along `axis` (0: rows, 1: columns) into float64 blocks of about `block_bytes`, in order."""
     m, n = shape_of(content)
     length, other = (m, n) if axis == 0 else (n, m)
+    if _device(content).type != "cpu":
+        block_bytes = max(block_bytes, DEVICE_BYTES)
     step = max(1, block_bytes // (8 * max(other, 1)))
     factors = _float64_factors(content)
     for start in range(0, length, step):
         yield _cut(content, factors, axis, start, min(step, length - start))
+
+
+def _device(content: Content) -> torch.device:
+    if isinstance(content, LowRank):
+        return content.b.device
+    return content.base.device if isinstance(content, Sum) else content.device
 
 
 def as_float64(tensor: torch.Tensor) -> torch.Tensor:

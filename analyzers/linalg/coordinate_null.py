@@ -17,6 +17,8 @@ from analyzers.linalg.haar import haar_batch
 
 _NUMBERS_AT_ONCE = 1 << 17
 """Rows of all the draws that are iterated together: enough for BLAS, and little enough to stay near the core."""
+_DEVICE_NUMBERS = 1 << 22
+"""The same on an accelerator, which wants all draws at once."""
 _TOLERANCE = 1e-5
 """Relative residual. The last block overshoots: scores of MiniLM's matrices were within 3e-7 of converged ones, where
 one draw differs from the next by .1."""
@@ -41,7 +43,7 @@ def coordinate_null(
     p = min(shape)
     scores, proven = np.full((len(generators), 2, k), np.nan), np.zeros(len(generators), dtype=bool)
     base = torch.as_tensor(sigma_base, dtype=torch.float64, device=device)
-    at_once = max(1, _NUMBERS_AT_ONCE // p)
+    at_once = max(1, (_NUMBERS_AT_ONCE if base.device.type == "cpu" else _DEVICE_NUMBERS) // p)
     for start in range(0, len(generators), at_once):
         part = slice(start, start + at_once)
         update = draw_updates(base, strengths, shape, generators[part])

@@ -12,19 +12,23 @@ from dataclasses import dataclass
 
 import torch
 
-from analyzers.linalg.krylov import RESIDUAL, Precondition, RitzSpace, carried, davidson, enclose
+from analyzers.linalg.krylov import REACH, RESIDUAL, Precondition, RitzSpace, carried, davidson, enclose
 from analyzers.linalg.norm_bound import MISS_PROBABILITY, deflated_bound, steps_wanted
 from analyzers.linalg.subspaces import BaseVectors
 
 FROM = 1000
 """Smaller side from which iterating beats the eigenvectors of a Gram matrix."""
 _BLOCK_BYTES = 2 << 20
+_DEVICE_BYTES = 512 << 20
+"""On an accelerator, where few large products are better than many small ones."""
 _MOST_BOUND_STEPS = 150
 _LEAST_GAP = 1e-4
 """Relative distance, in λ, of the wanted values from those that are not, below which no bound comes in between."""
 _ATTEMPTS = 2
 _NORMAL = (1e-12, 1e12)
 """σ1 between which the squares of float32 products neither overflow nor vanish."""
+_ORTHONORMAL = 1e-13
+"""Of λ1: what Q lacks of orthonormality in float64."""
 _SEED = 20210628
 
 
@@ -60,13 +64,25 @@ class Blend:
         """Whether float32 holds every part as it is stored."""
         return all(tensor.dtype != torch.float64 for _, tensor in self.parts)
 
+    def entry_rounding(self, dtype: torch.dtype) -> float:
+        """Bound of the norm of what `blocks` in `dtype` differs from W by: 0 where the entries are as they are stored.
+
+        A product and a sum for every part, each off by u: in the Frobenius norm, without any assumption.
+        """
+        if len(self.parts) == 1 and self.parts[0][0] == 1.0:
+            return 0.0
+        unit = float(torch.finfo(dtype).eps)
+        total = sum(abs(factor) * float(torch.linalg.vector_norm(t, dtype=torch.float64)) for factor, t in self.parts)
+        return len(self.parts) * unit * total
+
     def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         """Rows of the tall orientation, (c, p), with their places; each block is overwritten by the next."""
         m, n = self.shape
         wide = m < n
         length, width = (n, m) if wide else (m, n)
-        step = max(1, _BLOCK_BYTES // (8 * width))
+        step = max(1, (_BLOCK_BYTES if self.device.type == "cpu" else _DEVICE_BYTES) // (8 * width))
         single = len(self.parts) == 1 and self.parts[0][0] == 1.0 and self.parts[0][1].dtype == dtype
+        step = min(step, length)
         # A wide matrix is cut along its columns, and its blocks are transposed views: BLAS takes them as they are.
         held = None if single else torch.empty((m, step) if wide else (step, n), dtype=dtype, device=self.device)
         for start in range(0, length, step):
@@ -122,7 +138,7 @@ def certified_triplets(
     """The k leading singular triplets of W, complete but for a probability `miss`; None where that cannot be shown.
 
     `start` (p, any): directions to begin from beside the base's leading ones. Block Davidson, preconditioned by the
-    base's singular values, until √2 ‖r‖/gap ≤ 1e-8 (or ‖r‖ ≤ 1e-11 σ1); then `deflated_bound` and `enclose`. What the
+    base's singular values, until √2 ‖r‖/gap ≤ 6e-8 (or ‖r‖ ≤ 1e-11 σ1); then `deflated_bound` and `enclose`. What the
     bound finds to be missing is added and tried once more.
     """
     m, n = matrix.shape
@@ -154,18 +170,23 @@ def _upper_bounds(
     s = carried(space, k, leading)
     mu, edge = float(space.values[k]), float(space.values[s])
     if not mu - edge > _LEAST_GAP * mu:
-        return torch.full((k + 1,), math.inf, dtype=torch.float64), space.basis.new_full((1, 1), math.nan)
+        return space.values.new_full((k + 1,), math.inf), space.basis.new_full((1, 1), math.nan)
     kept = RitzSpace(space.basis[:, :s], space.values[:s], space.image[:, :s])
-    sigma1 = math.sqrt(float(space.values[0]))
-    rounding = 1e-6 * sigma1 * sigma1  # of the entries in float32, and of their products
-    single = matrix.narrow() and _NORMAL[0] < sigma1 < _NORMAL[1] and rounding < (mu - edge) / 10
-    cut, below = edge + (mu - edge) / 4, edge + (mu - edge) / 2
-    steps = min(_MOST_BOUND_STEPS, 2 * steps_wanted(min(matrix.shape), below / cut - 1.0, miss))
-    outside, seen = deflated_bound(
-        matrix.gram, kept.basis, cut, below, steps, torch.Generator().manual_seed(seed),
-        torch.float32 if single else torch.float64, miss,
-    )  # fmt: skip
-    outside += rounding if single else 1e-7 * rounding
+    largest = float(space.values[0])
+    below = edge + REACH * (mu - edge)
+    steps = min(_MOST_BOUND_STEPS, 2 * steps_wanted(min(matrix.shape), below / edge - 1.0 if edge > 0 else 1.0, miss))
+    dtypes = [torch.float64]
+    if matrix.narrow() and _NORMAL[0] < math.sqrt(largest) < _NORMAL[1]:
+        dtypes.insert(0, torch.float32)
+    for dtype in dtypes:
+        outside, seen = deflated_bound(
+            matrix.gram, kept.basis, below, steps, torch.Generator().manual_seed(seed),
+            largest, max(matrix.shape), dtype, miss / len(dtypes),
+        )  # fmt: skip
+        entries = matrix.entry_rounding(dtype)
+        outside += 2.0 * entries * math.sqrt(largest + outside) + entries**2 + _ORTHONORMAL * largest
+        if outside < mu:
+            break
     return enclose(kept, k, outside), seen
 
 

@@ -6,7 +6,7 @@ from analyzers import costs
 from analyzers.costs import Work
 from analyzers.linalg import dense_top, haar_iteration
 
-_COLUMNS, _PRODUCTS = 390, 35
+_COLUMNS, _PRODUCTS = 330, 29
 """Of WᵀW on a matrix of ordinary spectrum: columns it is applied to, iteration and bound together, and how often W is
 widened on the way (measured at 2048 and 4096)."""
 _ASKED = 400

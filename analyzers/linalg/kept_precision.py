@@ -46,7 +46,7 @@ def deviation(exact: torch.Tensor, kept: torch.Tensor, order: torch.Tensor | Non
 
     cut = total / (d * p) * (math.sqrt(d) + math.sqrt(p)) ** 2
     generator = torch.Generator().manual_seed(d * 1_000_003 + p)
-    bound, _ = deflated_bound(gram, exact.new_zeros((p, 0)), cut, _CLOSE**2 * cut, _STEPS, generator)
+    bound, _ = deflated_bound(gram, exact.new_zeros((p, 0)), _CLOSE**2 * cut, _STEPS, generator, 0.0, d)
     return math.sqrt(min(bound, total)) * 2.0**-24
 
 

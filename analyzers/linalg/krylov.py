@@ -17,12 +17,15 @@ Gram = Callable[[torch.Tensor], torch.Tensor]
 Precondition = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Residuals (n, b) and their Ritz values (b,) → directions (n, b), float64."""
 
-SCORE_ERROR = 7e-9
-"""Residual over gap that is aimed at: √2 of it is 1e-8, a sixth of what float32 base vectors leave."""
+SCORE_ERROR = 4e-8
+"""Residual over gap that is aimed at: √2 of it is 6e-8, what float32 base vectors leave, too."""
 RESIDUAL = 1e-11
 """Residual relative to σ1 that always suffices: inside a cluster no residual makes a single vector certain."""
 _ROUNDING = 2e-14
 """Of a Gram residual relative to λ1, below which iterating is of no use."""
+REACH = 0.65
+"""From what is carried to the k+1st value: where the bound of what is outside is aimed at."""
+_SHARE = 0.5 * (1.0 - REACH)
 _MOST_STEPS = 40
 _BLOCK = 16
 """Columns of one product that cost little more than one of them."""
@@ -57,7 +60,7 @@ def orthonormal(block: torch.Tensor, against: torch.Tensor | None = None) -> tor
         q, r = torch.linalg.qr(block)
         size = r.diagonal().abs()
         block = q[:, size > 1e-12 * size.max().clamp(min=1e-300)]
-    if against is not None:
+    if against is not None and not bool((size > 0.5).all()):  # else the second pass took next to nothing
         block = torch.linalg.qr(block - against @ (against.T @ block)).Q
     return block
 
@@ -113,7 +116,7 @@ def _wanted(values: torch.Tensor, k: int, tolerance: float) -> torch.Tensor:
     wanted[k] = 1e-5 * values[k]
     edge = min(3 * k, values.numel() - 1)
     beside = slice(k + 1, edge)
-    wanted[beside] = 0.4 * ((values[k] - values[beside]) * (values[k] - values[edge])).sqrt()
+    wanted[beside] = 0.8 * _SHARE**0.5 * ((values[k] - values[beside]) * (values[k] - values[edge])).sqrt()
     return wanted.clamp(min=_ROUNDING * float(values[0]))
 
 
@@ -123,7 +126,8 @@ def with_start(space: RitzSpace, start: torch.Tensor, count: int) -> RitzSpace:
     What lies outside of it lies outside of `start`, and so has the bound that is known for that.
     """
     d = space.values.numel()
-    chosen = torch.cat([torch.eye(d, min(count, d), dtype=space.values.dtype), space.basis.T @ start], dim=1)
+    own = torch.eye(d, min(count, d), dtype=space.values.dtype, device=space.values.device)
+    chosen = torch.cat([own, space.basis.T @ start], dim=1)
     turn, size, _ = torch.linalg.svd(chosen, full_matrices=False)
     turn = turn[:, size > 1e-12]
     values, inner = torch.linalg.eigh(turn.T @ (space.values[:, None] * turn))
@@ -134,14 +138,15 @@ def with_start(space: RitzSpace, start: torch.Tensor, count: int) -> RitzSpace:
 def carried(space: RitzSpace, k: int, most: int) -> int:
     """How many Ritz vectors s, k < s ≤ most, can be set apart so that the upper bounds of the first k+1 stay sharp.
 
-    The greatest s for which every i in k+1..s has residual_i² ≤ (μ − value_i)(μ − value_s)/4, μ = value_k (0-based).
+    The greatest s for which every i in k+1..s has residual_i² ≤ _SHARE (μ − value_i)(μ − value_s), μ = value_k
+    (0-based): with `outside` at REACH, value_i moves by half its distance to μ.
     """
     values, residual = space.values, space.residual
     mu = float(values[k])
     best = k + 1
     for s in range(k + 2, min(most + 1, values.numel())):
         among = slice(k + 1, s)
-        if bool((residual[among] ** 2 <= (mu - values[among]) * (mu - values[s]) / 4).all()):
+        if bool((residual[among] ** 2 <= _SHARE * (mu - values[among]) * (mu - values[s])).all()):
             best = s
     return best
 
@@ -156,7 +161,7 @@ def enclose(space: RitzSpace, k: int, outside: float) -> torch.Tensor:
     """
     mu = float(space.values[k])
     if not outside < mu:
-        return torch.full((k + 1,), math.inf, dtype=space.values.dtype)
+        return space.values.new_full((k + 1,), math.inf)
     remainder = space.remainder
     upper = torch.linalg.eigvalsh(torch.diag(space.values) + remainder.T @ remainder / (mu - outside)).flip(0)
     return upper[: k + 1].clamp(min=mu) + _ROUNDING * float(space.values[0])

@@ -18,6 +18,9 @@ from analyzers.linalg.subspaces import BaseVectors
 
 WINDOW = 0.02
 _EPS = torch.finfo(torch.float64).eps
+_TINY = torch.finfo(torch.float64).tiny
+_TOGETHER = 1e-3
+"""Error of a base vector against its neighbour from which on the two are taken together."""
 _DEVIATIONS = 4.0
 
 
@@ -45,39 +48,72 @@ def side_scores(
 
     `rounding`, `base_rounding`: rms rounding error s_E of one entry of W and of W0 as they are stored.
 
-    error = √2 ‖r_j‖/gap_j (the tuned vector, residual measured) + √2 p ε64 σ⁰_1 (σ⁰_1/σ⁰_i*)/gap⁰_i* (the base vector,
-    the Gram's backward error) + the rounding of cached vectors; at most 1. Base vectors of σ⁰ ≤ N ε64 σ⁰_1 are an
-    arbitrary basis of the null space: all that lies there could be one vector, so the error reaches from the best of
-    the determined cosines to the norm of the whole undetermined part.
+    error: √2 (‖r_j‖ + p ε64 σ1)/gap_j for the tuned vector, whose residual is measured, plus how far the maximum over
+    the base's vectors can be from that over exact ones (`base_reach`), plus the rounding of cached vectors; at most 1.
     """
     cosine = top.cosines(base, side).clamp(-1.0, 1.0)  # (p, k')
-    magnitude = cosine.abs()
-    similarity, index = magnitude.max(dim=0)
+    similarity, index = cosine.abs().max(dim=0)
     matched = base.sigma[index]
-    error = _numerical_error(base, top, index) + base.storage_error
-    determined = base.sigma > max(base.shape) * _EPS * base.sigma[0]
-    if not bool(determined.all()):
-        squares = torch.where(determined[:, None], cosine**2, 0.0)
-        least = squares.amax(dim=0).sqrt()
-        most = torch.maximum(least, (1.0 - squares.sum(dim=0)).clamp(min=0).sqrt())
-        into_null = ~determined[index]
-        error = torch.where(into_null, 0.0, error) + torch.maximum(most - similarity, similarity - least).clamp(min=0)
+    least, most = base_reach(base, cosine)
+    reach = torch.maximum(most - similarity, similarity - least).clamp(min=0)
+    error = _of_tuned(top, base) + reach + base.storage_error
     inside = (base.sigma[:, None] - matched).abs() <= WINDOW * matched  # (p, k')
     window = torch.where(inside, cosine**2, 0.0).sum(dim=0).sqrt().clamp(max=1.0)
     storage = _storage_uncertainty(base, top, cosine, index, side, rounding, base_rounding)
     return Scores(similarity, index, matched, error.clamp(max=1.0), storage, window, inside.sum(dim=0))
 
 
-def _numerical_error(base: BaseVectors, top: Leading, index: torch.Tensor) -> torch.Tensor:
-    """(k',): √2 residual / gap of the tuned vector + √2 p ε64 σ⁰_1 (σ⁰_1/σ⁰_i*) / gap of the matched base vector.
+def _of_tuned(top: Leading, base: BaseVectors) -> torch.Tensor:
+    """(k',): ‖u_j − exact u_j‖ ≤ √2 ‖r_j‖/gap_j, with p ε σ1 for what the residual's own rounding hides."""
+    floor = base.sigma.numel() * _EPS * top.sigma[:1]
+    return 2.0**0.5 * (top.residual + floor) / top.gap.clamp(min=_TINY)
 
-    The factor σ⁰_1/σ⁰_i* is what vectors by way of the Gram lose (`gram_vectors`); a bidiagonal SVD does not need it.
+
+def base_reach(base: BaseVectors, cosine: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Between what max_i |⟨u_j, u⁰_i⟩| lies for the exact singular vectors of W0, (k',) each; cosine (p, k') with those
+    at hand.
+
+    A vector at hand is within √2 p ε σ⁰_1/gap_i of the exact one (by way of the Gram σ⁰_1/σ⁰_i times that). Where that
+    says little, σ⁰ that stand so close are taken together: ‖U_Cᵀ u‖ is known as well as C is apart from the others, and
+    the greatest of |C| cosines lies between ‖U_Cᵀ u‖/√|C| and ‖U_Cᵀ u‖, however the basis of the cluster is turned. Of
+    σ⁰ ≤ N ε σ⁰_1 the vectors are any basis in the null space: all of u that is not in the determined part could be one.
     """
-    floor = torch.finfo(torch.float64).tiny
-    base_gap = spectrum_gap(base.sigma, base.shape)[index]
-    matched = base.sigma[index].clamp(min=floor)
-    from_base = base.sigma.numel() * _EPS * base.sigma[0] * (base.sigma[0] / matched) / base_gap.clamp(min=floor)
-    return np.sqrt(2.0) * (top.residual / top.gap.clamp(min=floor) + from_base)
+    sigma, p = base.sigma, base.sigma.numel()
+    backward = p * _EPS * sigma[0].expand(p)
+    if base.by_gram:
+        backward = backward * sigma[0] / sigma.clamp(min=_TINY)
+    single = 2.0**0.5 * backward / spectrum_gap(sigma, base.shape).clamp(min=_TINY)
+    apart = 2.0**0.5 * backward[:-1] <= _TOGETHER * (sigma[:-1] - sigma[1:])
+    label = torch.cat([apart.new_zeros(1), apart]).cumsum(0)  # (p,): which cluster
+    clusters = int(label[-1]) + 1
+    determined = sigma > max(base.shape) * _EPS * sigma[0]
+    arbitrary = torch.zeros(clusters, dtype=torch.bool, device=sigma.device)
+    arbitrary[label[~determined]] = True
+
+    def of_clusters(values: torch.Tensor, reduce: str) -> torch.Tensor:
+        start = values.new_zeros((clusters, *values.shape[1:]))
+        where = label.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
+        return start.scatter_reduce(0, where, values, reduce, include_self=False)
+
+    size = of_clusters(torch.ones_like(sigma), "sum")
+    highest, lowest = of_clusters(sigma, "amax"), of_clusters(sigma, "amin")
+    gap = torch.full_like(highest, torch.inf) if base.shape[0] == base.shape[1] else lowest.clone()
+    if clusters > 1:
+        steps = lowest[:-1] - highest[1:]
+        gap[:-1], gap[1:] = torch.minimum(gap[:-1], steps), torch.minimum(gap[1:], steps)
+    whole = 2.0**0.5 * (of_clusters(backward, "amax") / gap.clamp(min=_TINY))[:, None]
+    length = of_clusters(cosine**2, "sum").sqrt()
+    magnitude = cosine.abs()
+    most = torch.minimum(of_clusters(magnitude + single[:, None], "amax"), length + whole)
+    least = torch.maximum(of_clusters(magnitude - single[:, None], "amax"), length / size.sqrt()[:, None] - whole)
+    if bool(arbitrary.any()):
+        known = torch.where(arbitrary[:, None], 0.0, length**2).sum(dim=0)
+        beyond = lowest[~arbitrary].amin() - highest[arbitrary].amax()
+        turned = 2.0**0.5 * backward[~arbitrary[label]].amax() / beyond.clamp(min=_TINY)
+        hidden = (1.0 - known).clamp(min=0).sqrt() + turned
+        most = torch.where(arbitrary[:, None], hidden, most)
+        least = torch.where(arbitrary[:, None], 0.0, least)
+    return least.amax(dim=0).clamp(min=0.0), most.amax(dim=0).clamp(max=1.0)
 
 
 def _mixing(sigma: torch.Tensor, others: torch.Tensor, rounding: float) -> torch.Tensor:

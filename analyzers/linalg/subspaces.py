@@ -67,6 +67,11 @@ class BaseVectors:
         exact = _BACKWARD * self.sigma.numel() * torch.finfo(torch.float64).eps
         return exact + (float(self.precision[2]) if self.precision is not None else 0.0)
 
+    @property
+    def by_gram(self) -> bool:
+        """Whether the vectors may come from a Gram, which knows a direction of small σ only to ε σ1/σ."""
+        return self.storage_error > 0 and (self.precision is None or float(self.precision[2]) > 0)
+
     def side(self, side: int) -> torch.Tensor:
         """0: left, 1: right."""
         return self.right if side else self.left

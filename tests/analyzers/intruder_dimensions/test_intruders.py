@@ -96,7 +96,9 @@ def test_an_unchanged_matrix_scores_one_even_inside_clusters(kind: str) -> None:
 def test_a_cluster_in_the_base_leaves_scores_undetermined_not_decided() -> None:
     tuned = torch.eye(12, dtype=torch.float64) + 1e-3 * random(12, 12, 8)
     result = measure(Intruders(3), observe(tuned, torch.eye(12, dtype=torch.float64)))
-    assert (result["error"] >= 0.5).all()
+    # of 12 equal σ⁰ the basis may be turned at will: the greatest cosine is 1 in one basis and 1/√12 in another
+    assert (result["similarity"] + result["error"] >= 1 - 1e-9).all()
+    assert (result["similarity"] - result["error"] <= 12**-0.5 + 1e-9).all()
     np.testing.assert_allclose(result["window"], 1.0)  # and the windowed score says what is the case
     assert (result["window_size"] == 12).all()
 
@@ -143,11 +145,36 @@ def test_a_tuned_matrix_of_low_rank_has_no_score_beyond_its_rank() -> None:
             torch.eye(3),
             "the adapter's factor B",
         ),
+        (LowRank(torch.ones(3, 1), torch.ones(1, 3), float("nan")), torch.eye(3), "the adapter's scale nan"),
+        (LowRank(torch.ones(3, 1), torch.ones(1, 3), float("inf")), torch.eye(3), "the adapter's scale inf"),
+        (torch.eye(3).double() * 1e-160, torch.eye(3), "entries up to 1e-160"),
+        (torch.eye(3), torch.eye(3).double() * 1e200, "the base of run@1, layers.0.q: entries up to 1e.200"),
     ],
 )
 def test_what_cannot_be_measured_says_which_matrix_and_why(tuned: torch.Tensor, base: torch.Tensor, words: str) -> None:
+    role = "delta" if isinstance(tuned, LowRank) else "weight"
     with pytest.raises(Unmeasurable, match=words):
-        measure(Intruders(2), observe(tuned, base, name="layers.0.q"))
+        measure(Intruders(2), observe(tuned, base, name="layers.0.q", role=role))
+
+
+@pytest.mark.parametrize("scale", [1e-58, 1e-12, 1e12, 1e58])
+@pytest.mark.parametrize("side", [20, 130])
+def test_units_from_one_end_of_the_range_to_the_other_leave_every_score(scale: float, side: int) -> None:
+    base, delta = random(side, side, 1), LowRank(random(side, 2, 2), random(2, side, 3), 0.4)
+    one = measure(Intruders(4), observe(delta, base, role="delta"))
+    scaled = measure(Intruders(4), observe(LowRank(delta.b, delta.a, 0.4 * scale), scale * base, role="delta"))
+    assert one["method"] == scaled["method"]
+    np.testing.assert_allclose(scaled["similarity"], one["similarity"], atol=1e-6)
+    np.testing.assert_allclose(scaled["error"], one["error"], rtol=0.5, atol=1e-7)
+
+
+def test_an_adapter_far_below_or_above_its_base_is_measured() -> None:
+    base = random(130, 130, 1)
+    for scale, exact in ((1e-200, base), (1e-14, base), (1e30, None)):
+        delta = LowRank(random(130, 2, 2), random(2, 130, 3), scale)
+        result = measure(Intruders(2), observe(delta, base, role="delta"))
+        expected = plain(base if exact is not None else delta.dense(), base, 2)
+        np.testing.assert_allclose(result["similarity"], expected, atol=1e-6)
 
 
 def test_the_base_is_factorized_once_for_all_that_is_compared_with_it() -> None:

@@ -13,12 +13,24 @@ from analyzers.contract import LowRank
 from analyzers.linalg.subspaces import BaseVectors
 
 SPECTRA = ("power", "steep", "clustered", "flat", "deficient", "gaussian")
-UPDATES = ("random", "strong", "tiny", "along the top", "against the top", "null space", "repeated", "one sided")
+UPDATES = (
+    "random",
+    "strong",
+    "tiny",
+    "along the top",
+    "against the top",
+    "null space",
+    "repeated",
+    "one sided",
+    "zero columns",
+    "cancelling",
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """W0 with its exact SVD, and Δ. `decades`: log10 of the condition number of a steep spectrum."""
+    """W0 with its exact SVD, and Δ. `decades`: log10 of the condition number of a steep spectrum. `magnitude`: what
+    both are multiplied with; `strength` the update alone."""
 
     shape: tuple[int, int]
     rank: int
@@ -26,26 +38,33 @@ class Case:
     update: str
     decades: int
     seed: int
+    magnitude: float = 1.0
+    strength: float = 1.0
 
     def build(self) -> tuple[torch.Tensor, BaseVectors, LowRank]:
         """W0 (m, n) float64, its factorization in float64, and the update."""
         (m, n), p, r = self.shape, min(self.shape), self.rank
         draw = np.random.default_rng(self.seed)
         u, v = (np.linalg.qr(draw.standard_normal((d, p)))[0] for d in (m, n))
-        sigma = self._sigma(p, draw)
+        sigma = self._sigma(p, draw) * self.magnitude
         b, a = draw.standard_normal((m, r)) / m**0.5, draw.standard_normal((r, n)) / n**0.5
         low = slice(p - r, p)
         if self.update == "along the top":
             b, a = u[:, :r], v[:, :r].T
         elif self.update == "against the top":
-            b, a = -u[:, :r] * sigma[:r] * draw.uniform(0.3, 1.0, r), v[:, :r].T
+            b, a = -u[:, :r] * (sigma[:r] / self.magnitude) * draw.uniform(0.3, 1.0, r), v[:, :r].T
         elif self.update == "null space":
             b, a = u[:, low] * draw.uniform(0.5, 2.0, r), v[:, low].T
         elif self.update == "repeated":
             b = np.repeat(b[:, :1], r, axis=1)
         elif self.update == "one sided":
             b = u[:, :r]
+        elif self.update == "zero columns":
+            b[:, ::2], a[-1] = 0.0, 0.0
+        elif self.update == "cancelling":  # all but one of the columns take each other back, to rounding
+            b[:, 1::2], a[1::2] = -b[:, 0 : 2 * (r // 2) : 2], a[0 : 2 * (r // 2) : 2]
         scale = {"strong": 30.0, "tiny": 1e-7}.get(self.update, 0.7)
+        scale *= self.magnitude * self.strength
         delta = LowRank(torch.from_numpy(b.copy()), torch.from_numpy(np.ascontiguousarray(a)), scale)
         base = BaseVectors(*(torch.from_numpy(x.copy()) for x in (u, sigma, v)))
         return torch.from_numpy((u * sigma) @ v.T), base, delta
@@ -77,6 +96,8 @@ def cases(least: int = 20, most: int = 48, ranks: int = 16) -> st.SearchStrategy
         st.sampled_from(UPDATES),
         st.integers(0, 14),
         st.integers(0, 10_000),
+        st.sampled_from((1.0, 1e-12, 1e12)),
+        st.sampled_from((1.0, 1e-12, 1e12)),
     )
 
 

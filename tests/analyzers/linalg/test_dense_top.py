@@ -14,7 +14,6 @@ from analyzers.linalg import dense_top, methods
 from analyzers.linalg.dense_top import Blend, certified_triplets
 from analyzers.linalg.krylov import RitzSpace, davidson, enclose
 from analyzers.linalg.lowrank_update import leading_triplets, top_vectors
-from analyzers.linalg.norm_bound import deflated_bound
 from analyzers.linalg.scores import side_scores
 from analyzers.linalg.subspaces import BaseVectors
 
@@ -64,7 +63,7 @@ def pair(
     st.sampled_from([0, 3]),
     st.integers(0, 100),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_the_spectrum_the_scores_are_within_their_error_of_a_full_svd(
     shape: tuple[int, int], kind: str, condition: float, size: float, rank: int, seed: int
 ) -> None:
@@ -100,7 +99,8 @@ def test_ordinary_matrices_of_every_dtype_and_shape_are_certified(
     sigma = torch.linalg.svdvals(stored.double())
     torch.testing.assert_close(found.sigma, sigma[:K], rtol=0, atol=1e-12 * float(sigma[0]))
     assert float(sigma[K]) <= found.following <= float(sigma[K]) * 1.001
-    assert float(found.residual.max()) <= 1e-10 * float(sigma[0])
+    # 4e-8 of a gap is asked for, and gaps are 2 % here
+    assert float(found.residual.max()) <= 1e-9 * float(sigma[0])
 
 
 def test_where_all_sigma_are_equal_nothing_is_certified_and_the_fallback_is_counted() -> None:
@@ -138,33 +138,6 @@ def test_a_missed_vector_is_caught_by_the_bound_and_the_fallback_counted(monkeyp
     monkeypatch.setattr(dense_top, "enclose", lambda space, k, outside: space.values[: k + 1])
     unproved = certified_triplets(Blend(((1.0, w),)), base, K)  # and without the bound it would have gone unnoticed
     assert unproved is not None and float(unproved.sigma[4]) < 0.97
-
-
-@given(st.integers(0, 10_000), st.sampled_from([0.3, 1.0, 3.0]), st.sampled_from([torch.float32, torch.float64]))
-@settings(max_examples=40, deadline=None)
-def test_the_bound_of_what_is_deflated_is_never_below_it(seed: int, cut: float, dtype: torch.dtype) -> None:
-    w = torch.diag(torch.logspace(0, -2, 150, dtype=torch.float64))
-    gram = (w.T @ w).to(dtype)
-    q = torch.eye(150, 6, dtype=torch.float64)
-    true = float(w[6, 6] ** 2)
-    bound, _ = deflated_bound(
-        lambda x: gram @ x, q, cut * true, 1.05 * true, 60, torch.Generator().manual_seed(seed), dtype
-    )
-    assert true <= bound <= (1.3 * true if cut >= 1 else 30 * true) * max(cut, 1.0)
-
-
-def test_a_start_that_happens_to_be_weak_in_a_vector_misses_it_only_as_often_as_stated() -> None:
-    # With miss = 0.05 the bound may be wrong in 5 % of draws; a quantile put wrong by its square root would show.
-    gram = torch.diag(torch.cat([torch.ones(1), torch.full((99,), 1e-3)])).double()
-    q = torch.zeros(100, 1, dtype=torch.float64)
-    q[99] = 1.0
-    wrong = sum(
-        deflated_bound(lambda x: gram @ x, q, 2e-3, 0.0, 1, torch.Generator().manual_seed(i), miss=0.05)[0] < 1.0
-        for i in range(800)
-    )
-    # p(t) = 1000 t − 1 vanishes on all but the first value: the bound is wrong almost exactly when χ² is below its 5 %
-    # quantile: 40 ± 6
-    assert 5 < wrong < 65
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12))

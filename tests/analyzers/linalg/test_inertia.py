@@ -13,7 +13,7 @@ from tests.analyzers.linalg.adapters import Case, cases
 
 
 @given(cases(), st.floats(0.02, 1.5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_count_is_that_of_a_full_svd_or_undecided(case: Case, place: float) -> None:
     w0, base, delta = case.build()
     sigma = np.linalg.svd((w0 + delta.dense()).numpy(), compute_uv=False)
@@ -22,6 +22,8 @@ def test_the_count_is_that_of_a_full_svd_or_undecided(case: Case, place: float) 
     if np.abs(sigma**2 - theta).min() < 1e-12 * sigma[0] ** 2:
         return
     update = adapter_coordinates(delta, base).update
+    if not update.rank:
+        return
     inertia = count_above(update, torch.tensor([theta], dtype=torch.float64))
     if bool(inertia.decided):
         assert int(inertia.count) == int((sigma**2 > theta).sum())
