@@ -30,7 +30,7 @@ def intrinsic_section(tree: xr.DataTree, look: Look) -> Section | None:
     if "d_int" in node:
         blocks += _landscape(node, look)
     if "two_nn" in node and node["two_nn"].notnull().any():
-        images = list(_layers(node))
+        images = list(_layers(node, look))
         blocks += [Gallery(tuple(images[:4]))] if images else []
     if "path" in node and node["distance_from_start"].notnull().any():
         blocks += _path(node, look)
@@ -79,6 +79,7 @@ def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
         drawn: list[str] = []
         steps: list[np.ndarray] = []
         ends: list[str] = []
+        floor = _floor(one.sel(threshold=["local", "run"]))
         for axes, name in zip(panels, ("local", "run"), strict=True):
             of = one.sel(threshold=name)
             for method in range(one.sizes["method"]):
@@ -88,7 +89,7 @@ def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
                     if not there.size or run not in look.styles:
                         continue
                     cell = cell.isel(step=there)
-                    _draw_crossings(axes, cell, look.styles[run])
+                    _draw_crossings(axes, cell, look.styles[run], floor)
                     drawn.append(run)
                     steps.append(cell["step"].values.astype(float))
                     first, last = (said(cell.isel(step=i)) for i in (0, -1))
@@ -107,14 +108,22 @@ def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
         caption = (
             f"Least dimension that reaches {level:g} of full training on {task}, bars: 95 % over seeds, arrows where "
             "an end is open. Hollow triangles are no values: up, above every d tried; down, at or below the least. "
-            "Hollow squares at 1: reached before training. Rings: doubtful, see the table. Dotted: SAID; grey dashes: "
+            "Hollow squares below: reached before training. Rings: doubtful, see the table. Dotted: SAID; grey dashes: "
             "controls."
         )
         return image(figure, f"Intrinsic dimension over steps: {task}", caption, f"Line plot. {'; '.join(ends[:8])}.")
 
 
-def _draw_crossings(axes: Axes, cell: xr.Dataset, style: RunStyle) -> None:
-    """One run's and method's crossings over its measured steps."""
+def _floor(one: xr.Dataset) -> float:
+    """Where 0 is drawn on a logarithmic axis: below everything else."""
+    parts = [one[name].values.astype(float).ravel() for name in ("d_int", "d_int_limit", "d_int_low")]
+    every = np.concatenate(parts)
+    every = every[np.isfinite(every) & (every > 0)]
+    return float(every.min()) / 1.8 if every.size else 1.0
+
+
+def _draw_crossings(axes: Axes, cell: xr.Dataset, style: RunStyle, floor: float) -> None:
+    """One run's and method's crossings over its measured steps; 0 is drawn at `floor`."""
     at = cell["step"].values.astype(float)
     value, limit = cell["d_int"].values.astype(float), cell["d_int_limit"].values.astype(float)
     method = str(cell["method"].values)
@@ -135,7 +144,7 @@ def _draw_crossings(axes: Axes, cell: xr.Dataset, style: RunStyle) -> None:
         for end, marker, is_open in ((foot, "v", down <= 0), (head, "^", np.isinf(up))):
             if is_open:
                 axes.plot([x], [end], color=colour, marker=marker, alpha=0.5, markersize=4)
-    shown = np.where(np.isfinite(limit), limit, np.where(value == 0, 1.0, line))
+    shown = np.where(np.isfinite(limit), limit, np.where(value == 0, floor, line))
     kinds = {"^": cell["censored"].values > 0, "v": cell["censored"].values < 0, "s": value == 0}
     for marker, holds in kinds.items():
         axes.plot(
@@ -155,7 +164,7 @@ def score_curves(node: xr.Dataset) -> Iterator[Image]:
         if int(one["score"].notnull().sum()) > 1:
             cells.setdefault((at["run"], at["task"], at["method"]), []).append(at["step"])
     for (r, t, m), steps in cells.items():
-        chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, CURVES).round().astype(int))]
+        chosen = [steps[i] for i in _spread(len(steps))]
         yield _curve(node.isel(run=r, task=t, method=m), chosen)
 
 
@@ -212,45 +221,56 @@ def _curve(node: xr.Dataset, steps: Sequence[int]) -> Image:
         return image(figure, title, caption, f"Plot. {'; '.join(ends)}.")
 
 
-def _layers(node: xr.Dataset) -> Iterator[Image]:
-    """Estimates per layer: over the layers, one curve per checkpoint, for each run and task."""
+def _layers(node: xr.Dataset, look: Look) -> Iterator[Image]:
+    """Estimates of the activations for each run and task: over the steps, a curve per layer; over the layers where
+    there are no three steps."""
     for r in range(node.sizes["run"]):
         for t in range(node.sizes["task"]):
             one = node.isel(run=r, task=t)
             steps = np.flatnonzero(one["two_nn"].notnull().any("layer").values)
+            there = np.flatnonzero(one["two_nn"].notnull().any("step").values)
             if steps.size:
-                chosen = steps[np.unique(np.linspace(0, steps.size - 1, CURVES).round().astype(int))]
-                yield _layer_figure(one, chosen)
+                yield _layer_figure(one.isel(layer=there, step=steps), look)
 
 
-def _layer_figure(node: xr.Dataset, steps: np.ndarray) -> Image:
+def _layer_figure(node: xr.Dataset, look: Look) -> Image:
     names = {"two_nn": "TwoNN", "mle": "MLE, k = 20", "participation_ratio": "participation ratio"}
     run, task = str(node["run"].values), str(node["task"].values)
-    layers = [str(name) for name in node["layer"].values]
+    layers, steps = [str(name) for name in node["layer"].values], node["step"].values
+    over = len(steps) > 2
+    chosen = _spread(len(layers) if over else len(steps))
     with canvas(7.6, 3.2) as figure:
         panels: Sequence[Axes] = list(figure.subplots(1, 3))
         for axes, (name, title) in zip(panels, names.items(), strict=True):
-            for i, s in enumerate(steps):
-                values = node[name].isel(step=int(s)).values
-                label = f"step {int(node['step'][int(s)])}"
-                axes.plot(
-                    range(len(layers)), values, color=_shade(i, len(steps)), marker="o", markersize=3, label=label
-                )
+            for i, at in enumerate(chosen):
+                one = node[name].isel(layer=at) if over else node[name].isel(step=at)
+                x = steps.astype(float) if over else np.arange(len(layers))
+                label = literal(layers[at], 22) if over else f"step {int(steps[at])}"
+                colour = _shade(i, len(chosen))
+                axes.plot(x, one.values, color=colour, marker="o", markersize=3, label=label)
             axes.set_title(title, loc="left", fontsize=8)
             axes.set_ylim(bottom=0)
-            axes.set_xticks(
-                range(len(layers)), [literal(wrapped(one, 1.2), 14) for one in layers], fontsize=6, rotation=60
-            )
+            if over:
+                look.steps.draw(axes, steps.astype(float))
+            else:
+                ticks = [literal(wrapped(one, 1.2), 14) for one in layers]
+                axes.set_xticks(range(len(layers)), ticks, fontsize=6, rotation=60)
         panels[0].set_ylabel("dimensions")
         panels[-1].legend(fontsize=6)
-        place(figure, 3, bottom=0.95, top=0.3, apart=(0.45, 0))
+        place(figure, 3, bottom=0.5 if over else 0.95, top=0.3, apart=(0.45, 0))
+        how = "a curve per layer, darker towards the output" if over else "layer by layer"
         caption = (
-            f"Activations of {run} on {task}’s score examples (mean over tokens), layer by layer. Estimates from "
-            "nearest neighbours are biased low at high dimension."
+            f"Activations of {run} on {task}’s score examples (mean over tokens), {how}. Estimates from nearest "
+            "neighbours are biased low at high dimension."
         )
-        last = node.isel(step=int(steps[-1]))
+        last = node.isel(step=-1)
         ends = "; ".join(f"{name} {number(float(last['two_nn'].isel(layer=i)))}" for i, name in enumerate(layers[:8]))
         return image(figure, f"Dimension of the activations: {task}, {run}", caption, f"TwoNN, last step: {ends}.")
+
+
+def _spread(count: int) -> list[int]:
+    """Up to `CURVES` of so many, evenly chosen."""
+    return np.unique(np.linspace(0, count - 1, CURVES).round().astype(int)).tolist()
 
 
 def _path(node: xr.Dataset, look: Look) -> list[Block]:

@@ -26,7 +26,7 @@ SUMMARISED = 3
 
 
 def said(one: xr.Dataset) -> str:
-    """ "107 [93 … 131]", "above 4810", "at or below 17", "0 (reached before training)"; empty where it was not
+    """ "107 [93 … 131]", "above 4810", "at or below 17", "0 (before training)"; empty where it was not
     measured. A flag follows where there is reason for doubt."""
     censored = float(one["censored"])
     if np.isnan(censored):
@@ -39,7 +39,7 @@ def said(one: xr.Dataset) -> str:
     elif censored < 0:
         text = f"at or below {limit:.0f}" + (f" {ends}" if high > limit else "")
     elif value == 0:
-        text = "0 (reached before training)" + (f" {ends}" if high > 0 else "")
+        text = "0 (before training)" + (f" {ends}" if high > 0 else "")
     else:
         text = f"{value:.0f} {ends}"
     return f"{text} {MARK}" if codes(one) else text

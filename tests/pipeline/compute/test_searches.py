@@ -51,6 +51,8 @@ class Ladder(IterativeStatistic):
 def test_a_trial_that_two_searches_share_is_computed_once_and_both_have_it(tmp_path: Path) -> None:
     store = small_store(tmp_path, steps=(10,))
     one, two = Ladder(1, log=str(tmp_path)), Ladder(2, log=str(tmp_path))
+    planned = plan(store, [Everything(one, two)])
+    assert planned.missing == len({job.key for job in planned.jobs}) == len({job.members for job in planned.jobs})
     with ThreadCluster(2) as cluster:
         compute(store, [Everything(one, two)], cluster)
     counted = Counter(calls(str(tmp_path)))

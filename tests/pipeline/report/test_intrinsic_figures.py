@@ -8,7 +8,7 @@ import xarray as xr
 
 from analyzers.intrinsic_dimension.derivation import THRESHOLDS
 from pipeline.report.blocks import Gallery, Table
-from pipeline.report.intrinsic_figures import intrinsic_section
+from pipeline.report.intrinsic_figures import _layers, intrinsic_section
 from pipeline.report.intrinsic_text import rows, said, sentence
 from pipeline.report.look import Look
 
@@ -60,6 +60,9 @@ def tree() -> xr.DataTree:
     shares = np.array([[[0.9, 0.1]]])
     data |= dict.fromkeys(("explained_variance", "explained_variance_null"), (("run", "group", "component"), shares))
     data |= {n: (("run", "group"), np.ones((1, 1))) for n in ("path_dimension", "path_dimension_null")}
+    clouds = np.arange(10.0).reshape(1, 5, 1, 2) + 1
+    names_of_clouds = ("two_nn", "mle", "participation_ratio")
+    data |= dict.fromkeys(names_of_clouds, (("run", "step", "task", "layer"), clouds))
     coordinates = {
         "run": ["net"],
         "step": STEPS,
@@ -69,6 +72,7 @@ def tree() -> xr.DataTree:
         "level": [0.9],
         "d": d,
         "group": ["all"],
+        "layer": ["first", "second"],
     }
     return xr.DataTree.from_dict({"/intrinsic_dimension": xr.Dataset(data, coordinates)})
 
@@ -89,7 +93,7 @@ def test_the_section_has_curves_table_and_path() -> None:
     [
         (0, "above 4810"),
         (10, "107 [93 … 131]"),
-        (20, "0 (reached before training)"),
+        (20, "0 (before training)"),
         (30, "at or below 17"),
         (40, "107 [open … open] ⚑"),
     ],
@@ -103,6 +107,16 @@ def test_a_crossing_is_said_with_its_censoring(step: int, text: str) -> None:
 def test_a_report_without_the_analyzer_has_no_such_section() -> None:
     empty = xr.DataTree()
     assert intrinsic_section(empty, Look.of(empty, [], np.array([0]))) is None
+
+
+def test_activations_are_drawn_over_steps_where_there_are_some_and_over_layers_else() -> None:
+    one = tree()
+    node = one["intrinsic_dimension"].to_dataset()
+    look = Look.of(one, ["net"], STEPS)
+    (over_steps,) = _layers(node, look)
+    (over_layers,) = _layers(node.isel(step=[0, 4]), look)
+    assert "a curve per layer" in over_steps.caption and "layer by layer" in over_layers.caption
+    assert over_steps.alt == over_layers.alt == "TwoNN, last step: first 9; second 10."
 
 
 def test_every_doubt_is_told_in_the_table_and_the_summary_says_the_convention() -> None:
