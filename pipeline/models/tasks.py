@@ -59,9 +59,9 @@ def _described(told: TaskFile) -> object:
 
 
 def _from_factory(source: str) -> tuple[str, str, Task]:
-    from pipeline.models.build import import_factory
+    from pipeline.models.factories import import_factory
 
-    made = import_factory(source)()
+    made = import_factory(source, "--task")()
     lacking = [name for name in (*_ATTRIBUTES, *_METHODS) if not hasattr(made, name)]
     if lacking:
         raise ParameterError(

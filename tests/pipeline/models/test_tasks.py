@@ -104,6 +104,8 @@ def test_bad_data_and_bad_descriptions_are_named(
 def test_an_unknown_task_tells_what_there_is() -> None:
     with pytest.raises(ParameterError, match=r"'digit' is no task: .*\(digits\)"):
         read_task("digit")
+    with pytest.raises(ParameterError, match=r"--task no\.such:task: .* cannot be imported"):
+        read_task("no.such:task")
 
 
 def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
