@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from analyzers.pathway_metrics import vocabulary
+from analyzers.pathway_metrics.collect import Collected
 from analyzers.pathway_metrics.routers import Choice
 from analyzers.pathway_metrics.sums import LayerSums
 
@@ -92,3 +93,20 @@ def test_ids_that_do_not_matter_give_the_chance_level() -> None:
     # 400 ids with an s.d. of about .08 each: standard error .004; 128 draws at 8 numbers add .003.
     np.testing.assert_allclose(chance, found, atol=0.02)
     assert chance[0] > 2 / 8 + 0.1
+
+
+def test_entries_say_of_which_run_probe_and_router_they_are() -> None:
+    """The second run has its routers in another order; positions are along the report's own router dimension."""
+    one = vocabulary.Shares(
+        np.array([5, 5]), np.array([10, 10]), np.array([0, 1]), np.array([2, 3]), np.array([1, 0.5])
+    )
+    collected = Collected(["first", "second"], np.array([0]), ["p"], [0.7])
+    collected.put((0, 0, 0), {"z_loss": np.zeros(2)}, ["a", "b"])
+    collected.put((1, 0, 0), {"z_loss": np.zeros(2)}, ["b", "a"])
+    collected.put_table(0, 0, one, ["a", "b"])
+    collected.put_table(1, 0, one, ["b", "a"])
+    arrays = collected.arrays()
+    assert arrays["vocabulary_run"].tolist() == [0, 0, 1, 1]
+    assert arrays["vocabulary_router"].tolist() == [0, 1, 1, 0]
+    assert arrays["vocabulary_expert"].tolist() == [2, 3, 2, 3]
+    assert arrays["vocabulary_share"].tolist() == [1, 0.5, 1, 0.5]

@@ -7,9 +7,11 @@ import xarray as xr
 
 from analyzers.pathway_metrics.variables import BY_NAME
 from pipeline.report.blocks import Details, Gallery, Prose, Table
+from pipeline.report.compare import KeyVariable
 from pipeline.report.look import Look
 from pipeline.report.pathway_figures import pathway_section
 from pipeline.report.pathway_text import sentence
+from pipeline.report.summary import _moved
 
 RUNS, STEPS = ["a/one", "a/two"], np.arange(0, 1200, 100)
 SIZES = {
@@ -125,6 +127,23 @@ def test_the_first_paragraph_names_the_smallest_ratios_beside_chance() -> None:
     assert said.startswith("Pathway distance within a class over that between them (1 is chance): ")
     assert f"{last:.3g} (" in said and " in two" in said
     assert sentence(xr.DataTree(), look(tree)) == ""
+
+
+def test_of_five_runs_the_three_smallest_ratios_are_named_in_order() -> None:
+    tree = report(*EVERYTHING)
+    one = tree["pathway_metrics"].to_dataset().isel(run=[0])
+    runs = [f"a/{i}" for i in range(5)]
+    five = xr.concat([one + shift for shift in (0.3, 0.1, 0.4, 0.0, 0.2)], "run").assign_coords(run=runs)
+    said = sentence(xr.DataTree.from_dict({"/pathway_metrics": five}), Look.of(tree, runs, STEPS))
+    assert "; the 3 smallest of 5 runs" in said
+    assert said.index(" in 3") < said.index(" in 1") < said.index(" in 4") and " in 0" not in said
+
+
+def test_a_variable_without_matrices_has_no_median_over_them() -> None:
+    values = xr.DataArray([[4.0, 1.0]], dims=("run", "step"), coords={"run": ["a/one"], "step": [0, 10]})
+    tree = report(*EVERYTHING)
+    said = _moved([KeyVariable("pathway_metrics", "probe_loss", "mean loss", "nat", True, values)], look(tree))
+    assert said == "Between first and last measured step, mean loss fell from 4 to 1 in one."
 
 
 def test_of_many_runs_the_first_and_the_last_are_drawn_and_the_page_says_how_many() -> None:
