@@ -27,7 +27,8 @@ def doubts(curve: Curve, threshold: float, found: Crossing, finished: bool) -> i
     """The sum of the codes that hold of a crossing; 0: none."""
     inside = found.censored == 0 and found.value > 0
     start = float(curve.means[0]) if curve.d[0] == 0 else math.nan
-    wide = inside and (found.low <= 0 or found.high / found.low > WIDE_RATIO)
+    closed = found.low > 0 and math.isfinite(found.high)  # an open interval is undecided, which says more
+    wide = inside and closed and found.high / found.low > WIDE_RATIO
     near = start < threshold <= start + 2 * curve.spread
     told = {
         UNDECIDED: found.undecided,

@@ -146,11 +146,11 @@ class Finished:
 
 
 def usual_trials(plan: Plan) -> int:
-    """About how many trials a search takes: four rates of the baseline, ten of the first d, the ends and between, and
-    three d scored, for each target; a doubled budget repeats what was scored of a bracket."""
-    tuned = plan.tune_seeds * (4 + 10 * len(plan.targets))
+    """About how many trials a search takes: four rates of the baseline; for each target twelve of the first d, the ends
+    and between, and four d scored; a doubled budget repeats what was scored of a bracket."""
+    tuned = plan.tune_seeds * (4 + 12 * len(plan.targets))
     again = (len(plan.budgets) - 1) * (plan.baseline_seeds + 2 * plan.seeds * len(plan.targets))
-    return tuned + plan.baseline_seeds + 3 * plan.seeds * len(plan.targets) + again
+    return tuned + plan.baseline_seeds + 4 * plan.seeds * len(plan.targets) + again
 
 
 def propose(results: Sequence[tuple[Trial, Result | Unmeasurable]], plan: Plan, said: bool = False) -> list[Trial]:

@@ -45,7 +45,7 @@ LANDSCAPE: tuple[Variable, ...] = (
     Variable("chance_score", _CELL, "accuracy of always naming the commonest class"),
     Variable("n_trained", _CELL, "D: trained parameters"),
     Variable("n_fresh", _CELL, "those of them that the checkpoint does not hold (a fresh head)"),
-    Variable("n_trials", _CELL, "trained models, tuning and baseline included"),
+    Variable("n_trials", _CELL, "trained models, tuning included, and the full training that all methods share"),
     Variable("n_diverged", _CELL, "those that diverged"),
     Variable("diverged_lr", _CELL, "least rate (step of one parameter) at which one diverged", log=True),
 )

@@ -109,7 +109,7 @@ def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
             f"Least dimension that reaches {level:g} of full training on {task}, bars: 95 % over seeds, arrows where "
             "an end is open. Hollow triangles are no values: up, above every d tried; down, at or below the least. "
             "Hollow squares below: reached before training. Rings: doubtful, see the table. Dotted: SAID; grey dashes: "
-            "controls."
+            "controls, whose intervals and doubts stand in the table."
         )
         return image(figure, f"Intrinsic dimension over steps: {task}", caption, f"Line plot. {'; '.join(ends[:8])}.")
 
@@ -129,15 +129,16 @@ def _draw_crossings(axes: Axes, cell: xr.Dataset, style: RunStyle, floor: float)
     method = str(cell["method"].values)
     line = np.where(value > 0, value, np.nan)
     colour = style.colour
-    if "," in method:
-        colour = "#777777"
-        axes.plot(at, line, color=colour, linestyle="--", marker="x", markersize=5)
+    control = "," in method
+    if control:
+        colour = "#888888"
+        axes.plot(at, line, color=colour, linestyle="--", linewidth=0.9, marker="x", markersize=4, zorder=1)
     elif method.startswith("said"):
         axes.plot(at, line, color=colour, linestyle=":", marker="s", markersize=4)
     else:
         draw_line(axes, at, line, style)
     low, high = cell["d_int_low"].values.astype(float), cell["d_int_high"].values.astype(float)
-    inside = np.isfinite(line)
+    inside = np.isfinite(line) & (not control)  # bars and rings of controls would hide the checkpoints' own
     for x, y, down, up in zip(at[inside], line[inside], low[inside], high[inside], strict=True):
         foot, head = (down if down > 0 else y / 2), (up if np.isfinite(up) else y * 2)
         axes.vlines(x, foot, head, color=colour, alpha=0.5)
@@ -148,9 +149,15 @@ def _draw_crossings(axes: Axes, cell: xr.Dataset, style: RunStyle, floor: float)
     kinds = {"^": cell["censored"].values > 0, "v": cell["censored"].values < 0, "s": value == 0}
     for marker, holds in kinds.items():
         axes.plot(
-            at[holds], shown[holds], color=colour, marker=marker, linestyle="none", markersize=8, fillstyle="none"
+            at[holds],
+            shown[holds],
+            color=colour,
+            marker=marker,
+            linestyle="none",
+            markersize=5 if control else 8,
+            fillstyle="none",
         )
-    doubtful = np.array([bool(codes(cell.isel(step=i))) for i in range(len(at))])
+    doubtful = np.array([not control and bool(codes(cell.isel(step=i))) for i in range(len(at))])
     axes.plot(
         at[doubtful], shown[doubtful], color="#999999", marker="o", linestyle="none", markersize=13, fillstyle="none"
     )
