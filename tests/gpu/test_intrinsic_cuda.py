@@ -32,7 +32,7 @@ def test_a_map_is_the_same_on_both_devices(kind: str) -> None:
 
 
 def test_neighbours_are_the_same_on_both_devices() -> None:
-    x = torch.randn(700, 50)
+    x = torch.randn(700, 80)
     torch.testing.assert_close(nearest(x.cuda(), 20)[0].cpu(), nearest(x, 20)[0], rtol=1e-9, atol=1e-9)
 
 
