@@ -10,7 +10,7 @@ import numpy as np
 from analyzers.contract import Result
 from analyzers.pathway_metrics import balance, vocabulary
 from analyzers.pathway_metrics.consistency import layer_cosines, paper_consistency
-from analyzers.pathway_metrics.grouping import NONE, AllPairs, Grouped, grouped_ratio_of_pairs, square_of
+from analyzers.pathway_metrics.grouping import NONE, AllPairs, grouped_ratios_of_pairs, square_of
 from analyzers.pathway_metrics.memorisation import choose_epsilon, memorised_from
 from analyzers.pathway_metrics.pathways import routing_entropy
 from analyzers.pathway_metrics.probe import COLUMNS
@@ -76,23 +76,23 @@ def of_distances(stored: Result, groups: Mapping[str, np.ndarray], resamples: in
     left, right = stored.get("left", np.zeros(0)), stored.get("right", np.zeros(0))
     square = None if drawn else square_of(stored["distance"], count)
     if square is not None:
-        longer = np.maximum.outer(length, length)
+        longer = np.maximum.outer(length.astype(np.float32), length.astype(np.float32))
         shares = np.divide(square, longer, out=np.zeros_like(longer), where=longer > 0)
-        found["pathway_distance_normalised"] = shares.sum() / (count * (count - 1))
+        found["pathway_distance_normalised"] = shares.sum(dtype=np.float64) / (count * (count - 1))
         earlier = np.tril(square == 0, -1).any(1)
         found["distinct_pathways"] = 1 - earlier.mean()
     else:
         longer = np.maximum(length[left], length[right])
         shares = np.divide(distance, longer, out=np.zeros_like(distance), where=longer > 0)
         found["pathway_distance_normalised"] = shares.mean()
-    every = None if square is None else AllPairs(square, seed, resamples - 1, resamples)
-    for column, codes in groups.items():
-        ratio: Grouped = NONE
-        if len(codes) == count:
-            if every is not None:
-                ratio = every.ratio(codes)
-            else:
-                ratio = grouped_ratio_of_pairs(distance, left, right, codes, seed, resamples - 1, resamples)
+    fitting = {column: codes for column, codes in groups.items() if len(codes) == count}
+    if square is not None:
+        every = AllPairs(square, seed, resamples - 1, resamples)
+        ratios = {column: every.ratio(codes) for column, codes in fitting.items()}
+    else:
+        ratios = grouped_ratios_of_pairs(distance, left, right, fitting, seed, resamples - 1, resamples)
+    for column in groups:
+        ratio = ratios.get(column, NONE)
         found |= {
             f"grouped_distance_ratio/{column}": ratio.ratio,
             f"grouped_distance_ratio_low/{column}": ratio.low,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -102,6 +103,42 @@ def grouped_ratio(
     return AllPairs(distances, seed, permutations, resamples).ratio(codes)
 
 
+def grouped_ratios_of_pairs(
+    distances: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+    seed: int,
+    permutations: int = 199,
+    resamples: int = 200,
+) -> dict[str, Grouped]:
+    """The same over drawn pairs (P,), of several groupings of the samples by name: codes (N,), −1 for none."""
+    values = np.asarray(distances, dtype=np.float32)
+    columns = {name: _sums_of_pairs(values, codes[left], codes[right]) for name, codes in groups.items()}
+    drawn = _resampled(columns, left, right, max((len(codes) for codes in groups.values()), default=0), seed, resamples)
+    found = {}
+    for name, codes in groups.items():
+        inside, same, outside, other = columns[name].sum(1, dtype=np.float64)
+        if not (same and other and outside):
+            found[name] = NONE
+            continue
+        ratio = (inside / same) / (outside / other)
+        small = codes.astype(np.int16) if codes.max() < 2**15 else codes
+        draw, there, smaller = np.random.default_rng((seed, 1)), np.flatnonzero(codes >= 0), 0
+        kept, total, pairs = columns[name][1] + columns[name][3] > 0, inside + outside, same + other
+        of_kept, at_left, at_right = values[kept], left[kept], right[kept]
+        for _ in range(permutations):
+            shuffled = small.copy()
+            shuffled[there] = draw.permutation(small[there])
+            within = shuffled[at_left] == shuffled[at_right]
+            count, summed = int(np.count_nonzero(within)), float(of_kept[within].sum(dtype=np.float64))
+            if 0 < count < pairs:
+                smaller += bool((summed / count) * (pairs - count) <= ratio * (total - summed) * (1 + 1e-6))
+        p = (smaller + 1) / (permutations + 1)
+        found[name] = Grouped(float(ratio), *_interval(drawn[name]), p, float(inside / same), float(outside / other))
+    return found
+
+
 def grouped_ratio_of_pairs(
     distances: np.ndarray,
     left: np.ndarray,
@@ -111,34 +148,31 @@ def grouped_ratio_of_pairs(
     permutations: int = 199,
     resamples: int = 200,
 ) -> Grouped:
-    """The same over drawn pairs (P,)."""
-    kept = (codes[left] >= 0) & (codes[right] >= 0)
-    distances, left, right = distances[kept].astype(np.float64), left[kept], right[kept]
-    draw = np.random.default_rng(seed)
+    """Of one grouping (see `grouped_ratios_of_pairs`)."""
+    return grouped_ratios_of_pairs(distances, left, right, {"": codes}, seed, permutations, resamples)[""]
 
-    def ratio_of(labels: np.ndarray, times: np.ndarray | None = None) -> tuple[float, float, float]:
-        same = labels[left] == labels[right]
-        weight = np.ones(len(left)) if times is None else (times[left] * times[right]).astype(np.float64)
-        counts = weight[same].sum(), weight[~same].sum()
-        sums = (weight * distances)[same].sum(), (weight * distances)[~same].sum()
-        if not all(counts):
-            return np.nan, np.nan, np.nan
-        within, between = sums[0] / counts[0], sums[1] / counts[1]
-        return (within / between if between else np.nan), within, between
 
-    ratio, within, between = ratio_of(codes)
-    if np.isnan(ratio):
-        return NONE
-    there = np.flatnonzero(codes >= 0)
-    smaller = 0
-    for _ in range(permutations):
-        shuffled = codes.copy()
-        shuffled[there] = draw.permutation(codes[there])
-        smaller += int(ratio_of(shuffled)[0] <= ratio + 1e-12)
-    drawn = [
-        ratio_of(codes, draw.multinomial(len(codes), np.full(len(codes), 1 / len(codes))))[0] for _ in range(resamples)
-    ]
-    return Grouped(ratio, *_interval(np.array(drawn)), (smaller + 1) / (permutations + 1), within, between)
+def _sums_of_pairs(distances: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(4, P) float32: of the pairs within groups the distances and ones, of those between them the same; else 0. left,
+    right: the samples' codes."""
+    same = (left == right) & (left >= 0)
+    other = (left != right) & (left >= 0) & (right >= 0)
+    return np.stack([distances * same, same, distances * other, other]).astype(np.float32)
+
+
+def _resampled(
+    columns: Mapping[str, np.ndarray], left: np.ndarray, right: np.ndarray, count: int, seed: int, resamples: int
+) -> dict[str, np.ndarray]:
+    """(B,) ratios of each grouping over resampled samples: a pair counts as often as its two samples together."""
+    if not columns:
+        return {}
+    draw, every = np.random.default_rng(seed), np.concatenate(list(columns.values()))
+    sums = np.empty((resamples, len(every)))
+    for at in range(resamples):
+        times = np.bincount(draw.integers(0, count, count), minlength=count).astype(np.float32)
+        sums[at] = every @ (times[left] * times[right])
+    parts = np.split(sums, len(columns), axis=1)
+    return {name: _ratio(*part.T) for name, part in zip(columns, parts, strict=True)}
 
 
 @functools.lru_cache(maxsize=4)  # the same for every threshold and checkpoint of a probe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,13 @@ from hypothesis import strategies as st
 from analyzers.pathway_metrics import balance, grouping
 from analyzers.pathway_metrics.consistency import layer_cosines, paper_consistency
 from analyzers.pathway_metrics.correlation import correlation, effective_count, of_differences
-from analyzers.pathway_metrics.grouping import AllPairs, grouped_ratio, grouped_ratio_of_pairs, square_of
+from analyzers.pathway_metrics.grouping import (
+    AllPairs,
+    grouped_ratio,
+    grouped_ratio_of_pairs,
+    grouped_ratios_of_pairs,
+    square_of,
+)
 from analyzers.pathway_metrics.memorisation import choose_epsilon, memorised_from
 
 DISTANCES = np.array([[0, 1, 4, 6], [1, 0, 5, 5], [4, 5, 0, 3], [6, 5, 3, 0]], dtype=float)
@@ -66,6 +74,46 @@ def test_groupings_of_the_same_pairs_are_each_as_if_alone() -> None:
     together = AllPairs(square, seed=1)
     for codes in (draw.integers(0, 2, 30), draw.integers(0, 7, 30), draw.integers(-1, 4, 30)):
         assert together.ratio(codes) == grouped_ratio(square, codes, seed=1)
+
+
+def test_drawn_pairs_are_counted_as_in_a_loop_over_resamples_and_permutations() -> None:
+    draw = np.random.default_rng(6)
+    left = draw.integers(0, 20, 150)
+    right = (left + draw.integers(1, 20, 150)) % 20
+    distances, codes = draw.integers(1, 50, 150), draw.integers(-1, 3, 20)
+    found = grouped_ratio_of_pairs(distances, left, right, codes, seed=5, permutations=99, resamples=50)
+
+    def ratio(labels: np.ndarray, times: np.ndarray) -> float:
+        within, between = [], []
+        for i, j, distance in zip(left, right, distances, strict=True):
+            if labels[i] >= 0 and labels[j] >= 0:
+                (within if labels[i] == labels[j] else between).extend([distance] * int(times[i] * times[j]))
+        return float(np.mean(within) / np.mean(between))
+
+    once = np.ones(20)
+    assert found.ratio == pytest.approx(ratio(codes, once))
+    resample, shuffle = np.random.default_rng(5), np.random.default_rng((5, 1))
+    ratios = [ratio(codes, np.bincount(resample.integers(0, 20, 20), minlength=20)) for _ in range(50)]
+    np.testing.assert_allclose([found.low, found.high], np.percentile(ratios, [2.5, 97.5]), rtol=1e-5)
+    smaller = 0
+    for _ in range(99):
+        shuffled = codes.copy()
+        shuffled[codes >= 0] = shuffle.permutation(codes[codes >= 0])
+        smaller += ratio(shuffled, once) <= found.ratio * (1 + 1e-6)
+    assert found.p == (smaller + 1) / 100
+
+
+def test_groupings_of_drawn_pairs_are_each_as_if_alone() -> None:
+    draw = np.random.default_rng(7)
+    left = draw.integers(0, 30, 400)
+    right = (left + draw.integers(1, 30, 400)) % 30
+    distances = draw.integers(1, 50, 400)
+    groups = {"a": draw.integers(0, 2, 30), "b": draw.integers(-1, 5, 30), "one": np.zeros(30, dtype=int)}
+    together = grouped_ratios_of_pairs(distances, left, right, groups, seed=1)
+    for name in ("a", "b"):
+        alone = grouped_ratio_of_pairs(distances, left, right, groups[name], seed=1)
+        np.testing.assert_allclose(astuple(together[name]), astuple(alone), rtol=1e-6)
+    assert np.isnan(together["one"].ratio)
 
 
 def test_samples_without_a_group_are_left_out() -> None:
