@@ -67,8 +67,7 @@ class Classification:
 
     def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each member of an ensemble, (members,), from (members, n, classes)."""
-        each = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
-        return each.view(targets.shape).mean(dim=1)
+        return torch.nn.functional.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(dim=1)
 
     def scores(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """1 where the greatest output is the class."""

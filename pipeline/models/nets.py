@@ -43,13 +43,17 @@ class Chain(torch.nn.Module):
         return self._together if linear else None
 
     def _together(self, parameters: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        """parameters: name → (members, …); x (members, n, features) → (members, n, classes)."""
+        """parameters: name → (members, …); x (members, n, features) → (members, n, classes).
+
+        Examples stand last between the layers, so that the gradients of weights come out as the weights lie.
+        """
+        x = x.transpose(1, 2)
         for number, path in enumerate(self._order):
-            weight, bias = parameters[f"{path}.weight"].transpose(1, 2), parameters.get(f"{path}.bias")
-            x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias[:, None], x, weight)
+            weight, bias = parameters[f"{path}.weight"], parameters.get(f"{path}.bias")
+            x = torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[..., None], weight, x)
             if number < len(self._order) - 1:
                 x = self._activation(x)
-        return x
+        return x.transpose(1, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, features) or (n, channels, height, width) → (n, classes)."""
