@@ -46,6 +46,7 @@ bench: $(VENV)/.stamp-dev
 	@$(BIN)/python -m tests.benchmarks.spectra $(if $(WEIGHTWATCHER),--weightwatcher $(WEIGHTWATCHER)) $(if $(DIFFRACT),--diffract $(DIFFRACT))
 	@$(BIN)/python -m tests.benchmarks.adapter_intruders
 	@$(BIN)/python -m tests.benchmarks.dense_intruders
+	@$(BIN)/python -m tests.benchmarks.growth
 	@$(BIN)/python -m tests.benchmarks.lora_series
 	@$(BIN)/python -m tests.benchmarks.fanout $(or $(FOLDER),$(shell mktemp -d))
 

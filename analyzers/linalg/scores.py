@@ -84,9 +84,13 @@ def base_reach(base: BaseVectors, cosine: torch.Tensor) -> tuple[torch.Tensor, t
         backward = backward * sigma[0] / sigma.clamp(min=_TINY)
     single = 2.0**0.5 * backward / spectrum_gap(sigma, base.shape).clamp(min=_TINY)
     apart = 2.0**0.5 * backward[:-1] <= _TOGETHER * (sigma[:-1] - sigma[1:])
+    determined = sigma > max(base.shape) * _EPS * sigma[0]
+    magnitude = cosine.abs()
+    if bool(apart.all()) and bool(determined[-1]):  # as of most matrices: every vector stands for itself
+        least, most = ((magnitude + sign * single[:, None]).amax(dim=0) for sign in (-1.0, 1.0))
+        return least.clamp(min=0.0), most.clamp(max=1.0)
     label = torch.cat([apart.new_zeros(1), apart]).cumsum(0)  # (p,): which cluster
     clusters = int(label[-1]) + 1
-    determined = sigma > max(base.shape) * _EPS * sigma[0]
     arbitrary = torch.zeros(clusters, dtype=torch.bool, device=sigma.device)
     arbitrary[label[~determined]] = True
 
@@ -100,10 +104,10 @@ def base_reach(base: BaseVectors, cosine: torch.Tensor) -> tuple[torch.Tensor, t
     gap = torch.full_like(highest, torch.inf) if base.shape[0] == base.shape[1] else lowest.clone()
     if clusters > 1:
         steps = lowest[:-1] - highest[1:]
-        gap[:-1], gap[1:] = torch.minimum(gap[:-1], steps), torch.minimum(gap[1:], steps)
+        gap[:-1] = torch.minimum(gap[:-1], steps)
+        gap[1:] = torch.minimum(gap[1:], steps)
     whole = 2.0**0.5 * (of_clusters(backward, "amax") / gap.clamp(min=_TINY))[:, None]
     length = of_clusters(cosine**2, "sum").sqrt()
-    magnitude = cosine.abs()
     most = torch.minimum(of_clusters(magnitude + single[:, None], "amax"), length + whole)
     least = torch.maximum(of_clusters(magnitude - single[:, None], "amax"), length / size.sqrt()[:, None] - whole)
     if bool(arbitrary.any()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analyzers.linalg.blocks import dense64
@@ -105,6 +105,19 @@ def test_a_separated_score_of_a_partly_clustered_base_stays_decided() -> None:
     assert float(scores.similarity.min()) > 0.99 and float(scores.error.max()) < 1e-11
 
 
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30), (20, 20)])
+def test_what_lies_in_the_determined_part_of_a_deficient_base_stays_decided(shape: tuple[int, int]) -> None:
+    m, n = shape
+    sigma = torch.cat([torch.tensor([5.0, 4.0, 3.0]), torch.zeros(17)]).double()
+    base = BaseVectors(frame(m, 20, 1), sigma, frame(n, 20, 2))
+    block = torch.tensor([[5.0, 1.0], [1.0, 4.0]], dtype=torch.float64)
+    w = base.left[:, :2] @ block @ base.right[:, :2].T
+    for side in range(2):
+        scores = side_scores(base, leading_triplets(w, 2), side)
+        assert float(scores.similarity.max()) < 0.95 and float(scores.error.max()) < 1e-6
+
+
+@example(Case((20, 20), 1, "clustered", "random", 0, 0), torch.float64)  # a near neighbour below, a far one above
 @given(cases(least=20, most=40), st.sampled_from([torch.float64, torch.float32]))
 @settings(max_examples=60, deadline=None)
 def test_dense_scores_are_within_their_certificate_of_a_full_svd(case: Case, dtype: torch.dtype) -> None:
@@ -124,7 +137,7 @@ def test_dense_scores_are_within_their_certificate_of_a_full_svd(case: Case, dty
         assert (np.abs(scores.similarity.numpy() - expected) <= scores.error.numpy() + 2e-7).all()
 
 
-@given(cases(least=8, most=60), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
+@given(cases(least=17, most=60), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
 @settings(max_examples=60, deadline=None)
 def test_sigma_are_those_of_a_float64_svd_whatever_the_spectrum(case: Case, dtype: torch.dtype) -> None:
     w0, _, delta = case.build()
@@ -184,3 +197,14 @@ def test_the_bound_of_a_turned_vector_is_within_twice_its_truth(angle: float) ->
     moved = abs(float(scores.similarity[0]) - 0.75**0.5)
     assert 0.2 * float(scores.error[0]) <= moved <= float(scores.error[0])
     assert float(scores.error[0]) == pytest.approx(2 * angle, rel=0.01)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_a_window_is_two_percent_of_the_matched_sigma_in_any_units(scale: float) -> None:
+    sigma = scale * torch.tensor([5.0, 4.95, 4.85, 1.0, 0.5, 0.1], dtype=torch.float64)
+    base = BaseVectors(torch.eye(6).double(), sigma, torch.eye(6).double())
+    u = torch.tensor([0.6, 0.5, 0.4, 0.2, 0.0, 0.0], dtype=torch.float64)
+    u /= u.norm()
+    scores = side_scores(base, leading_triplets(9 * scale * torch.outer(u, u) + scale * 1e-9 * random(6, 6, 1), 1), 0)
+    assert scores.window_size.tolist() == [2]  # 4.85 is 3 % below
+    assert float(scores.window[0]) == pytest.approx(float(u[:2].norm()), abs=1e-7)

@@ -201,3 +201,19 @@ def test_davidson_goes_on_from_an_earlier_space() -> None:
     second = davidson(lambda x: a @ x, start[:, :20].flip(0), 3, identity, first)
     exact = torch.linalg.eigvalsh(a).flip(0)
     assert float((second.values[:3] - exact[:3]).abs().max()) < 1e-9 * float(exact[0])
+
+
+def test_bounds_that_leave_room_for_another_value_prove_nothing() -> None:
+    values = torch.tensor([9.0, 4.0, 1.0], dtype=torch.float64)
+    space = RitzSpace(torch.eye(5, 3, dtype=torch.float64), values, torch.eye(5, 3, dtype=torch.float64) * values)
+    assert dense_top._complete(space, values * (1 + 1e-9), 2)
+    assert not dense_top._complete(space, values + torch.tensor([0.0, 0.2, 0.0]), 2)
+    assert not dense_top._complete(space, values + torch.inf, 2)
+
+
+def test_vectors_that_are_not_converged_are_not_given_out() -> None:
+    w = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1], dtype=torch.float64))
+    for tilt, enough in ((0.0, True), (1e-4, False)):
+        basis = torch.linalg.qr(torch.eye(5, 2, dtype=torch.float64) + tilt * random(5, 2, 1)).Q
+        space = RitzSpace(basis, torch.tensor([9.0, 4.0], dtype=torch.float64), w @ w @ basis)
+        assert (dense_top._finished(Blend(((1.0, w),)), space, 1.0, 2) is not None) == enough

@@ -12,6 +12,7 @@ from analyzers.linalg import haar_iteration
 from analyzers.linalg.haar import haar_frame, null_similarities
 from analyzers.linalg.haar_iteration import iterated_scores, start_width
 from analyzers.linalg.haar_lazy import LazyHaar
+from analyzers.linalg.krylov import RitzSpace
 from tests.analyzers.intruder_dimensions.memory import measure, observe
 
 SIGMA = np.exp(-np.arange(60) / 60 * 3) * (1 + 9 * np.exp(-np.arange(60) / 8))
@@ -128,3 +129,11 @@ def test_the_statistic_takes_the_iteration_for_full_updates_and_counts_what_it_c
     assert (np.abs(plain.mean(axis=0) - result["similarity"].mean(axis=0)) < 4.5 * error + 1e-9).all()
     monkeypatch.setattr(haar_iteration, "_proved", lambda *_: False)
     assert measure(IntruderNull(2, K), observation)["dense"] == 2
+
+
+def test_a_proof_is_one_of_what_is_outside_the_start_and_not_of_residuals_alone() -> None:
+    sigma = torch.linspace(2.0, 1.0, 60, dtype=torch.float64)
+    start = torch.eye(60, 16, dtype=torch.float64)
+    space = RitzSpace(start, sigma[:16] ** 2, start * sigma[:16] ** 2)  # every residual is 0
+    assert haar_iteration._proved(space, K, start, float(sigma[16]) ** 2)
+    assert not haar_iteration._proved(space, K, start, float(sigma[2]) ** 2)

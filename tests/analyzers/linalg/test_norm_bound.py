@@ -127,6 +127,8 @@ def test_what_float32_does_to_the_recurrence_stays_below_its_bound(
             before_q, before_s = q_i, s_i
             q_i, s_i = following[0] / found.beta[i + 1], (following[1] + 1.0) / found.beta[i + 1]
     assert worst > 1e-6  # the comparison is one: float32 does leave a trace
+    # and what one step leaves is not below u of what a step handles, or the bound would be of nothing
+    assert phi >= found.unit * value
 
 
 def test_where_float32_can_show_nothing_float64_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +170,21 @@ def test_fewer_products_than_chebyshev_would_take() -> None:
     generator = torch.Generator().manual_seed(0)
     bound, _ = deflated_bound(gram, w.new_zeros((400, 0)), 1.2, 60, generator, 0.0, 400)
     assert 1.0 <= bound <= 1.2 and count < steps_wanted(400, 0.2)
+
+
+def recurrence(unit: float = 1e-16, repeated: float = 0.0) -> norm_bound._Recurrence:
+    """Of a spectrum in [0, .2], twelve products; `repeated`: inner products of neighbouring blocks."""
+    products = [[repeated if j == i - 1 else float(i == j) for j in range(i + 1)] for i in range(13)]
+    return norm_bound._Recurrence(
+        0.6, unit, (100, 100, 2), 1.0, [0.1] * 12, [40.0] + [0.05] * 12, [30.0, 0.0], products
+    )
+
+
+def test_rounding_and_blocks_that_repeat_each_other_make_more_possible() -> None:
+    exact = recurrence()
+    bound = exact.greatest(0.3)
+    assert 0.2 < bound < 0.25 and not exact.possible(1.001 * bound) and exact.possible(0.999 * bound)
+    rounded = recurrence(unit=1e-7).greatest(0.3)
+    assert bound < rounded < 0.3
+    assert recurrence(unit=1e-3).hopeless(0.3) and recurrence(unit=1e-3).possible(0.3)
+    assert recurrence(repeated=0.4).greatest(0.3) > 1.0005 * bound
