@@ -53,7 +53,7 @@ class MatrixInfo:
     `name` is canonical (one name for the full, the adapter and the per-expert form). `shape` is (m, n) in the
     orientation (out, in); `orientation` says how the file holds it: "out_in", or "in_out" when it was transposed.
     `role` is "weight", "delta" (an adapter's Δ), or "circuit_qk"/"circuit_ov". `dtype` is the storage dtype.
-    `rank`: r of a product of factors (m, r) and (r, n), None of any other matrix.
+    `rank`: r of a product of factors (m, r) and (r, n), alone or on a base; None of any other matrix.
     """
 
     name: str
@@ -95,6 +95,7 @@ class Matrix:
     """A matrix that is read when it is asked for, on the unit's device, in its storage dtype.
 
     `key` identifies the content: equal keys mean bit-equal matrices. Each `content()` reads anew; keep what you need.
+    Do not write into it: an adapter's W and its W0 can share their base.
     """
 
     info: MatrixInfo

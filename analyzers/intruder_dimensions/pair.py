@@ -87,7 +87,7 @@ def load_pair(observation: Observation) -> Pair:
         tuned, identical = content.dense(), False
     else:
         tuned = content
-        if isinstance(content, Sum) and torch.equal(content.base, base):
+        if isinstance(content, Sum) and (content.base is base or torch.equal(content.base, base)):
             tuned = Sum(base, content.delta)
             update, identical = content.delta, _is_zero(content.delta)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from analyzers.contract import Cache, Content, Context, LowRank, Matrix, Observation, Result, Sum, Unit, no_cache
 from analyzers.errors import ComputeError, ContractError, ParameterError, ResourceError, Unmeasurable
+from pipeline.archive.recipes import Dense, Merged, Recipe
 from pipeline.compute.allocator import keep_freed_memory
 from pipeline.compute.groups import Group
 from pipeline.compute.profile import numerics
@@ -36,6 +38,9 @@ from pipeline.store.store import Store
 MAX_RESULT_BYTES = 64 * 2**20
 CACHE_BYTES = 20 * 10**9
 _KINDS = "biufcSU"
+
+Held = weakref.WeakValueDictionary[Dense, torch.Tensor]
+"""The base of an adapter that one observation has loaded, for as long as a statistic keeps it."""
 
 
 @dataclass(frozen=True)
@@ -237,40 +242,50 @@ def _observation(
     reference_statistics: Mapping[str, Result],
     on: torch.device,
 ) -> Observation:
+    merged = member.matrix is not None and isinstance(member.matrix.recipe, Merged)
+    held: Held | None = weakref.WeakValueDictionary() if merged else None
     return Observation(
         member.run,
         member.step,
         member.matrix.info if member.matrix else None,
-        _matrix(store, member.matrix, on),
-        _matrix(store, member.reference, on),
+        _matrix(store, member.matrix, on, held),
+        _matrix(store, member.reference, on, held),
         statistics,
         reference_statistics,
         open_checkpoint(store, member.checkpoint) if member.checkpoint else None,
     )
 
 
-def _matrix(store: Store, source: Source | None, on: torch.device) -> Matrix | None:
+def _matrix(store: Store, source: Source | None, on: torch.device, held: Held | None) -> Matrix | None:
     if source is None:
         return None
-    return Matrix(source.info, source.key, functools.partial(_load, store, source, on))
+    return Matrix(source.info, source.key, functools.partial(_load, store, source.recipe, on, held))
 
 
-def _load(store: Store, source: Source, on: torch.device) -> Content:
+def _load(store: Store, recipe: Recipe, on: torch.device, held: Held | None) -> Content:
+    """The matrix on its device. An adapter's W and its W0 share the base while one of them is in use."""
+    if isinstance(recipe, Merged):
+        base, delta = (_load(store, part, on, held) for part in (recipe.base, recipe.delta))
+        assert isinstance(base, torch.Tensor) and isinstance(delta, LowRank)
+        return Sum(base, delta)
+    if held is not None and isinstance(recipe, Dense) and (known := held.get(recipe)) is not None:
+        return known
     with spend("pipeline"):  # all that no phase inside names is the overhead of finding and opening
-        content = store.load(source.recipe)
+        content = store.load(recipe)
     with spend("copy"):
-        return _to_device(content, on)
+        content = _to_device(content, on)
+    if held is not None and isinstance(recipe, Dense) and isinstance(content, torch.Tensor):
+        held[recipe] = content
+    return content
 
 
 def _to_device(content: Content, on: torch.device) -> Content:
     if on.type == "cpu":
         return content
-    if isinstance(content, torch.Tensor):
-        return content.to(on)
     if isinstance(content, LowRank):
         return LowRank(content.b.to(on), content.a.to(on), content.scale)
-    delta = content.delta
-    return Sum(content.base.to(on), LowRank(delta.b.to(on), delta.a.to(on), delta.scale))
+    assert isinstance(content, torch.Tensor)  # a sum is loaded by its parts
+    return content.to(on)
 
 
 def _stored(path: str, work: Work) -> dict[str, Result | str]:

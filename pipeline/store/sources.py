@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Sources:
         self._references: dict[tuple[str, int, str, bool], Reference | Because] = {}
         self._wholes: dict[tuple[str, int], CheckpointSource | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
+        self._ranked: dict[tuple[int, int | None], MatrixInfo] = {}  # `_infos` keeps what the ids are of
         self._exclusions: dict[tuple[str, str], str | None] = {}
 
     def run(self, id: str) -> RunRecord | None:
@@ -220,7 +221,10 @@ class Sources:
             reason = f"it is an adapter's Δ of shape {source.info.shape}, its base {where} has {under.info.shape}"
             return Because(reason, wrong=True)
         recipe = Merged(under.recipe, source.recipe)
-        return Source(under.info, recipe, recipe_key(recipe))
+        at = (id(under.info), source.info.rank)
+        if at not in self._ranked:
+            self._ranked[at] = replace(under.info, rank=source.info.rank)
+        return Source(self._ranked[at], recipe, recipe_key(recipe))
 
     def _info(self, spec: MatrixSpec, record: CheckpointRecord) -> MatrixInfo:
         known = self._infos.get(id(spec))  # the checkpoints of a run share their layout, and so its specs

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from analyzers.contract import Context, Result, Statistic, Sum, Unit
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.events import Event, GroupFinished, Planned, UnitFailed, UnitRetried
 from pipeline.compute.plan import plan
 from pipeline.compute.run import Summary, compute, iter_rounds, run_groups
+from pipeline.compute.work import run_group
 from pipeline.report.view import StoreView
 from pipeline.store import Store
 from tests.pipeline.compute.plugins import (
@@ -207,3 +210,32 @@ def test_no_more_work_is_in_flight_than_the_workers_need(tmp_path: Path, workers
     with Watched(workers) as cluster:
         run_groups(store, [single for group in one.groups for single in group.alone()], cluster)
     assert cluster.most <= 2 * workers + 1
+
+
+@dataclass(frozen=True)
+class Both(Statistic):
+    """pair with the base: whether W stands on the very tensor that W0 is."""
+
+    name, version, scope, against = "test_both", 1, "pair", "base"
+
+    def compute(self, unit: Unit, context: Context) -> Result:
+        assert unit.only.matrix is not None and unit.only.reference is not None
+        base, tuned = unit.only.reference.content(), unit.only.matrix.content()
+        return {"shared": np.bool_(isinstance(tuned, Sum) and tuned.base is base)}
+
+
+def test_an_adapter_and_its_base_are_read_once_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W = W0 + Δ is compared with W0: a second copy of W0 was read, and held beside the first."""
+    store = small_store(tmp_path, steps=(10,))
+    (group,) = (g for g in plan(store, [Everything(Both())]).groups if "lora" in str(g.units[0].run))
+    read: list[str] = []
+    one = Store.read_tensor
+
+    def counting(self: Store, digest: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        read.append(digest)
+        return one(self, digest, rows)
+
+    monkeypatch.setattr(Store, "read_tensor", counting)
+    outcomes = run_group(store.path, group)
+    assert all(outcome.result is not None and outcome.result["shared"] for outcome in outcomes)
+    assert len(outcomes) == 2 and len(read) == len(set(read)) == 3 * 2  # A, B and W0 of two matrices
