@@ -150,7 +150,8 @@ def _shapes(unit: UnitAddress) -> tuple[object, ...]:
         return (unit.key,)
     member = unit.members[0]
     assert member.matrix is not None
-    return (member.matrix.info.shape, member.matrix.info.dtype, member.matrix.info.role, type(member.matrix.recipe))
+    info = member.matrix.info
+    return (info.shape, info.dtype, info.role, info.rank, type(member.matrix.recipe))
 
 
 def _cost(unit: UnitAddress, rates: Calibration) -> tuple[float, Cost, int]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analyzers.intruder_dimensions.null import IntruderNull
+from pipeline.archive import open_archive
 from pipeline.compute.groups import Group, shared_out
 from pipeline.compute.plan import Plan, plan
 from tests.pipeline.compute.plugins import Bisect, Everything, Norm
-from tests.pipeline.compute.stores import small_store
+from tests.pipeline.compute.stores import LAYERS, ingest, small_store, weights, write_adapter, write_full
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,25 @@ def test_two_workers_end_together_where_four_groups_would_leave_one_waiting(plan
 
 def test_short_work_is_not_cut_into_messages(planned: Plan) -> None:
     assert len(shared_out([long(planned, 0.09)], 8)) == 1
+
+
+def test_adapters_of_two_ranks_are_priced_apart(tmp_path: Path) -> None:
+    """One price for both, that of the first, made the plan of a run of rank 64 that of rank 4."""
+    write_full(tmp_path / "runs" / "base", weights(0, (512, 512)))
+    for rank in (2, 32):
+        a, b = np.ones((rank, 512), "f4"), np.ones((512, rank), "f4")
+        factors = {name.removesuffix(".weight"): (a, b) for name in LAYERS}
+        write_adapter(tmp_path / "runs" / f"lora{rank}" / "checkpoint-1", factors, alpha=rank, rank=rank)
+    names = [run.id for run in open_archive(tmp_path / "runs").runs]
+    base = next(name for name in names if name.endswith("base"))
+    bases = {name: (f"{base}@0", "sibling") for name in names if name != base}
+    store = ingest(tmp_path / "runs", tmp_path / "S.zarr", bases)
+    seconds: dict[str, float] = {}
+    for group in plan(store, [Everything(IntruderNull())]).groups:
+        if group.statistic.name == "intruder_null":
+            run = str(group.units[0].run)
+            seconds[run[-6:]] = seconds.get(run[-6:], 0.0) + group.seconds
+    assert seconds["lora32"] > 2 * seconds["/lora2"]
 
 
 def test_trials_that_are_trained_together_stay_together(tmp_path: Path) -> None:
