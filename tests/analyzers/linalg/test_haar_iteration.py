@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from analyzers.intruder_dimensions.null import IntruderNull
 from analyzers.linalg import haar_iteration
 from analyzers.linalg.haar import haar_frame, null_similarities
-from analyzers.linalg.haar_iteration import iterated_scores, start_width
+from analyzers.linalg.haar_iteration import RandomUpdate, iterated_scores, start_width
 from analyzers.linalg.haar_lazy import LazyHaar
 from analyzers.linalg.krylov import RitzSpace
 from tests.analyzers.intruder_dimensions.memory import measure, observe
@@ -137,3 +137,14 @@ def test_a_proof_is_one_of_what_is_outside_the_start_and_not_of_residuals_alone(
     space = RitzSpace(start, sigma[:16] ** 2, start * sigma[:16] ** 2)  # every residual is 0
     assert haar_iteration._proved(space, K, start, float(sigma[16]) ** 2)
     assert not haar_iteration._proved(space, K, start, float(sigma[2]) ** 2)
+
+
+def test_what_is_outside_the_start_is_no_larger_than_the_proof_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    drawn: list[RandomUpdate] = []
+    plain = RandomUpdate.draw
+    monkeypatch.setattr(haar_iteration, "_proved", lambda *given: bool(told.append(given[3])))
+    monkeypatch.setattr(RandomUpdate, "draw", lambda *given: drawn.append(plain(*given)) or drawn[-1])
+    iterated_scores(SIGMA, 0.5 * np.ones(60), 90, K, 16, np.random.default_rng(2))
+    whole = drawn[0].gram(torch.eye(60, dtype=torch.float64))
+    assert float(torch.linalg.eigvalsh(whole[16:, 16:])[-1]) <= told[0]
