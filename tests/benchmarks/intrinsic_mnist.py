@@ -70,7 +70,9 @@ def write_task(folder: Path, mnist: Path, net: str, steps: int, lr: float) -> Pa
 def crossing(at: xr.Dataset) -> str:
     """d_int of one cell with its interval and flag, or the limit beyond which it lies."""
     ends = f"[{float(at.d_int_low):.0f}, {float(at.d_int_high):.0f}], flag {float(at.d_int_flag):.0f}"
-    censored = int(at.censored)
+    censored = float(at.censored)
+    if censored != censored:
+        return "not measured"
     if censored:
         return f"{'above' if censored > 0 else 'at or below'} {float(at.d_int_limit):.0f} {ends}"
     return f"{float(at.d_int):.0f} {ends}"
