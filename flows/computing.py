@@ -13,6 +13,7 @@ from flows.findings import Finding, failed, skipped, unmeasurable, without_matri
 from flows.options import AnalyzeOptions
 from flows.running import Failed, Runner
 from pipeline.archive.recipes import tensors_of
+from pipeline.compute.allocator import collector_spared
 from pipeline.selection import parse_steps
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def make_plan(store: Store, analyzers: Sequence[Analyzer], options: AnalyzeOptio
     return plan(store, analyzers, runs, options.include, options.exclude, parse_steps(options.steps))
 
 
+@collector_spared()
 def compute(
     store: Store, analyzers: Sequence[Analyzer], options: AnalyzeOptions, runs: Sequence[str], runner: Runner
 ) -> Computed:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """glibc's malloc.h."""
@@ -27,3 +30,19 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _LARGE_BYTES, _TRIM_THRESHOLD: KEPT_BYTES}
     return all(mallopt(name, value) == 1 for name, value in settings.items())
+
+
+@contextmanager
+def collector_spared() -> Iterator[None]:
+    """Within it, Python's search for cyclic garbage leaves out what was there before.
+
+    A plan makes hundreds of thousands of objects, and each time their number has grown by a quarter the collector goes
+    through everything that torch and the others have imported: .2 s, as long as the plan of 12 000 units takes.
+    """
+    theirs = gc.get_freeze_count() > 0  # a caller who has frozen what it has goes on so
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not theirs:
+            gc.unfreeze()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from analyzers.contract import Analyzer, IterativeStatistic, Result, Statistic
+from pipeline.compute.allocator import collector_spared
 from pipeline.compute.cluster import Cluster, open_cluster
 from pipeline.compute.events import (
     Compacted,
@@ -98,6 +99,7 @@ class Summary:
         return not self.failures and not self.blocked
 
 
+@collector_spared()
 def compute(
     store: Store,
     analyzers: Iterable[Analyzer],

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from pipeline.compute.allocator import collector_spared
 
 CHILD = """
 import resource, sys
@@ -34,3 +38,32 @@ def test_a_temporary_of_a_megabyte_is_not_zeroed_by_the_kernel_each_time() -> No
         pytest.skip("the C library has no mallopt")
     # 300 temporaries of 256 pages each: a few faults of the interpreter's own, not one per page.
     assert int(count[-1]) < 256
+
+
+class Node:
+    """Something that can refer to itself."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_what_was_there_is_left_out_of_collections_and_what_comes_is_not() -> None:
+    before = Node()
+    old = weakref.ref(before)
+    with collector_spared():
+        del before  # garbage now, in what is left out
+        new = weakref.ref(Node())
+        gc.collect()
+        assert old() is not None and new() is None
+    gc.collect()
+    assert old() is None and gc.get_freeze_count() == 0
+
+
+def test_a_caller_who_has_frozen_what_it_has_stays_so() -> None:
+    gc.freeze()
+    try:
+        with collector_spared():
+            pass
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
