@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analyzers.contract import View
+from analyzers.intrinsic_dimension.budget import at_greatest_budget, changes
 from analyzers.intrinsic_dimension.crossing import Curve
 from analyzers.intrinsic_dimension.doubts import doubts
 from analyzers.intrinsic_dimension.landscape import Landscape
-from analyzers.intrinsic_dimension.search import FULL, Finished, Target, bracket
+from analyzers.intrinsic_dimension.search import FULL, Finished, Target
 from analyzers.linalg.hashing import stable_seed
 
 THRESHOLDS = ("local", "local_corrected", "run", "run_corrected", "global")
@@ -89,7 +91,7 @@ def of_landscape(
     arrays: Arrays = {
         **{n: np.full(crossing, np.nan) for n in ("d_int", "d_int_low", "d_int_high", "censored", "d_int_limit")},
         "d_int_flag": np.full(crossing, np.nan),
-        **{n: np.full(crossing, np.nan) for n in ("threshold_score", "budget_changes")},
+        **{n: np.full(crossing, np.nan) for n in ("threshold_score", "budget_changes", "d_int_doubled")},
         **{n: np.full((*grid, len(d)), np.nan) for n in ("score", "score_low", "score_high")},
         **{n: np.full((*grid, len(d)), np.nan) for n in ("tune_score", "learning_rate", "n_seeds")},
         **{n: np.full(grid, np.nan) for n in ("baseline_score", "baseline_low", "baseline_high", "initial_score")},
@@ -170,19 +172,7 @@ def _fill_crossing(arrays: Arrays, at: tuple[int, ...], cell: Cell, threshold: s
     arrays["d_int_low"][at], arrays["d_int_high"][at] = found.low, found.high
     arrays["d_int_flag"][at] = doubts(curve, value, found, cell.complete)
     if threshold in ("local", "global"):
-        arrays["budget_changes"][at] = _budget_changes(cell.found, threshold, level)
-
-
-def _budget_changes(found: Finished, threshold: str, level: float) -> float:
-    """1 where, at the greatest budget measured, the threshold's bracket no longer encloses it; 0 where it does."""
-    budgets = [budget for d, budget in found.scored if d == FULL and budget > 1 and found.scored[d, budget]]
-    if not budgets:
-        return float("nan")
-    budget = max(budgets)
-    target: Target = ("local" if threshold == "local" else "global", level)
-    ends = bracket(found, target)
-    if any(not found.scored.get((d, budget)) for d in ends):
-        return float("nan")
-    before = [float(found.at_stop(d).mean()) >= found.threshold(target, "score") for d in ends]
-    after = [float(found.at_stop(d, budget).mean()) >= found.threshold(target, "score", budget) for d in ends]
-    return float(before != after)
+        target: Target = ("local" if threshold == "local" else "global", level)
+        doubled = at_greatest_budget(cell.found, target)
+        arrays["d_int_doubled"][at] = math.nan if doubled is None else doubled
+        arrays["budget_changes"][at] = changes(doubled, (found.low, found.high))

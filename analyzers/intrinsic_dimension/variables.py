@@ -30,8 +30,9 @@ LANDSCAPE: tuple[Variable, ...] = (
     Variable("d_int_flag", _CROSSING, f"reasons for doubt, the sum of: {_FLAGS}"),
     Variable("threshold_score", _CROSSING, "the score that is to be reached"),
     Variable(
-        "budget_changes", _CROSSING, "1 where a doubled budget moves the crossing out of its bracket; NaN: unasked"
+        "budget_changes", _CROSSING, "1 where a doubled budget moves d_int out of its interval or bracket; NaN: unasked"
     ),
+    Variable("d_int_doubled", _CROSSING, "d_int at the doubled budget; NaN: unasked, or outside its bracket", log=True),
     Variable("score", _CURVE, "mean score over fresh seeds after training in d dimensions", source=_LI),
     Variable("score_low", _CURVE, "lower end of its 95 % bootstrap interval over seeds"),
     Variable("score_high", _CURVE, "upper end of its 95 % bootstrap interval over seeds"),

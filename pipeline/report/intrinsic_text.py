@@ -67,6 +67,15 @@ def measured(node: xr.Dataset) -> Iterator[dict[str, int]]:
         yield {"run": int(r), "step": int(s), "task": int(t), "method": int(m)}
 
 
+def _moved(first: xr.Dataset) -> str:
+    """Where a doubled budget moves d_int, by threshold."""
+    of = first.where(first["budget_changes"] == 1)["d_int_doubled"]
+    there = [
+        f"{name} {float(of.sel(threshold=name)):.3g}" for name in of["threshold"].values if of.sel(threshold=name) > 0
+    ]
+    return "a doubled budget moves it" + (f", to {', '.join(there)}" if there else ", out of its bracket")
+
+
 def rows(node: xr.Dataset) -> Iterator[dict[str, object]]:
     """One row for each measured checkpoint, task and method, at the first level."""
     for at in measured(node):
@@ -74,7 +83,7 @@ def rows(node: xr.Dataset) -> Iterator[dict[str, object]]:
         first = one.isel(level=0)
         notes = doubts_of(first)
         if bool((one["budget_changes"] == 1).any()):
-            notes.append(f"{MARK} a doubled budget moves it")
+            notes.append(f"{MARK} {_moved(first)}")
         if int(one["n_diverged"]):
             notes.append(f"{int(one['n_diverged'])} diverged, from lr {float(one['diverged_lr']):.2g} on")
         if float(one["n_fresh"]):

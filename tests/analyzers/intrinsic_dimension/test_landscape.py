@@ -10,6 +10,7 @@ import pytest
 
 from analyzers.contract import Result, Trial
 from analyzers.errors import Unmeasurable
+from analyzers.intrinsic_dimension.budget import at_greatest_budget, changes
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.search import FULL, RATE_STEP, Finished, Plan, propose
 from analyzers.intrinsic_dimension.task import Task, Training
@@ -178,6 +179,39 @@ def test_a_doubled_budget_repeats_baseline_and_bracket() -> None:
     finished = searched(Synthetic(100), Plan(budgets=(1, 2)))
     doubled = [t for t, _ in finished if t["budget"] == 2]
     assert {t["d"] for t in doubled} >= {FULL} and len({t["d"] for t in doubled}) == 3
+
+
+class Patient(Synthetic):
+    """Twice the budget learns the task in `gain` times fewer dimensions, to the same full score."""
+
+    gain: float = 1.0
+
+    def __call__(self, trial: Trial) -> Result:
+        usual = self.middle
+        try:
+            self.middle = usual / self.gain if int(trial["budget"]) == 2 else usual
+            return super().__call__(trial)
+        finally:
+            self.middle = usual
+
+
+@pytest.mark.parametrize(("gain", "moved"), [(1.0, 0.0), (1.25, 1.0), (20.0, 1.0)])
+def test_a_budget_that_moves_d_int_is_flagged_within_its_bracket_too(gain: float, moved: float) -> None:
+    world = Patient(100, noise=1e-4)
+    world.gain = gain
+    found = Finished.of(searched(world, Plan(budgets=(1, 2), resolution=3.0)))
+    doubled = at_greatest_budget(found, ("local", 0.9))
+    truth = 100 * 9 ** (1 / 1.5)
+    assert doubled is not None and changes(doubled, (0.9 * truth, 1.1 * truth)) == moved
+    if gain < 2:  # the chord of a curved bracket is off by some per cent
+        assert doubled == pytest.approx(truth / gain, rel=0.08)
+    else:
+        assert np.isnan(doubled)
+
+
+def test_a_budget_that_was_not_doubled_says_nothing() -> None:
+    assert at_greatest_budget(Finished.of(searched(Synthetic(100))), ("local", 0.9)) is None
+    assert np.isnan(changes(None, (1.0, 2.0)))
 
 
 def test_a_search_that_is_interrupted_anywhere_asks_for_the_same_trials() -> None:

@@ -38,7 +38,7 @@ def tree() -> xr.DataTree:
     data = {n: ((*cell, "threshold", "level"), v) for n, v in crossing.items()}
     data |= {
         n: ((*cell, "threshold", "level"), np.full(shape, v))
-        for n, v in (("threshold_score", 0.87), ("budget_changes", 1))
+        for n, v in (("threshold_score", 0.87), ("budget_changes", 1), ("d_int_doubled", 52.2))
     }
     data |= {
         n: ((*cell, "d"), score + e)
@@ -102,6 +102,11 @@ def test_a_crossing_is_said_with_its_censoring(step: int, text: str) -> None:
     node = tree()["intrinsic_dimension"].to_dataset()
     one = node.isel(run=0, task=0, method=0, level=0).sel(step=step, threshold="local")
     assert said(one) == text
+
+
+def test_where_a_doubled_budget_moves_d_int_is_said() -> None:
+    node = tree()["intrinsic_dimension"].to_dataset()
+    assert "a doubled budget moves it, to local 52.2" in str(next(rows(node)))
 
 
 def test_a_report_without_the_analyzer_has_no_such_section() -> None:
