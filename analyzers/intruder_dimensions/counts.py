@@ -23,14 +23,17 @@ def count_below(scores: np.ndarray, ks: Sequence[int], epsilons: Sequence[float]
 def null_summary(
     scores: np.ndarray, ks: Sequence[int], epsilons: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, 2.5 % and 97.5 % quantile over draws of the counts: (N, draws, 2, K) → three of (N, 2, ks, epsilons)."""
+    """Mean, 2.5 % and 97.5 % quantile over draws of the counts: (N, draws, 2, K) → three of (N, 2, ks, epsilons).
+
+    The quantiles are draws themselves (`_outer_quantiles`), so of 20 draws the least and the greatest are inside.
+    """
     shape = (scores.shape[0], 2, len(ks), len(epsilons))
     mean, low, high = (np.full(shape, np.nan, dtype=np.float32) for _ in range(3))
     if scores.shape[1]:
         for part in _parts(scores.shape[0]):
             counts = count_below(scores[part], ks, epsilons)
             mean[part] = counts.mean(axis=1)
-            low[part], high[part] = np.quantile(counts, (0.025, 0.975), axis=1)
+            low[part], high[part] = _outer_quantiles(counts)
     return mean, low, high
 
 
@@ -51,15 +54,18 @@ def null_sums(
 
 
 def prediction_interval(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and the two ends of the 95 % prediction interval of one more draw: (N, draws, ...) → three of (N, ...).
+    """Mean and the two ends of an interval of at least 95 % for one more draw: (N, draws, ...) → three of (N, ...).
 
-    mean ± t(0.975, draws − 1) · sd · √(1 + 1/draws), not below 0: exact where the sum is normal, as a sum over many
-    matrices nearly is. Between the 2.5 % and 97.5 % quantiles of a few draws lie fewer than 95 % of further draws.
+    The wider, at each end, of mean ± t(0.975, draws − 1) · sd · √(1 + 1/draws), not below 0, and of the draws' own
+    2.5 % and 97.5 % quantiles (`_outer_quantiles`). The first is exact where the sum is normal, as a sum over many
+    matrices nearly is, and there the quantiles of a few draws are too narrow. The second holds what a small count,
+    which is whole and skewed, does often enough to be seen among the draws: of 19 sixes and a five, the five.
     """
     draws = sums.shape[1]
     mean = sums.mean(axis=1)
     half = t.ppf(0.975, draws - 1) * sums.std(axis=1, ddof=1) * np.sqrt(1 + 1 / draws)
-    return mean, np.maximum(mean - half, 0.0), mean + half
+    low, high = _outer_quantiles(sums)
+    return mean, np.minimum(np.maximum(mean - half, 0.0), low), np.maximum(mean + half, high)
 
 
 def spectral_ranks(sigma: np.ndarray, floor: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,6 +81,11 @@ def spectral_ranks(sigma: np.ndarray, floor: np.ndarray | float = 0.0) -> tuple[
     largest = kept.max(axis=1, initial=0.0)
     relative = kept / np.where(largest > 0, largest, 1.0)[:, None]
     return np.where(number > 0, np.exp(entropy), 0.0), (relative**2).sum(axis=1), number
+
+
+def _outer_quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 2.5 % and 97.5 % quantile over draws, each the next draw outwards: (N, draws, ...) → two of (N, ...)."""
+    return np.quantile(values, 0.025, axis=1, method="lower"), np.quantile(values, 0.975, axis=1, method="higher")
 
 
 def _parts(length: int) -> Iterator[slice]:

@@ -94,15 +94,21 @@ def _null_totals(view: View, statistic: IntruderNull, settings: IntruderParamete
     runs, steps = len(view.runs), len(view.steps)
     tail = (2, len(settings.ks), len(settings.epsilons))
     sums = np.zeros((runs * steps, settings.draws, *tail))
+    most = np.zeros((runs * steps, 1, *tail))
     present = np.zeros(runs * steps, dtype=bool)
     for stack in view.stacks(statistic, "similarity"):
         place = stack.run_index * steps + stack.step_index
         scores = stack.values[:, : settings.draws]
         sums += null_sums(scores, place, runs * steps, settings.ks, settings.epsilons)
+        # Every score that there is, counted: more than these no draw can give.
+        all_below = np.where(np.isnan(scores[:, :1]), np.nan, -1.0)
+        most += null_sums(all_below, place, runs * steps, settings.ks, settings.epsilons)
         present[place] = True
     sums[~present] = np.nan
     names = ("total_intruders_null", "total_intruders_null_low", "total_intruders_null_high")
-    return {name: a.reshape(runs, steps, *tail) for name, a in zip(names, prediction_interval(sums), strict=True)}
+    mean, low, high = prediction_interval(sums)
+    ends = (mean, low, np.minimum(high, most[:, 0]))
+    return {name: a.reshape(runs, steps, *tail) for name, a in zip(names, ends, strict=True)}
 
 
 def of_change(view: View, change: Change, spectrum: UpdateSpectrum, settings: IntruderParameters) -> Arrays:

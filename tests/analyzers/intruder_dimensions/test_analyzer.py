@@ -79,9 +79,13 @@ def test_the_null_of_the_total_adds_draw_i_of_every_matrix(view: MemoryView, der
         at = d.sel(run=run, step=step, **where)
         assert float(at["total_intruders_null"]) == pytest.approx(np.mean(sums))
         half = 2.570582 * np.std(sums, ddof=1) * np.sqrt(7 / 6)  # t(0.975) with 5 degrees of freedom, from a table
-        expected = [max(np.mean(sums) - half, 0), np.mean(sums) + half]
+        most = 5 * len(names)  # no draw can have more; and of six draws the least and the greatest are inside
+        expected = [min(max(np.mean(sums) - half, 0), *sums), min(max(np.mean(sums) + half, *sums), most)]
         found = [float(at[f"total_intruders_null_{end}"]) for end in ("low", "high")]
         np.testing.assert_allclose(found, expected, rtol=1e-5)  # the table has seven digits
+    most = d["k"] * d["n_intruders"].notnull().sum("matrix")
+    ends = d["total_intruders_null_high"]
+    assert ((ends <= most) | ends.isnull()).all(), "no interval reaches beyond the number of scores"
     assert d["total_intruders_null"].sel(run="lora", step=0).isnull().all()
     assert d["total_intruders_null_high"].sel(run="lora", step=0).isnull().all()
     assert d["total_intruders"].sel(run="lora", step=0).isnull().all()
@@ -94,6 +98,23 @@ def test_the_interval_of_a_sum_holds_95_percent_of_further_sums() -> None:
     more = rng.binomial(600, 0.05, size=4000)
     covered = np.mean((low <= more) & (more <= high))
     assert 0.935 < covered < 0.97  # 4000 trials: standard error .0035; the sum is a whole number
+
+
+def test_what_one_of_twenty_draws_gives_is_chance() -> None:
+    sixes = np.array([[6.0] * 19 + [5.0], [0.0] * 19 + [1.0], [6.0] * 20])
+    mean, low, high = prediction_interval(sixes)
+    np.testing.assert_allclose(mean, [5.95, 0.05, 6.0])
+    assert low.tolist() == [5.0, 0.0, 6.0], "the normal band begins at 5.47, and 5 would be fewer than chance"
+    assert high[1] == 1.0 and high[2] == 6.0, "the normal band of the second ends at .53"
+    matrix = np.where(np.arange(20) == 7, 0.1, 0.9).reshape(1, 20, 1, 1).repeat(2, axis=2)
+    _, low, high = null_summary(matrix, (1,), (0.5,))
+    assert low[0, 0, 0, 0] == 0 and high[0, 0, 0, 0] == 1
+
+
+def test_beyond_forty_draws_the_rarest_no_longer_widens_the_interval() -> None:
+    hundred = np.array([[6.0] * 99 + [0.0]])
+    _, low, _ = prediction_interval(hundred)
+    assert 4 < low[0] < 5, "2.5 % of 100 draws are two: one of 0 among them is outside"
 
 
 def test_a_score_within_its_uncertainty_of_epsilon_is_counted_high_and_not_low() -> None:
