@@ -142,10 +142,12 @@ def _fill_cell(arrays: Arrays, at: tuple[int, ...], cell: Cell, d: np.ndarray) -
     arrays["baseline_score"][at] = curve.baseline
     arrays["baseline_low"][at], arrays["baseline_high"][at] = np.quantile(curve.draws.baseline, (0.025, 0.975))
     arrays["initial_score"][at] = curve.means[0]
+    # Drawn residuals are those of all d, and could take an accuracy beyond its ends.
+    least, most = (0.0, 1.0) if np.isfinite(first["chance"]) else (-np.inf, np.inf)
     for i, one in enumerate(curve.d):
         where = (*at, place[int(one)])
         arrays["score"][where], arrays["n_seeds"][where] = curve.means[i], curve.n[i]
-        arrays["score_low"][where], arrays["score_high"][where] = curve.low[i], curve.high[i]
+        arrays["score_low"][where], arrays["score_high"][where] = max(curve.low[i], least), min(curve.high[i], most)
 
 
 def _fill_crossing(arrays: Arrays, at: tuple[int, ...], cell: Cell, threshold: str, level: float, best: Curve) -> None:
@@ -166,11 +168,12 @@ def _fill_crossing(arrays: Arrays, at: tuple[int, ...], cell: Cell, threshold: s
         value, drawn = floor + level * (of.baseline - floor), floor + level * (of.draws.baseline - floor)
     arrays["threshold_score"][at] = value
     found = curve.crossing(value, drawn)
+    rates = {one: cell.found.best(one)[0] for one in cell.found.scored_at() if one in cell.found.tuned}
     if not cell.found.scored_at() and found.censored == 1:
         return  # only the baseline is there yet: nothing says where the crossing is
     arrays["d_int"][at], arrays["censored"][at], arrays["d_int_limit"][at] = found.value, found.censored, found.limit
     arrays["d_int_low"][at], arrays["d_int_high"][at] = found.low, found.high
-    arrays["d_int_flag"][at] = doubts(curve, value, found, cell.complete)
+    arrays["d_int_flag"][at] = doubts(curve, value, found, cell.complete, rates, float(first["chance"]))
     if threshold in ("local", "global"):
         target: Target = ("local" if threshold == "local" else "global", level)
         doubled = at_greatest_budget(cell.found, target)

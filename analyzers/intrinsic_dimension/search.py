@@ -32,6 +32,11 @@ FURTHER = 3
 """At most so many d are scored on either side of the crossing for the sake of the interval."""
 RATE_RANGE = 6
 """The rate is followed this many steps (three decades) from where the task begins, no further."""
+PLATEAU_RATES = 3
+"""Where nothing is learned, so many rates on either side of the usual one are tried."""
+PLATEAU_SHARE = 0.25
+LEAST_LEARNED = 0.1
+"""Of accuracy, above chance."""
 
 Phase = Literal["tune", "score"]
 Target = tuple[Literal["local", "global"], float]
@@ -217,6 +222,8 @@ def _towards(found: Finished, target: Target, plan: Plan) -> list[Trial]:
             beyond = _beyond(found, target, further, (d_min, d_max), plan)
             return [] if beyond is None else _tuning(found, beyond, plan) or _scoring(found, beyond, plan.seeds, 1)
     explored = {d: found.best(d)[2] >= threshold for d in found.tuned if d != FULL}
+    if len(explored) == 1 and (more := _tuning(found, next(iter(explored)), plan)):
+        return more  # the other d begin from its rate
     start = min(max(round(math.sqrt(found.n_full)), d_min), d_max)
     ends = _next(explored, start, (d_min, d_max), JUMP, plan.resolution)
     if isinstance(ends, int):
@@ -297,12 +304,28 @@ def _tuning(found: Finished, d: int, plan: Plan) -> list[Trial]:
         near = _nearest_rate(found, d)
         return _tune(d, (near - 1, near, near + 1), plan)
     best, _, score = found.best(d)
+    if math.isfinite(score) and not _learns(found, d, score):
+        # On a plateau the best rate is that of the noise: all about the usual one are tried before it is believed.
+        centre = 0 if d == FULL else found.best(FULL)[0]
+        across = range(max(centre - PLATEAU_RATES, -RATE_RANGE), min(centre + PLATEAU_RATES, RATE_RANGE) + 1)
+        if missing := [rate for rate in across if rate not in tried]:
+            return _tune(d, missing, plan)
     if not math.isfinite(score):
         best = min(tried)
     around = [rate for rate in (best - 1, best + 1) if rate not in tried and abs(rate) <= RATE_RANGE]
     if not math.isfinite(score):
         around = [rate for rate in around if rate < best]
     return _tune(d, around, plan)
+
+
+def _learns(found: Finished, d: int, score: float) -> bool:
+    """Whether the best rate gets off the ground: a quarter of what full training learns, and that above chance."""
+    assert found.first is not None
+    start, chance = found.initial(), float(found.first["chance"])
+    if d == FULL:
+        return not score < chance + LEAST_LEARNED  # of a loss there is no chance level
+    full = found.best(FULL)[2]
+    return score - start >= PLATEAU_SHARE * (full - start) or full <= start
 
 
 def _nearest_rate(found: Finished, d: int) -> int:

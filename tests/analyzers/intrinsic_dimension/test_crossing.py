@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzers.intrinsic_dimension.crossing import Curve, crossing_of, isotonic
-from analyzers.intrinsic_dimension.doubts import FLAT, INTERPOLATED, NEAR_START, UNDECIDED, UNFINISHED, WIDE, doubts
+from analyzers.intrinsic_dimension.doubts import (
+    FEW_SEEDS,
+    FLAT,
+    INTERPOLATED,
+    NEAR_START,
+    NOT_LEARNED,
+    RATES,
+    UNDECIDED,
+    UNFINISHED,
+    WIDE,
+    doubts,
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -114,6 +125,22 @@ def test_a_threshold_beside_the_untrained_score_is_flagged() -> None:
     near = Curve({0: np.array([0.860]), 50: seeds(0.861, 0.01), 75: seeds(0.95, 0.01)}, seeds(0.97, 0.01))
     assert flag(near, 0.87) & NEAR_START and not flag(near, 0.93) & NEAR_START
     assert flag(near, 0.85) == 0 and near.crossing(0.85).value == 0
+
+
+def test_a_jump_of_the_score_between_two_close_d_is_flagged() -> None:
+    """568 at .573 and 803 at .980: the interval by the seeds was 1 % wide, and says nothing of what lies between."""
+    jump = Curve({0: np.array([0.54]), 568: seeds(0.573, 0.004), 803: seeds(0.98, 0.004)}, seeds(0.98, 0.002))
+    assert flag(jump, 0.884) & INTERPOLATED
+
+
+def test_rates_that_are_far_apart_few_seeds_and_a_baseline_at_chance_are_flagged() -> None:
+    one = Curve({0: np.array([0.1]), 50: seeds(0.8, 0.004), 75: seeds(0.9, 0.004)}, seeds(0.97, 0.002))
+    found = one.crossing(0.87)
+    assert doubts(one, 0.87, found, True, {50: -1, 75: 0}, 0.1) == 0
+    assert doubts(one, 0.87, found, True, {50: -2, 75: 0}, 0.1) == RATES
+    assert doubts(one, 0.87, found, True, {50: 0, 75: 0}, 0.9) == NOT_LEARNED
+    two = Curve({0: np.array([0.1]), 50: seeds(0.8, 0.004)[:2], 75: seeds(0.9, 0.004)}, seeds(0.97, 0.002))
+    assert flag(two, 0.87) & FEW_SEEDS
 
 
 def test_a_number_read_off_between_distant_d_is_flagged_and_a_wide_interval_too() -> None:

@@ -12,7 +12,7 @@ from analyzers.contract import Result, Trial
 from analyzers.errors import Unmeasurable
 from analyzers.intrinsic_dimension.budget import at_greatest_budget, changes
 from analyzers.intrinsic_dimension.landscape import Landscape
-from analyzers.intrinsic_dimension.search import FULL, RATE_STEP, Finished, Plan, propose
+from analyzers.intrinsic_dimension.search import FULL, RATE_STEP, Finished, Plan, bracket, propose
 from analyzers.intrinsic_dimension.task import Task, Training
 from analyzers.intrinsic_dimension.training import _Batches
 from pipeline.models.nets import Chain
@@ -207,6 +207,41 @@ def test_a_budget_that_moves_d_int_is_flagged_within_its_bracket_too(gain: float
         assert doubled == pytest.approx(truth / gain, rel=0.08)
     else:
         assert np.isnan(doubled)
+
+
+class Plateau(Synthetic):
+    """In a subspace the best rate is ten times that of full training, and below it there is nothing but noise: a search
+    that follows the best of its neighbours takes a maximum of the noise for the rate."""
+
+    def __call__(self, trial: Trial) -> Result:
+        if int(trial["d"]) == FULL:
+            return super().__call__(trial)
+        rate = int(trial["rate"]) - 2
+        result = dict(super().__call__({**trial, "rate": rate}))
+        if rate < 1:
+            draw = np.random.default_rng([int(trial["d"]), int(trial["seed"]), 9 + rate]).normal()
+            result["tune"] = result["score"] = np.array([self.init, self.init + 0.02 * draw])
+        return result
+
+
+def test_a_rate_that_learns_is_found_from_a_plateau_of_noise() -> None:
+    """The best of three rates was a maximum of the noise, and d_int six times what it is."""
+    found = Finished.of(searched(Plateau(40)))
+    truth = 40 * 9 ** (1 / 1.5)
+    low, high = bracket(found, ("local", 0.9))
+    assert low / 1.3 <= truth <= 1.3 * high
+
+
+def test_full_training_is_tried_at_every_rate_before_it_is_said_to_learn_nothing() -> None:
+    class Late(Synthetic):
+        def __call__(self, trial: Trial) -> Result:
+            result = dict(super().__call__(trial))
+            if int(trial["rate"]) != 3:
+                result["tune"] = result["score"] = np.array([self.init, self.init + 0.001 * int(trial["rate"] == 0)])
+            return result
+
+    found = Finished.of(searched(Late(40)))
+    assert found.best(FULL)[0] == 3
 
 
 def test_a_budget_that_was_not_doubled_says_nothing() -> None:
