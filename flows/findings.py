@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.store.addresses import Skip, UnitAddress
 
 _SHOWN = 4
+_STEPS_SHOWN = 8
 Place = tuple[str, int | None, str | None]
 
 
@@ -38,7 +39,7 @@ class Finding:
         steps = sorted({step for _, step, _ in self.places if step is not None})
         where = _few(runs) or "all runs"
         if steps:
-            where += f", step {steps[0]}" if len(steps) == 1 else f", steps {steps[0]} to {steps[-1]}"
+            where += f", {_steps(steps)}"
         what = f": {_few(matrices)}" if matrices else ""
         waiting = _few([f"{count} {name}" for name, count in self.held.items()])
         held = f"; so are missing: {waiting}" if waiting else ""
@@ -125,6 +126,15 @@ def _together(found: Iterable[tuple[str, Place, str]]) -> list[Finding]:
         else Finding(own, tuple(places[own]), tuple(held[own]))  # the input itself was not asked for
         for own in places
     ]
+
+
+def _steps(steps: list[int]) -> str:
+    """Every step where they are few, else how many between which: a bare range would name others that are well."""
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    if len(steps) <= _STEPS_SHOWN:
+        return "steps " + ", ".join(map(str, steps))
+    return f"{len(steps)} steps from {steps[0]} to {steps[-1]}"
 
 
 def _few(names: list[str]) -> str:

@@ -36,8 +36,9 @@ class TraceFiles:
             hasher.update(file.read_bytes())
         return TraceFiles(folder, pattern, hasher.hexdigest(length=16))
 
-    def __call__(self, run: str, step: int) -> Trace | None:
-        """The fields of one trace, None where there is no file. `{run}` is the run's id, or its last part."""
+    def __call__(self, run: str, step: int) -> Trace:
+        """The fields of one trace. `{run}` is the run's id, or its last part. Raises `Unmeasurable` where there is no
+        such file: it names the pattern, not run and step, so that checkpoints without a trace share one reason."""
         for name in dict.fromkeys((run, run.rsplit("/", 1)[-1])):
             file = self.folder / self.pattern.replace("{run}", name).replace("{step}", str(step))
             if file.is_file():
@@ -46,4 +47,7 @@ class TraceFiles:
                         return {field: opened[field] for field in opened.files}
                 except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                     raise Unmeasurable(f"{file} is no readable .npz of plain arrays: {error}") from error
-        return None
+        place = ", where {run} is the run's id or its last part" if "{run}" in self.pattern else ""
+        raise Unmeasurable(
+            f"the probe has no trace of this checkpoint: there is no file {self.folder / self.pattern}{place}"
+        )

@@ -40,7 +40,7 @@ def test_what_is_left_out_by_design_is_no_problem(reason: str) -> None:
 def test_equal_reasons_are_told_once_with_where_they_hold() -> None:
     reason = "its shape is (24, 24), and (24, 25) in base@0, its reference"
     found = skipped(Skip("a", step, f"w{m}", "scores", reason, wrong=True) for step in (10, 20) for m in range(6))
-    assert [str(f) for f in found] == [f"a, steps 10 to 20: w0, w1, w2, w3 and 2 more: {reason} (scores)"]
+    assert [str(f) for f in found] == [f"a, steps 10, 20: w0, w1, w2, w3 and 2 more: {reason} (scores)"]
 
 
 def test_what_lacks_an_input_is_counted_with_the_input_and_its_reason_told_once() -> None:
@@ -72,3 +72,15 @@ def test_a_failure_is_told_with_all_that_waits_for_it() -> None:
 
 def test_a_finding_about_everything_says_so() -> None:
     assert str(Finding("no data", (("", None, None),), ("s",))) == "all runs: no data (s)"
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ((100,), "a, step 100: no trace (s)"),
+        ((300, 100, 700), "a, steps 100, 300, 700: no trace (s)"),  # 200, 400, 500 and 600 have one
+        (tuple(range(0, 900, 100)), "a, 9 steps from 0 to 800: no trace (s)"),
+    ],
+)
+def test_the_steps_concerned_are_named_or_counted_and_no_others(steps: tuple[int, ...], said: str) -> None:
+    assert str(Finding("no trace", tuple(("a", step, None) for step in steps), ("s",))) == said

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from analyzers.errors import ParameterError, ResourceError
+from analyzers.errors import ParameterError, ResourceError, Unmeasurable
 from analyzers.models import Material
 from analyzers.pathway_metrics.probe import Probe
 from pipeline.models.materials import open_material, read_material
@@ -113,7 +113,11 @@ def test_traces_are_found_by_run_and_step(tmp_path: Path) -> None:
     probe = read_probe(write(tmp_path, traces="{run}-{step}.npz", samples=4))[2]
     assert probe.traces is not None and len(probe) == 4
     assert set(probe.traces("archive/a", 10) or {}) == {"sample"}
-    assert probe.traces("archive/a", 11) is None
+    sought = f"there is no file {tmp_path}/{{run}}-{{step}}.npz, where {{run}} is the run's id or its last part"
+    for run, step in (("archive/a", 11), ("archive/b", 10)):  # one reason, so that all of them stand in one line
+        with pytest.raises(Unmeasurable) as caught:
+            probe.traces(run, step)
+        assert sought in str(caught.value)
     before = read_probe(str(tmp_path / "probe.yml"))[1]
     np.savez(tmp_path / "a-10.npz", sample=np.ones(1, dtype=int))
     assert read_probe(str(tmp_path / "probe.yml"))[1] != before
