@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,9 @@ class TraceFiles:
         """Those of a probe file. Raises `ParameterError` where the pattern names no step or no file."""
         if "{step}" not in pattern:
             raise ParameterError(f"{path}: traces {pattern!r} must hold {{step}}, and {{run}} when there are several")
-        files = sorted(folder.glob(re.sub(r"\{(run|step)\}", "*", pattern)))
+        any_step = pattern.replace("{step}", "*")
+        of_run = ("*", "*/**/*")  # its last part, or its id, which has separators that "*" does not match
+        files = sorted({file for run in of_run for file in folder.glob(any_step.replace("{run}", run))})
         if not files:
             raise ParameterError(f"{path}: no file matches traces {pattern!r} in {folder}")
         hasher = blake3.blake3()
