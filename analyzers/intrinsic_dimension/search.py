@@ -35,8 +35,8 @@ RATE_RANGE = 6
 PLATEAU_RATES = 3
 """Where nothing is learned, so many rates on either side of the usual one are tried."""
 PLATEAU_SHARE = 0.25
-LEAST_LEARNED = 0.1
-"""Of accuracy, above chance."""
+LEAST_LEARNED, KNOWN = 0.1, 0.25
+"""Of accuracy, above chance: by training, and by a checkpoint that knows the task before."""
 
 Phase = Literal["tune", "score"]
 Target = tuple[Literal["local", "global"], float]
@@ -323,7 +323,9 @@ def _learns(found: Finished, d: int, score: float) -> bool:
     assert found.first is not None
     start, chance = found.initial(), float(found.first["chance"])
     if d == FULL:
-        return not score < chance + LEAST_LEARNED  # of a loss there is no chance level
+        # A few tuning examples can be named right before training. Of a loss there is no chance level.
+        floor = chance if start > chance + KNOWN else max(chance, start)
+        return not score < floor + LEAST_LEARNED
     full = found.best(FULL)[2]
     return score - start >= PLATEAU_SHARE * (full - start) or full <= start
 
