@@ -30,5 +30,5 @@ def full_null_work(m: int, n: int, draws: int) -> list[Work]:
     if p < haar_iteration.FROM:
         one = [costs.qr(p, p), costs.qr(p, p), costs.gemm(p, p, p), Work("eigh", 4.0 * p**3, p), costs.python(1.2e-3)]
     else:
-        one = [Work("gemm", 32.0 * p * _ASKED**2, 64), costs.python(2e-2)]
+        one = [Work("gemm", 27.0 * p * _ASKED**2, 64), costs.python(2e-2)]
     return [Work(part.kind, draws * part.operations, part.side) for part in one]
