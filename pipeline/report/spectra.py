@@ -107,6 +107,8 @@ def spectra_figure(spectra: Sequence[Spectrum], look: Look) -> Image | None:
                     color=shade,
                     linestyle=DASHES[order % len(DASHES)],
                     linewidth=1.4,
+                    marker="o" if sigma.size == 1 else "",  # of one value there is no line
+                    markersize=4,
                     label=f"step {spectrum.steps[index]}",
                 )
             axes.set_title(
