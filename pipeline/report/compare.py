@@ -13,6 +13,8 @@ from pipeline.report.tables import RESERVED
 
 COUNTED = ("n_intruders", "n_intruders_null", "excess_intruders", "n_intruders_matched")
 """Counts: summed over the matrices of a layer, where other variables have their median."""
+ALONE = {"weight_spectra", "pathway_metrics", "intrinsic_dimension"}
+"""Analyzers of ours that compare nothing with a base."""
 PREFERRED = {"side": "left", "k": 10, "epsilon": 0.5, "matched_to": "geometric_mean"}
 """The convention shown where a variable has several (the paper's side, k and ε)."""
 
@@ -36,6 +38,23 @@ class KeyVariable:
 def analyzer_nodes(tree: xr.DataTree) -> list[str]:
     """Names of the nodes that analyzers made, in the tree's order."""
     return [name for name in tree.children if name not in RESERVED]
+
+
+def measured_nodes(tree: xr.DataTree) -> list[str]:
+    """Those of them with a value of a run: an analyzer that lacked its input leaves a node of NaN or of nothing."""
+    return [name for name in analyzer_nodes(tree) if any(_has_value(node.to_dataset()) for node in tree[name].subtree)]
+
+
+def _has_value(dataset: xr.Dataset) -> bool:
+    """What follows from a shape or the settings has no run, and what is text or yes and no is no measurement."""
+    of_runs = "run" in dataset.attrs  # a dataset of a single run
+    arrays = (a for a in dataset.data_vars.values() if (of_runs or "run" in a.dims or a.attrs.get("key")))
+    return any(bool(array.notnull().any()) for array in arrays if array.dtype.kind in "fiu" and array.size)
+
+
+def compares(tree: xr.DataTree) -> bool:
+    """Whether any of them compares runs with their bases; of a plugin it is taken for granted."""
+    return bool(set(measured_nodes(tree)) - ALONE)
 
 
 def key_variables(tree: xr.DataTree, per_variable: int = 2) -> Iterator[KeyVariable]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import xarray as xr
 
 from pipeline.report.blocks import Block, Details, Prose, Section, from_rows, several
+from pipeline.report.compare import analyzer_nodes, measured_nodes
 from pipeline.report.contents import Contents, Rows
 from pipeline.store.reasons import cause
 
@@ -28,8 +29,18 @@ def not_analysed(tree: xr.DataTree, contents: Contents) -> Section:
     blocks = list(_wrong(tree, contents))
     if not blocks:
         blocks.append(Prose(("Nothing went wrong: every file could be read and every computation succeeded.",)))
+    idle = tuple(_idle(tree))
+    if idle:
+        blocks.append(Prose(idle))
     blocks += _by_design(contents)
     return Section("not-analysed", "What was not analysed, and why", tuple(blocks))
+
+
+def _idle(tree: xr.DataTree) -> Iterator[str]:
+    """Analyzers that were asked for and measured nothing, with what they say of it."""
+    for node in [name for name in analyzer_nodes(tree) if name not in measured_nodes(tree)]:
+        notes = " ".join(str(tree[node].attrs.get("notes", "")).split("\n"))
+        yield f"{node} gave no value. {notes}".strip()
 
 
 def is_wrong(row: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import xarray as xr
 from pipeline.report import intruder_totals
 from pipeline.report.birth_figures import births_figure, births_of, births_table
 from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number, several
-from pipeline.report.compare import COUNTED, KeyVariable, analyzer_nodes, key_variables
+from pipeline.report.compare import COUNTED, KeyVariable, compares, key_variables, measured_nodes
 from pipeline.report.contents import Contents, archive_rows
 from pipeline.report.figures import Image
 from pipeline.report.heatmaps import heatmaps
@@ -39,6 +39,25 @@ CIRCUITS = (
     "Attention circuits (the products of thin factors, per head) stand in no median, curve or heatmap of this page; "
     "their values are in report.zarr."
 )
+PITFALLS = (
+    (
+        {"weight_spectra"},
+        "α without its null is not evidence: of 64 × 64 matrices of random entries, 79 % fall between 2 and 6 as well.",
+    ),
+    (
+        {intruder_totals.NODE},
+        "An intruder count alone mostly says how large the update was: read it beside its null and the matched norm.",
+    ),
+    (
+        {"weight_spectra", intruder_totals.NODE},
+        "Singular values are those of the matrix oriented (out, in); for an adapter those of its Δ, unless said.",
+    ),
+    (
+        {"weight_spectra", intruder_totals.NODE},
+        "Medians and quartiles are over the matrices that have a value at that step; what has none is left out.",
+    ),
+)
+"""Analyzers of which a pitfall speaks, and the pitfall: it stands where one of them measured something."""
 TELLING = ("loss", "eval", "acc", "f1", "perplexity", "reward", "score")
 """Parts of the names of metrics that stand open; epochs, learning rates and the like stand behind a click."""
 
@@ -78,7 +97,8 @@ def _all_runs(tree: xr.DataTree, contents: Contents) -> list[str]:
 
 
 def _analysed(tree: xr.DataTree, contents: Contents) -> Section:
-    rows = [{**row, "flag": _flag(row)} for row in contents.run_rows]
+    compared = compares(tree)
+    rows = [{**row, "flag": _flag(row, compared)} for row in contents.run_rows]
     columns = {
         "run": "run",
         "kind": "kind",
@@ -90,17 +110,19 @@ def _analysed(tree: xr.DataTree, contents: Contents) -> Section:
         "base_kind": "base found by",
         "flag": "note",
     }
+    if not compared:
+        del columns["base"], columns["base_kind"]
     table = from_rows("The runs of this report. Steps are the training's own numbers.", rows, columns)
     if len(rows) <= 12:
         return Section("analysed", "What was analysed", (table,))
     return Section("analysed", "What was analysed", (Details(f"All {len(rows)} runs", (table,)),))
 
 
-def _flag(row: Mapping[str, object]) -> str:
+def _flag(row: Mapping[str, object], compared: bool) -> str:
     notes = []
     if row.get("role") == "base":
         notes.append("only compared with")
-    if row.get("base_kind") == "first_step":
+    if compared and row.get("base_kind") == "first_step":
         notes.append("⚑ base is merely the run’s own first saved step")
     if row.get("step_source") == "none":
         notes.append("step unknown, set to 0")
@@ -251,15 +273,13 @@ def _movers(table: MoverTable | None) -> Section | None:
 
 
 def _conventions(tree: xr.DataTree, contents: Contents) -> Section:
+    measured = set(measured_nodes(tree))
     items = [
         "The seed (the run) is the unit of replication. Spreads over matrices describe one model, not a method.",
-        "α without its null is not evidence: of 64 × 64 matrices of random entries, 79 % fall between 2 and 6 as well.",
-        "An intruder count alone mostly says how large the update was: read it beside its null and the matched norm.",
-        "Singular values are those of the matrix oriented (out, in); for an adapter those of its Δ, unless said.",
-        "Medians and quartiles are over the matrices that have a value at that step; what has none is left out.",
+        *(text for nodes, text in PITFALLS if nodes & measured),
     ]
     flagged = [str(row["run"]) for row in contents.run_rows if row.get("base_kind") == "first_step"]
-    if flagged:
+    if flagged and compares(tree):
         listed = ", ".join(flagged[:8]) + (f" and {len(flagged) - 8} more" if len(flagged) > 8 else "")
         items.append(f"⚑ Compared with merely their own first saved step, not with a known base: {listed}.")
     blocks: list[Block] = [Prose(tuple(items))]
@@ -270,7 +290,8 @@ def _conventions(tree: xr.DataTree, contents: Contents) -> Section:
 
 
 def _notes(tree: xr.DataTree) -> Iterator[str]:
-    for node in analyzer_nodes(tree):
+    """Of the analyzers that measured something; the others' stand with what was not analysed."""
+    for node in measured_nodes(tree):
         for line in str(tree[node].attrs.get("notes", "")).splitlines():
             if line.strip():
                 yield f"{node}: {line.strip()}"

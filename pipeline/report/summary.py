@@ -9,7 +9,7 @@ import xarray as xr
 
 from pipeline.report import intrinsic_text, intruder_totals, pathway_text
 from pipeline.report.blocks import number, several
-from pipeline.report.compare import KeyVariable, analyzer_nodes, series_of
+from pipeline.report.compare import KeyVariable, analyzer_nodes, compares, measured_nodes, series_of
 from pipeline.report.contents import Contents
 from pipeline.report.look import Look
 from pipeline.report.movers import MoverTable
@@ -26,11 +26,11 @@ def sentences(
         sentence
         for sentence in (
             _what(tree, contents),
-            _missing(contents),
+            _missing(contents, compares(tree)),
             _moved(variables, look),
             _top(movers, look),
             _intruders(tree, look),
-            intrinsic_text.sentence(tree),
+            _intrinsic(tree),
             pathway_text.sentence(tree, look),
         )
         if sentence
@@ -38,7 +38,8 @@ def sentences(
 
 
 def _what(tree: xr.DataTree, contents: Contents) -> str:
-    nodes = analyzer_nodes(tree)
+    nodes = measured_nodes(tree)
+    without = [node for node in analyzer_nodes(tree) if node not in nodes]
     steps = contents.steps
     span = (
         f" between step {steps[0]} and step {steps[-1]}"
@@ -51,10 +52,11 @@ def _what(tree: xr.DataTree, contents: Contents) -> str:
     checkpoints = f" with {several(count, 'checkpoint')}" if count else ""
     matrices = f", {several(contents.matrices, 'distinct matrix', 'distinct matrices')}" if contents.matrices else ""
     measured = f", measured by {', '.join(nodes)}" if nodes else "; no analyzer gave a result"
-    return f"{several(len(contents.runs), 'run')}{checkpoints}{span}{matrices}{measured}."
+    nothing = f" Nothing was measured by {_list(without)}: see what was not analysed." if nodes and without else ""
+    return f"{several(len(contents.runs), 'run')}{checkpoints}{span}{matrices}{measured}.{nothing}"
 
 
-def _missing(contents: Contents) -> str:
+def _missing(contents: Contents, compared: bool) -> str:
     parts = []
     if contents.problems:
         parts.append(
@@ -63,7 +65,7 @@ def _missing(contents: Contents) -> str:
     if contents.failures:
         parts.append(several(len(contents.failures), "computation failed", "computations failed"))
     flagged = [row["run"] for row in contents.run_rows if row.get("base_kind") == "first_step"]
-    if flagged:
+    if flagged and compared:
         one = (
             "is compared with its own first saved step"
             if len(flagged) == 1
@@ -120,6 +122,18 @@ def _intruders(tree: xr.DataTree, look: Look) -> str:
         said.append(f"{look.label(one.run)} ends with {number(one.count[-1])}{beside}, {one.verdict()}")
     more = f", the {SAID} of {len(totals)} runs with most" if len(totals) > SAID else ""
     return f"Intruder dimensions ({label}{more}): {'; '.join(said)}." if said else ""
+
+
+def _intrinsic(tree: xr.DataTree) -> str:
+    """What each task says of intrinsic dimension, one after the other."""
+    node = tree[intrinsic_text.NODE].to_dataset() if intrinsic_text.NODE in tree.children else xr.Dataset()
+    if node.sizes.get("task", 0) < 2:
+        return intrinsic_text.sentence(tree)
+    one_each = (node.isel(task=[i]) for i in range(min(SAID, node.sizes["task"])))
+    said = [intrinsic_text.sentence(xr.DataTree.from_dict({f"/{intrinsic_text.NODE}": one})) for one in one_each]
+    more = node.sizes["task"] - SAID
+    further = f"{several(more, 'further task')} below." if more > 0 else ""
+    return " ".join(sentence for sentence in (*said, further) if sentence)
 
 
 def _list(parts: Sequence[str]) -> str:
