@@ -205,7 +205,8 @@ def _input_names(job: UnitAddress) -> set[str]:
 
 @dataclass
 class _Driver:
-    """The state of one `run_groups`: what waits, what is in flight, and how often a unit was tried."""
+    """The state of one `run_groups`: what waits, what is in flight, and how often a unit was tried. `suspects` are
+    units that were with a worker when it died."""
 
     store: Store
     cluster: Cluster
@@ -215,6 +216,7 @@ class _Driver:
     profile: Profile | None = None
     flying: dict[Any, Group] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
+    suspects: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     measured: int = 0
     unmeasurable: int = 0
@@ -267,6 +269,9 @@ def _fill(driver: _Driver) -> None:
     limit = 2 * driver.cluster.workers + 1
     path = str(driver.store.path.resolve())
     while driver.waiting and len(driver.flying) < limit:
+        # Beside a unit that kills its worker others would be blamed for its death, too: a suspect flies alone.
+        if driver.flying and any(_is_suspect(driver, one) for one in (driver.waiting[0], *driver.flying.values())):
+            break
         group = driver.waiting.popleft()
         with _driving(driver, "pipeline"):
             work = _work(driver.store, group)
@@ -280,6 +285,10 @@ def _fill(driver: _Driver) -> None:
             device=group.device,
         )
         driver.flying[handle] = group
+
+
+def _is_suspect(driver: _Driver, group: Group) -> bool:
+    return any(key in driver.suspects for key in group.keys)
 
 
 def _driving(driver: _Driver, phase: str) -> AbstractContextManager[None]:
@@ -355,6 +364,8 @@ def _failed(driver: _Driver, alone: Group, outcome: Outcome) -> int:
     tried = driver.attempts.get(outcome.key, 0) + 1
     driver.attempts[outcome.key] = tried
     error = outcome.error or ""
+    if "KilledWorker" in error:
+        driver.suspects.add(outcome.key)
     if tried < ATTEMPTS and not outcome.final:
         driver.progress(UnitRetried(str(unit), error, tried + 1))
         driver.waiting.append(alone)
