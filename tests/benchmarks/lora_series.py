@@ -14,6 +14,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -44,19 +45,26 @@ def archive(folder: Path, checkpoints: int, rank: int) -> dict[str, torch.Tensor
     draw = torch.Generator().manual_seed(0)
     a = {n: torch.randn((rank, w.shape[1]), generator=draw) / w.shape[1] ** 0.5 for n, w in linear.items()}
     b = {n: torch.zeros((w.shape[0], rank)) for n, w in linear.items()}
-    adapter = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["query"]}
     for step in range(1, checkpoints + 1):
         at = folder / "runs" / "lora" / f"checkpoint-{step}"
-        at.mkdir(parents=True)
-        factors = {}
         for name in linear:
             b[name] += 0.01 * torch.randn(b[name].shape, generator=draw)
             a[name] += 0.002 * torch.randn(a[name].shape, generator=draw)
-            factors[f"base_model.model.{name}.lora_A.weight"] = a[name].clone()
-            factors[f"base_model.model.{name}.lora_B.weight"] = b[name].clone()
-        save_file(factors, at / "adapter_model.safetensors")
-        (at / "adapter_config.json").write_text(json.dumps(adapter))
+        save_adapter(at, a, b, rank)
     return linear
+
+
+def save_adapter(at: Path, a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], rank: int) -> None:
+    """A PEFT LoRA checkpoint of these factors, α = 2 r."""
+    at.mkdir(parents=True)
+    factors = {}
+    for name in a:
+        factors[f"base_model.model.{name}.lora_A.weight"] = a[name].clone()
+        factors[f"base_model.model.{name}.lora_B.weight"] = b[name].clone()
+    save_file(factors, at / "adapter_model.safetensors")
+    modules = sorted({name.rsplit(".", 1)[-1] for name in a})
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": modules}
+    (at / "adapter_config.json").write_text(json.dumps(settings))
 
 
 def by_svd(w0: torch.Tensor, rank: int) -> float:

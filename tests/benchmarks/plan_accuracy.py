@@ -25,6 +25,8 @@ if __name__ == "__main__":
 import torch
 from safetensors.torch import save_file
 
+from tests.benchmarks.lora_series import save_adapter
+
 Shapes = Mapping[str, tuple[int, ...]]
 _VARVE = str(Path(sys.executable).with_name("varve"))
 _CHOSEN = ("--analyzers", "weight_spectra,intruder_dimensions")
@@ -102,17 +104,10 @@ def write_adapters(run: Path, shapes: Shapes, rank: int, steps: tuple[int, ...])
     a = {n: torch.randn((rank, s[1]), generator=draw) / s[1] ** 0.5 for n, s in linear.items()}
     b = {n: torch.zeros((s[0], rank)) for n, s in linear.items()}
     for step in steps:
-        at = run / f"checkpoint-{step}"
-        at.mkdir(parents=True)
-        factors = {}
         for name in linear:
             b[name] += 0.01 * torch.randn(b[name].shape, generator=draw)
             a[name] += 0.002 * torch.randn(a[name].shape, generator=draw)
-            factors[f"base_model.model.{name}.lora_A.weight"] = a[name].clone()
-            factors[f"base_model.model.{name}.lora_B.weight"] = b[name].clone()
-        save_file(factors, at / "adapter_model.safetensors")
-        settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["q_proj"]}
-        (at / "adapter_config.json").write_text(json.dumps(settings))
+        save_adapter(run / f"checkpoint-{step}", a, b, rank)
 
 
 def archives(folder: Path) -> Iterator[Path]:
