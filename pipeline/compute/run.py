@@ -270,7 +270,8 @@ def _fill(driver: _Driver) -> None:
     path = str(driver.store.path.resolve())
     while driver.waiting and len(driver.flying) < limit:
         # Beside a unit that kills its worker others would be blamed for its death, too: a suspect flies alone.
-        if driver.flying and any(_is_suspect(driver, one) for one in (driver.waiting[0], *driver.flying.values())):
+        near = (driver.waiting[0], *driver.flying.values())
+        if driver.suspects and driver.flying and any(_is_suspect(driver, one) for one in near):
             break
         group = driver.waiting.popleft()
         with _driving(driver, "pipeline"):
