@@ -6,13 +6,13 @@ ingested as a run with the role "base".
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
 from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run
 from pipeline.selection import StepSelection
 
@@ -175,6 +175,7 @@ def _record(
     from pipeline.store import mark_gone, record_run
 
     gone: list[CheckpointRecord] = []
+    notes = notes_by_run(archive)
     for run in outside.values():
         record_run(store, run)
     for run in archive.runs:
@@ -182,16 +183,18 @@ def _record(
         reference = resolved.reference if resolved else None
         kind = resolved.kind if resolved else None
         mine = (*_problems_of(run, archive), *((problems[run.id],) if run.id in problems else ()))
-        record_run(store, run, reference, kind, force=kind == "given", problems=mine, notes=_notes_of(run, archive))
+        record_run(
+            store,
+            run,
+            reference,
+            kind,
+            force=kind == "given",
+            problems=mine,
+            notes=notes[run.id],
+            archive_notes=notes.get(WHOLE_ARCHIVE, ()),
+        )
         gone += mark_gone(store, run.id, [c.step for c in run.checkpoints])
     return tuple(gone)
-
-
-def _notes_of(run: Run, archive: Archive) -> tuple[str, ...]:
-    """What was left on purpose, in the archive and of this run's checkpoints; each once, with how many it concerns."""
-    counts = Counter(note for c in run.checkpoints for note in dict.fromkeys(c.notes))
-    own = (note if count == 1 else f"{note} ({count} checkpoints)" for note, count in counts.items())
-    return tuple(dict.fromkeys((*archive.notes, *own)))
 
 
 def _problems_of(run: Run, archive: Archive) -> tuple[Problem, ...]:

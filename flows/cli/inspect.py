@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.arguments import AsJson, Name, Runs, StepPattern, StepScale
 from flows.console import plural, say, size, table
+from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Archive, Checkpoint, Layout, Run
@@ -67,12 +68,10 @@ def problems_of(archive: Archive) -> list[str]:
 
 
 def notes_of(archive: Archive) -> list[str]:
-    """What was left on purpose, as lines; a note that many checkpoints share is told once, with how many."""
-    shared = Counter((run.id, note) for run in archive.runs for c in run.checkpoints for note in dict.fromkeys(c.notes))
-    of_runs = [
-        f"{run}: {note}" + (f" ({count} checkpoints)" if count > 1 else "") for (run, note), count in shared.items()
-    ]
-    return [*dict.fromkeys(archive.notes), *of_runs]
+    """What was left out on purpose, as lines: of each run under its id, then of the archive as a whole."""
+    notes = notes_by_run(archive)
+    of_runs = [f"{run}: {note}" for run, lines in notes.items() if run != WHOLE_ARCHIVE for note in lines]
+    return [*of_runs, *notes.get(WHOLE_ARCHIVE, ())]
 
 
 def steps_text(steps: list[int]) -> str:

@@ -32,5 +32,5 @@ class Findings:
         self.problems.append(self.made(path, reason, hint))
 
     def note(self, path: Path, text: str) -> None:
-        """Something that was left on purpose, and is said."""
-        self.notes.append(f"{self.relative(path)}: {text}")
+        """Something that was left out on purpose; `notes_by_run` tells to which run it belongs."""
+        self.notes.append(text if path == self.root else f"{self.relative(path)}: {text}")

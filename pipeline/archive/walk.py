@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,12 +70,12 @@ class Refused:
 
 @dataclass
 class _Listing:
-    """What the walk has seen so far. `left` counts training state by file name."""
+    """What the walk has seen so far. `left` has the names of training state by folder, numbers as N."""
 
     findings: Findings
     found: list[Found] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
-    left: Counter[str] = field(default_factory=Counter)
+    left: dict[Path, list[str]] = field(default_factory=dict)
 
 
 def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
@@ -109,9 +108,8 @@ def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
             below = [entry for entry in below if not _skipped(entry.name)]
             links += [folder / entry.name for entry in below if entry.is_symlink()]
             folders += [folder / entry.name for entry in reversed(below) if not entry.is_symlink()]
-    if listing.left:
-        counts = (name + (f" ({count} times)" if count > 1 else "") for name, count in sorted(listing.left.items()))
-        findings.notes.append("left, as training state: " + ", ".join(counts))
+    for folder, names in listing.left.items():
+        findings.note(folder, "left, as training state: " + ", ".join(sorted(dict.fromkeys(names))))
     return _without_links_to_listed(listing), listing.refused
 
 
@@ -162,7 +160,7 @@ def _classify(folder: Path, names: list[str], listing: _Listing) -> bool:
         elif suffix not in SUFFIXES and suffix not in NOT_READ:
             continue
         elif _SIDE_FILE.search(path.stem) or (suffix == ".distcp" and _SIDE_FILE.search(folder.name)):
-            listing.left[re.sub(r"\d+", "N", name)] += 1
+            listing.left.setdefault(folder, []).append(re.sub(r"\d+", "N", name))
         elif _ZERO_3.match(name):
             refused.setdefault((_ZERO_3_REASON, False), []).append(name)
         elif suffix in SUFFIXES:

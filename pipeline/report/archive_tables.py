@@ -42,7 +42,7 @@ def archive_nodes(
         "parameters": _parameters(store, checkpoints),
         "unmeasured": _unmeasured(store, checkpoints),
         "problems": _problems(runs, checkpoints),
-        "notes": [{"run": run.id, "note": note} for run in runs for note in run.notes],
+        "notes": _notes(runs),
         "failures": _failures(failures),
         "skipped": _skipped(skips, Files(store, checkpoints)),
     }
@@ -135,6 +135,14 @@ def _problems(runs: Sequence[RunRecord], checkpoints: Checkpoints) -> list[Row]:
         row = {"run": run, "step": step, "path": p.path, "tensor": p.tensor or "", "reason": p.reason, "hint": p.hint}
         rows.setdefault((p.path, p.tensor, p.reason), row)
     return list(rows.values())
+
+
+def _notes(runs: Sequence[RunRecord]) -> list[Row]:
+    """One row per run and note; the run is empty where a note is about the archive as a whole."""
+    shared = dict.fromkeys(note for run in runs for note in run.archive_notes)
+    return [{"run": run.id, "note": note} for run in runs for note in run.notes] + [
+        {"run": "", "note": note} for note in shared
+    ]
 
 
 def _failures(failures: Iterable[Failure]) -> list[Row]:

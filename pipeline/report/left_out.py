@@ -97,15 +97,9 @@ def _by_design(contents: Contents) -> list[Block]:
             Details(f"By design: {several(tensors, 'tensor is no matrix', 'tensors are no matrices')}", (table,))
         )
     if contents.notes:
-        runs: dict[str, list[str]] = {}
-        for row in contents.notes:
-            runs.setdefault(str(row["note"]), []).append(str(row["run"]))
-        noted = [{"note": note, "runs": len(of), "examples": ", ".join(of[:3])} for note, of in runs.items()]
-        columns = {"note": "what", "runs": "runs", "examples": "for example"}
-        table = from_rows("Parts of the archive that were left on purpose.", noted, columns, LISTED)
-        blocks.append(
-            Details(f"By design: {several(len(noted), 'thing was', 'things were')} left in the files", (table,))
-        )
+        noted = [{"run": row["run"] or "(the archive)", "note": row["note"]} for row in contents.notes]
+        table = from_rows("What was left out on purpose, by run.", noted, {"run": "run", "note": "note"}, LISTED)
+        blocks.append(Details(f"By design: {several(len(noted), 'note')} on what was left out of the runs", (table,)))
     return blocks
 
 

@@ -102,11 +102,13 @@ def record_run(
     force: bool = False,
     problems: Sequence[Problem] = (),
     notes: Sequence[str] = (),
+    archive_notes: Sequence[str] = (),
 ) -> RunRecord:
     """Records a run, before its checkpoints or after. `base` is the "run@step" that it is compared with by default.
 
     A recorded base stays whatever `base` says, unless `force`. StoreError when another folder, which still exists,
-    is in the store under this id. `problems`, `notes`: those of the archive that concern this run.
+    is in the store under this id. `problems`, `notes`: those of the archive that concern this run;
+    `archive_notes`: those that concern no single run.
     """
     store.check_writable()
     store.ensure_run(RunRecord(run.id, run.role, source=str(run.path)))
@@ -127,6 +129,7 @@ def record_run(
             source=str(run.path),
             problems=tuple(problems),
             notes=tuple(notes),
+            archive_notes=tuple(archive_notes),
         )
         if record != old:
             replace_document(store.path, folder, record.to_json())

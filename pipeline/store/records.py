@@ -16,7 +16,8 @@ _ABSENT = "-" * 32
 class RunRecord:
     """A run as the store knows it. `base` ("run@step") and `base_kind` are what it is compared with by default.
 
-    `notes` say what was left of it on purpose: optimizer states, a second copy of the same weights.
+    `notes` say what was left out of it on purpose: optimizer states, a second copy of the same weights.
+    `archive_notes` say that of its archive, where it concerns no single run.
     """
 
     id: str
@@ -28,6 +29,7 @@ class RunRecord:
     source: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    archive_notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_json`."""
@@ -42,6 +44,7 @@ class RunRecord:
             "source": self.source,
             "problems": [problem_to_json(problem) for problem in self.problems],
             "notes": list(self.notes),
+            "archive_notes": list(self.archive_notes),
         }
 
     @staticmethod
@@ -57,6 +60,7 @@ class RunRecord:
             data["source"],
             tuple(Problem(**problem) for problem in data["problems"]),
             tuple(data.get("notes", ())),  # absent in the first stores
+            tuple(data.get("archive_notes", ())),  # absent where all runs had the archive's notes
         )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from analyzers.errors import ArchiveError
 from pipeline.archive import open_archive, open_tensors, require_distinct_runs, require_runs
+from pipeline.archive.notes import notes_by_run
 from tests.pipeline.archive.folders import (
     bits,
     only_run,
@@ -159,7 +160,9 @@ def test_a_trainer_run_leaves_its_optimizer_and_random_states(tmp_path: Path) ->
         "trainer_state.json",
     }
     assert archive.problems == ()
-    (note,) = archive.notes
+    assert len(archive.notes) == 2
+    (note,) = notes_by_run(archive)[run.id]
+    assert note.startswith("run/checkpoint-10 and 1 more: left, as training state: ")
     assert all(name in note for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"))
 
 
