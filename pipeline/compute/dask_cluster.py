@@ -1,7 +1,13 @@
-"""Dask as a cluster: processes of this machine, one process per GPU, or a scheduler that somebody else runs."""
+"""Dask as a cluster: processes of this machine, one process per GPU, or a scheduler that somebody else runs.
+
+Whoever can talk to a Dask process can run code as its owner. So the processes that we start listen on loopback only,
+and speak only to holders of a certificate that is made for this one cluster and never leaves memory: neither the
+network nor another account of the machine gets in. A scheduler of the user's is protected as the user set it up.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +19,7 @@ import dask
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 from distributed.client import as_completed
 from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.security import Security
 
 from analyzers.errors import ComputeError
 from pipeline.compute.cluster import memory_per_worker
@@ -32,7 +39,8 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
 }
-_HTTP = "127.0.0.1:0"
+_LOOPBACK = "127.0.0.1"
+_HTTP = f"{_LOOPBACK}:0"
 """Any free port: with None, Dask's scheduler takes 8787 all the same, and warns when another one has it."""
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,
@@ -41,6 +49,9 @@ _SETTINGS = {
     "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
     # Dask's own sampling of every worker's stack, 100 times a second, took 4 % of a worker's CPU seconds.
     "distributed.worker.profile.enabled": False,
+    # HTTP pages know no certificate: other accounts would read the names of runs and matrices there.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 
 
@@ -106,6 +117,7 @@ class DaskCluster:
 @contextmanager
 def local_cpu(workers: int, memory: int) -> Iterator[DaskCluster]:
     """Processes of this machine, each with one thread and so much memory."""
+    security = Security.temporary()
     with dask.config.set(_SETTINGS):
         try:
             cluster = LocalCluster(
@@ -113,6 +125,8 @@ def local_cpu(workers: int, memory: int) -> Iterator[DaskCluster]:
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=memory,
+                host=_LOOPBACK,
+                security=security,
                 dashboard_address=_HTTP,
                 scheduler_kwargs={"dashboard": False},
                 env=_ONE_THREAD,
@@ -123,7 +137,7 @@ def local_cpu(workers: int, memory: int) -> Iterator[DaskCluster]:
                 f"{workers} worker processes did not start ({error}). Each imports the calling script: put its "
                 'lines under `if __name__ == "__main__":`, or compute with workers=1 (threads of this process)'
             ) from error
-        with cluster, Client(cluster, set_as_default=False) as client:
+        with cluster, Client(cluster, security=security, set_as_default=False) as client:
             yield DaskCluster(client, workers, "cpu", f"{workers} processes")
 
 
@@ -131,22 +145,36 @@ def local_cpu(workers: int, memory: int) -> Iterator[DaskCluster]:
 def local_gpu(gpus: int, workers: int, plan: Plan) -> Iterator[DaskCluster]:
     """One process per CUDA device, and processes without one for what runs on the CPU only."""
     for_cpu = max(0, workers - gpus) if any(group.device == "cpu" for group in plan.groups) else 0
-    memory = memory_per_worker(gpus + for_cpu)
+    security = Security.temporary()
+    common = {
+        "nthreads": 1,
+        "memory_limit": memory_per_worker(gpus + for_cpu),
+        "host": _LOOPBACK,
+        "protocol": "tls://",
+        "security": security,
+        "silence_logs": logging.ERROR,
+    }
     spec: dict[Any, Any] = {}
     for index, device in enumerate(_visible(gpus)):
-        options = {"nthreads": 1, "memory_limit": memory, "resources": {"GPU": 1}}
-        spec[f"gpu-{index}"] = {
-            "cls": Nanny,
-            "options": {**options, "env": {**_ONE_THREAD, "CUDA_VISIBLE_DEVICES": device}},
-        }
+        environment = {**_ONE_THREAD, "CUDA_VISIBLE_DEVICES": device}
+        spec[f"gpu-{index}"] = {"cls": Nanny, "options": {**common, "resources": {"GPU": 1}, "env": environment}}
     for index in range(for_cpu):
         environment = {**_ONE_THREAD, "CUDA_VISIBLE_DEVICES": ""}
-        spec[f"cpu-{index}"] = {"cls": Nanny, "options": {"nthreads": 1, "memory_limit": memory, "env": environment}}
+        spec[f"cpu-{index}"] = {"cls": Nanny, "options": {**common, "env": environment}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {
+            "dashboard": False,
+            "dashboard_address": _HTTP,
+            "host": _LOOPBACK,
+            "protocol": "tls://",
+            "security": security,
+        },
+    }
     with dask.config.set(_SETTINGS):
-        scheduler = {"cls": Scheduler, "options": {"dashboard": False, "dashboard_address": _HTTP, "host": "127.0.0.1"}}
         name = f"{gpus} GPU processes" + (f" and {for_cpu} on the CPU" if for_cpu else "")
-        cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs="ERROR")
-        with cluster, Client(cluster, set_as_default=False) as client:
+        cluster = SpecCluster(workers=spec, scheduler=scheduler, security=security, silence_logs="ERROR")
+        with cluster, Client(cluster, security=security, set_as_default=False) as client:
             yield DaskCluster(client, gpus + for_cpu, "cuda", name, gpu=True)
 
 
