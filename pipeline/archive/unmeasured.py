@@ -23,6 +23,12 @@ _SCALE = re.compile(r"^(?:weight_scale(?:_inv)?|scales?|scale_inv|absmax|quant_m
 _SCALES_OF_WEIGHT = ("weight_scale_inv", "weight_scale", "scale", "weight.absmax", "weight_absmax", "SCB")
 
 
+def is_parameter(header: TensorHeader) -> bool:
+    """Whether a tensor is one that training moves: no counter, index, mask or buffer."""
+    leaf = re.split(r"[./]", header.name)[-1]
+    return header.dtype in FLOATS and 0 not in header.shape and not _BUFFER.match(leaf)
+
+
 def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
     """The reason this tensor yields no matrix, or None when it is one. `names` are all of the checkpoint's."""
     shape, name = header.shape, header.name

@@ -11,6 +11,7 @@ from pipeline.report import intruder_totals
 from pipeline.report.birth_figures import births_figure, births_of, births_table
 from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number, several
 from pipeline.report.compare import COUNTED, KeyVariable, compares, key_variables, measured_nodes
+from pipeline.report.content_blocks import content_blocks
 from pipeline.report.contents import Contents, archive_rows
 from pipeline.report.figures import Image
 from pipeline.report.heatmaps import heatmaps
@@ -69,7 +70,11 @@ def page(tree: xr.DataTree) -> list[Section]:
     variables = list(key_variables(tree))
     movers = most_moved(tree)
     made = [
-        Section("summary", "Summary", (Prose(sentences(tree, contents, variables, movers, look), "paragraph"),)),
+        Section(
+            "summary",
+            "Summary",
+            (*content_blocks(contents), Prose(sentences(tree, contents, variables, movers, look), "paragraph")),
+        ),
         _analysed(tree, contents),
         not_analysed(tree, contents),
         _metrics(tree, look),
