@@ -1,4 +1,4 @@
-"""What the contents of checkpoints show, as the first lines of the page's summary: warnings open, notes behind a click."""
+"""What the contents of checkpoints show, first in the page's summary: warnings open, notes behind a click."""
 
 from __future__ import annotations
 
