@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from pipeline.archive.types import TensorHeader
 from pipeline.store.held import ContentFinding, Held, in_words, name_words, plural, step_words
@@ -127,7 +128,7 @@ def _returns(of_steps: tuple[str | None, ...], content: list[int]) -> Iterator[t
         return
     for where in places.values():
         seen: set[tuple[int, int]] = set()
-        for one, other in zip(where, where[1:], strict=False):
+        for one, other in pairwise(where):
             first, second = sorted((content[one], content[other]))
             changed = any(value is not None and value != of_steps[one] for value in of_steps[one + 1 : other])
             if changed and first != second and (first, second) not in seen:
@@ -159,8 +160,8 @@ def _part(held: Held, names: tuple[str, ...], steps: tuple[int, ...], apart: int
     one = steps[apart] if apart >= 0 else steps[0]
     others = tuple(step for step in steps if step != one)
     text = (
-        f"At step {one} of {held.run}, {_of_all(held, names)} bit-equal to those of {step_words(others)}, while the steps "
-        "between hold other values: a part of one of these checkpoints (a shard) is a copy from another."
+        f"At step {one} of {held.run}, {_of_all(held, names)} bit-equal to those of {step_words(others)}, while the "
+        "steps between hold other values: a part of one of these checkpoints (a shard) is a copy from another."
     )
     return ContentFinding("copied_tensors", "warning", (held.run,), (one, *others), names, text)
 
@@ -176,8 +177,8 @@ def _stay(held: Held, names: tuple[str, ...], steps: tuple[int, int]) -> Content
 
 def _interruption(held: Held, names: tuple[str, ...], steps: tuple[int, ...]) -> ContentFinding:
     text = (
-        f"At {step_words(steps)} of {held.run}, {_of_all(held, names)} not what all other steps hold, before and after: "
-        "a part of this checkpoint (a shard) is from elsewhere."
+        f"At {step_words(steps)} of {held.run}, {_of_all(held, names)} not what all other steps hold, before and "
+        "after: a part of this checkpoint (a shard) is from elsewhere."
     )
     return ContentFinding("copied_tensors", "warning", (held.run,), steps, names, text)
 

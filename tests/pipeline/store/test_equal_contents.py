@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -85,7 +86,7 @@ def test_training_as_it_is_gives_no_copy(kinds: list[str], count: int, data: st.
             "until": moving[: count - start - 2] + ["f"] * (start + 2) if count - start > 2 else moving,
             "zero": ["0" if step % 2 else f"m{step}" for step in range(count)],
         }[kind]
-        if kind in ("from", "until") and len(set(zip(words, words[1:], strict=False))) == count - 1:
+        if kind in ("from", "until") and len(set(pairwise(words))) == count - 1:
             words = moving  # it stays once only: what a copy looks like too
         if words.count("f") == 2:
             words = moving
