@@ -16,6 +16,7 @@ from pipeline.archive.findings import Findings
 from pipeline.archive.formats import NOT_READ, READ
 from pipeline.archive.headers import Headers, read_headers
 from pipeline.archive.placing import Placed, place
+from pipeline.archive.ranks import without_parts
 from pipeline.archive.runs import assemble_run, run_parts
 from pipeline.archive.steps import compile_pattern
 from pipeline.archive.types import Archive, Run
@@ -63,7 +64,7 @@ def open_archive(
     own_name = own_name or "archive"
     placed = place(found, own_name, pattern)
     # A single file is the whole archive: its stem is the archive's name, and not a run's as well.
-    members = _read_all(placed, findings, on_progress, alone=is_file)
+    members = without_parts(_read_all(placed, findings, on_progress, alone=is_file), findings)
     _list_refused(refused, members, findings)
     runs = _assemble(unicodedata.normalize("NFC", name or own_name), members, findings, step_scale)
     return Archive(
