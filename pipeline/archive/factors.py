@@ -85,7 +85,7 @@ def _tool(name: str) -> str | None:
 
 
 def _matrices(tensors: Iterable[TensorHeader], listed: Names) -> list[TensorHeader]:
-    return [t for t in tensors if len(t.shape) == 2 and t.dtype in FLOATS and prod(t.shape) and t.name not in listed]
+    return [t for t in tensors if len(t.shape) == 2 and t.dtype in FLOATS and 0 not in t.shape and t.name not in listed]
 
 
 def _product(first: TensorHeader, second: TensorHeader) -> tuple[int, int] | None:

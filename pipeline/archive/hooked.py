@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from pipeline.archive.names import words
 from pipeline.archive.recipes import Op
@@ -50,7 +49,7 @@ class Hooked:
     def of(tensors: Sequence[TensorHeader]) -> Hooked:
         """From a checkpoint's headers. `width` is None where no parameter has one of these names."""
         biases = {t.name: t.shape[0] for t in tensors if len(t.shape) == 1}
-        family = [(parameter(t.name), t.shape) for t in tensors if len(t.shape) in (2, 3) and prod(t.shape)]
+        family = [(parameter(t.name), t.shape) for t in tensors if len(t.shape) in (2, 3) and 0 not in t.shape]
         family = [(leaf, shape) for leaf, shape in family if leaf in _TABLES | _READING | _WRITING | {"W_U"}]
         if not any(leaf in _MARKS for leaf, _ in family):
             return Hooked(None, True, biases)
