@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.findings import Findings
-from pipeline.archive.formats import NOT_READ, READ
-from pipeline.archive.headers import Headers, read_headers
+from pipeline.archive.folder import Refused
+from pipeline.archive.formats import READ
+from pipeline.archive.headers import Headers, Opened, read_headers, read_weights
 from pipeline.archive.placing import Placed, place
-from pipeline.archive.ranks import without_parts
 from pipeline.archive.runs import assemble_run, run_parts
 from pipeline.archive.steps import compile_pattern
 from pipeline.archive.types import Archive, Run
-from pipeline.archive.walk import Refused, single_file, walk
+from pipeline.archive.walk import single_file, walk
 
 Progress = Callable[[str], None]
+
+# So many findings are named when nothing can be read.
+LISTED = 20
 
 
 def open_archive(
@@ -54,7 +59,7 @@ def open_archive(
     if is_file:
         findings = Findings(path.parent)
         found = [single_file(path)]
-        own_name = path.parent.name if found[0].own_folder else path.stem
+        own_name = path.parent.name if found[0].own_folder else found[0].stem
     elif is_folder:
         findings = Findings(path)
         found, refused = walk(findings)
@@ -62,33 +67,41 @@ def open_archive(
     else:
         raise ArchiveError(f"{path}: no such file or folder")
     own_name = own_name or "archive"
-    placed = place(found, own_name, pattern)
+    opened = _whole_folders([read_weights(checkpoint, findings) for checkpoint in found])
+    placed = place([checkpoint.found for checkpoint in opened], own_name, pattern)
     # A single file is the whole archive: its stem is the archive's name, and not a run's as well.
-    members = without_parts(_read_all(placed, findings, on_progress, alone=is_file), findings)
+    members = _read_all(placed, opened, findings, on_progress, alone=is_file)
     _list_refused(refused, members, findings)
     runs = _assemble(unicodedata.normalize("NFC", name or own_name), members, findings, step_scale)
+    findings.close()
     return Archive(
         unicodedata.normalize("NFC", name or own_name),
         findings.root,
         runs,
         tuple(findings.problems),
         tuple(findings.notes),
+        dict(findings.others),
     )
 
 
 def require_runs(archive: Archive) -> Archive:
-    """The archive itself, or ArchiveError saying what was looked for, when no run in it can be read."""
+    """The archive itself, or ArchiveError saying what is there and why none of it is read, when there is no run."""
     if archive.runs:
         return archive
     lines = [
         f"{archive.root}: no checkpoint that can be read.",
         f"Looked for {READ}; in this folder and all below it, hidden ones and *.zarr left out.",
-        *(f"  {problem}" for problem in archive.problems[:20]),
     ]
-    if len(archive.problems) > 20:
-        lines.append(f"  and {len(archive.problems) - 20} more")
-    if not archive.problems:
-        lines.append(f"No file with their suffixes, nor of a known format that is not read ({', '.join(NOT_READ)}).")
+    findings = [*map(str, archive.problems), *archive.notes]
+    lines += [f"  {line}" for line in findings[:LISTED]]
+    if len(findings) > LISTED:
+        lines.append(f"  and {len(findings) - LISTED} more")
+    if archive.others:
+        seen = sorted(archive.others.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{suffix} ({count})" for suffix, count in seen[:8]) + (", …" if len(seen) > 8 else "")
+        lines.append(f"Other files, which hold no weights as far as name, size and first bytes tell: {shown}.")
+    if not findings and not archive.others:
+        lines.append("There is no file at all.")
     raise ArchiveError("\n".join(lines))
 
 
@@ -104,13 +117,27 @@ def require_distinct_runs(archives: Iterable[Archive]) -> None:
             seen[run.id] = run.path
 
 
+def _whole_folders(opened: list[Opened]) -> list[Opened]:
+    """The checkpoints without the files that hold no weights. A file that is then the only one of its folder, and names
+    no step, is the folder's own: the folder's name is its run's, not the file's."""
+    kept = [checkpoint for checkpoint in opened if not checkpoint.holds_none]
+    in_folder = Counter(checkpoint.found.folder for checkpoint in kept)
+    return [
+        replace(checkpoint, found=replace(checkpoint.found, own_folder=True))
+        if in_folder[checkpoint.found.folder] == 1 and not checkpoint.found.standard
+        else checkpoint
+        for checkpoint in kept
+        if checkpoint.weights is not None
+    ]
+
+
 def _read_all(
-    placed: list[Placed], findings: Findings, on_progress: Progress | None, alone: bool
+    placed: list[Placed], opened: list[Opened], findings: Findings, on_progress: Progress | None, alone: bool
 ) -> dict[tuple[str, ...], list[Headers]]:
     """The headers of every checkpoint, by its run's path below the root."""
     members: dict[tuple[str, ...], list[Headers]] = {}
-    for one in placed:
-        headers = read_headers(one, findings)
+    for checkpoint, found in zip(placed, opened, strict=True):
+        headers = read_headers(checkpoint, found.weights, findings) if found.weights is not None else None
         if headers is None:
             continue
         if on_progress is not None:
@@ -120,17 +147,24 @@ def _read_all(
 
 
 def _list_refused(refused: list[Refused], members: dict[tuple[str, ...], list[Headers]], findings: Findings) -> None:
-    """Files of unread formats: problems, but for another copy of a checkpoint that is read."""
-    read = {
-        one.placed.found.folder: one.path for every in members.values() for one in every if one.placed.found.own_folder
-    }
-    for one in refused:
-        around = (one.path.parent, one.path.parent.parent)
-        copy_of = None if one.names_step else next((read[folder] for folder in around if folder in read), None)
-        if copy_of is not None:
-            findings.note(one.path, f"{one.reason}; {copy_of.name} beside it is")
+    """Files of unread formats: problems, but for data, and for copies and exports of a checkpoint that is read."""
+    read: dict[Path, Path] = {}
+    own: dict[Path, Path] = {}
+    for headers in (headers for every in members.values() for headers in every):
+        read.setdefault(headers.path.parent, headers.path)
+        if headers.placed.found.own_folder:
+            own[headers.placed.found.folder] = headers.path
+    for file in refused:
+        around = (file.path.parent, file.path.parent.parent)
+        is_export = file.standing == "export"
+        beside = read if is_export else own
+        copy_of = next((beside[folder] for folder in around if folder in beside), None)
+        if copy_of is not None and (is_export or not file.names_step):
+            findings.note(file.path, f"{file.reason}; {copy_of.name} beside it is")
+        elif file.standing == "data" and not file.names_step:
+            findings.note(file.path, f"not taken for a checkpoint: {file.reason} ({file.hint})")
         else:
-            findings.problem(one.path, one.reason)
+            findings.problem(file.path, file.reason, file.hint)
 
 
 def _assemble(

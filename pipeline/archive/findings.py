@@ -1,8 +1,10 @@
-"""What goes wrong, or is left on purpose, while an archive is listed."""
+"""What goes wrong, or is left out on purpose, while an archive is listed."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +13,14 @@ from pipeline.archive.types import Problem
 
 @dataclass
 class Findings:
-    """Problems and notes, with paths relative to the archive's root."""
+    """Problems and notes, with paths relative to the archive's root. `others` counts, by suffix, the files that are no
+    weights: a message that nothing was found names them."""
 
     root: Path
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    _training_state: dict[Path, list[str]] = field(default_factory=dict)
 
     def relative(self, path: Path) -> str:
         """The path below the root, with forward slashes."""
@@ -34,3 +39,13 @@ class Findings:
     def note(self, path: Path, text: str) -> None:
         """Something that was left out on purpose; `notes_by_run` tells to which run it belongs."""
         self.notes.append(text if path == self.root else f"{self.relative(path)}: {text}")
+
+    def training_state(self, path: Path) -> None:
+        """An optimizer's file or the like: the files of one folder become one note, see `close`."""
+        self._training_state.setdefault(path.parent, []).append(re.sub(r"\d+", "N", path.name))
+
+    def close(self) -> None:
+        """Adds the notes that gather several files."""
+        for folder, names in self._training_state.items():
+            self.note(folder, "left, as training state: " + ", ".join(sorted(dict.fromkeys(names))))
+        self._training_state.clear()

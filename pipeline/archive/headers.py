@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,35 @@ from typing import Any
 from analyzers.errors import ArchiveError
 from pipeline.archive.findings import Findings
 from pipeline.archive.formats import Contents, detect, scan
+from pipeline.archive.formats.state import are_moments
 from pipeline.archive.jsonfile import read_json
 from pipeline.archive.metrics import STATE_FILE, TrainerState, read_trainer_state
 from pipeline.archive.placing import Placed
 from pipeline.archive.types import FileStamp, Problem
-from pipeline.archive.walk import ADAPTER_CONFIG
+from pipeline.archive.walk import ADAPTER_CONFIG, Found
 
 CONFIG = "config.json"
+SAVE_STATE_DICT = "a model is read from a dict of its tensors: torch.save(model.state_dict(), path)"
+_WEIGHT = re.compile(r"weight|bias|kernel|embed|param|proj|conv|linear|layer", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a checkpoint, as the header of the file that was opened tells."""
+
+    path: Path
+    format: str
+    contents: Contents
+    adapter: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint by its files' names, opened. Without `weights` it cannot be read, or `holds_none`."""
+
+    found: Found
+    weights: Weights | None = None
+    holds_none: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,50 +56,78 @@ class Headers:
     problems: tuple[Problem, ...] = ()
 
 
-def read_headers(placed: Placed, findings: Findings) -> Headers | None:
-    """The first of a checkpoint's files that can be read, None when none can; each that cannot is a problem."""
-    found = placed.found
+def read_weights(found: Found, findings: Findings) -> Opened:
+    """Opens the first of a checkpoint's files that can be read; each that cannot is a problem, or a note."""
     adapter: dict[str, Any] | None = None
     if found.kind == "adapter":
         try:
             adapter = read_json(found.folder / ADAPTER_CONFIG)
         except ArchiveError as error:
             findings.problem(found.folder / ADAPTER_CONFIG, error, "without it the adapter's scale is unknown")
-            return None
+            return Opened(found)
+    holds_none = False
     for at, path in enumerate(found.paths):
         try:
             format_name = detect(path)
             contents = scan(path, format_name)
         except (ArchiveError, OSError) as error:
-            if path.suffix == ".bin" and not found.standard:
-                # Any data may be called .bin: tokens, vocabularies.
-                findings.note(path, f"not taken for a checkpoint: {findings.made(path, error).reason}")
-            else:
-                findings.problem(path, error)
+            _unreadable(path, error, found, findings)
             continue
-        if not contents.places:
-            _without_weights(path, contents, found.standard, findings)
+        if _without_weights(path, contents, found, findings):
+            holds_none = True
             continue
         for other in found.paths[at + 1 :]:
             findings.note(other, f"left: {path.name} beside it is the same checkpoint")
-        headers = Headers(placed, path, format_name, contents, (), dict(contents.config), adapter)
-        try:
-            return _with_side_files(headers, findings)
-        except OSError as error:
-            # Deleted while it is being listed, as a Trainer does with its oldest.
-            findings.problem(path, error)
-    return None
+        return Opened(found, Weights(path, format_name, contents, adapter))
+    return Opened(found, holds_none=holds_none)
 
 
-def _without_weights(path: Path, contents: Contents, standard: bool, findings: Findings) -> None:
-    """A file without a readable tensor: a problem if it should be a checkpoint, else only noted."""
-    what = f"holds no weights: {'; '.join(contents.notes) or 'nothing that is a tensor'}"
+def read_headers(placed: Placed, weights: Weights, findings: Findings) -> Headers | None:
+    """A checkpoint with the configs that stand beside its weights; None, and a problem, when it is gone meanwhile."""
+    contents = weights.contents
+    headers = Headers(placed, weights.path, weights.format, contents, (), dict(contents.config), weights.adapter)
+    try:
+        return _with_side_files(headers, findings)
+    except OSError as error:
+        # Deleted while it is being listed, as a Trainer does with its oldest.
+        findings.problem(weights.path, error)
+        return None
+
+
+def _unreadable(path: Path, error: ArchiveError | OSError, found: Found, findings: Findings) -> None:
+    if path.suffix == ".bin" and not found.standard:
+        # Any data may be called .bin: tokens, vocabularies.
+        findings.note(path, f"not taken for a checkpoint: {findings.made(path, error).reason}")
+    else:
+        findings.problem(path, error)
+
+
+def _without_weights(path: Path, contents: Contents, found: Found, findings: Findings) -> bool:
+    """Whether a file holds no weights. Its content decides whether that is training state, which is noted with the
+    rest of its folder; another one is a problem if its name promises a checkpoint, else noted."""
+    names = list(contents.places)
+    if contents.training_state or are_moments(names) or (found.doubtful and not _has_matrices(contents)):
+        findings.training_state(path)
+        return True
+    if names:
+        return False
+    held = "; ".join(note.removeprefix(f"left in {path.name}: ") for note in contents.notes)
+    reason = f"holds no weights: {held or 'nothing that is a tensor'}"
     if contents.problems:
         findings.problems += [replace(problem, path=findings.relative(path)) for problem in contents.problems]
-    elif standard:
-        findings.problem(path, what)
+    elif found.standard:
+        findings.problem(path, reason, SAVE_STATE_DICT)
     else:
-        findings.note(path, what)
+        findings.note(path, f"{reason} ({SAVE_STATE_DICT})")
+    return True
+
+
+def _has_matrices(contents: Contents) -> bool:
+    """Whether a file whose name suggests training state holds a model after all."""
+    return any(
+        len(place.header.shape) >= 2 and "float" in place.header.dtype and _WEIGHT.search(name)
+        for name, place in contents.places.items()
+    )
 
 
 def _with_side_files(headers: Headers, findings: Findings) -> Headers:

@@ -42,7 +42,7 @@ def place(found: Sequence[Found], root_name: str, pattern: re.Pattern[str] | Non
 
 
 def _place_one(found: Found, root_name: str, pattern: re.Pattern[str] | None) -> Placed:
-    names = (root_name, *found.parts) if found.own_folder else (root_name, *found.parts, found.paths[0].stem)
+    names = (root_name, *found.parts) if found.own_folder else (root_name, *found.parts, found.stem)
     last = len(names) - 1
     if pattern is not None:
         for at in range(last, -1, -1):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pipeline.archive.filenames import stem
 from pipeline.archive.findings import Findings
 from pipeline.archive.headers import Headers
 from pipeline.archive.metrics import merge_rows
@@ -32,7 +33,7 @@ def run_parts(headers: Headers) -> tuple[str, ...]:
         return placed.run
     if step_from_metadata(headers.contents.steps) is not None:
         return placed.run
-    return (*placed.run, headers.path.stem)
+    return (*placed.run, stem(headers.path))
 
 
 def assemble_run(
@@ -43,7 +44,7 @@ def assemble_run(
     # A file that names its step goes before one that is only 'best' or 'last' and says the same in its metadata;
     # a folder's own weights before what lies deeper in it.
     ordered = sorted(
-        members, key=lambda one: (is_alias(one.path.stem), len(one.placed.found.parts), findings.relative(one.path))
+        members, key=lambda one: (is_alias(stem(one.path)), len(one.placed.found.parts), findings.relative(one.path))
     )
     for one in ordered:
         if not one.placed.beside_steps:
@@ -82,7 +83,7 @@ def _add(steps: dict[int, Settled], new: Settled, findings: Findings) -> None:
         return
     other = steps[step].headers
     where = findings.relative(other.path)
-    if is_alias(path.stem) and same_weights(new.headers.contents, other.contents):
+    if is_alias(stem(path)) and same_weights(new.headers.contents, other.contents):
         findings.note(path, f"left: the same weights as {where}, step {step}")
         return
     if other.placed.found.own_folder and other.placed.found.folder in path.parent.parents:

@@ -120,10 +120,12 @@ class Run:
 @dataclass(frozen=True)
 class Archive:
     """A folder tree of runs. `problems` lists every file that looked like a checkpoint and could not be read;
-    `notes` what was left on purpose (optimizer files, a second copy of the same weights)."""
+    `notes` what was left on purpose (optimizer files, a second copy of the same weights); `others` counts, by suffix,
+    the files that hold no weights."""
 
     name: str
     root: Path
     runs: tuple[Run, ...]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    others: Mapping[str, int] = field(default_factory=dict)

@@ -1,6 +1,7 @@
-"""Walks a folder tree and says which files are checkpoints, which are left, and which cannot be read, by name alone.
+"""Walks a folder tree and says which files are checkpoints, which are left, and which are of formats that are not read.
 
-Symlinks are followed once; loops, unreadable folders and files of formats that are not read become problems.
+Contents decide, by their first bytes (`folder`); names say what belongs together. Symlinks are followed once; loops,
+unreadable folders and files of formats that are not read become problems.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from analyzers.errors import ArchiveError
+from pipeline.archive import filenames
 from pipeline.archive.findings import Findings
-from pipeline.archive.formats import MAY_BE_ANYTHING, NOT_READ, SUFFIXES, sharded
+from pipeline.archive.folder import FolderFiles, Refused, sort_files, unread_folder
+from pipeline.archive.formats import sharded
 from pipeline.archive.steps import step_from_name
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -22,60 +25,44 @@ ADAPTER_CONFIG = "adapter_config.json"
 # Weights under these names are their folder's checkpoint; the first of them that can be read is taken.
 _ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 _STANDARD = re.compile(r"^(?:model|pytorch_model|diffusion_pytorch_model)(?:\.safetensors|\.bin)$")
-_SIDE_FILE = re.compile(
-    r"(?:^|[-_.])(?:optim|optimizer|optimizers|optim_states|scheduler|lr_scheduler|rng_states?|rng_state_\d+|"
-    r"random_states?|training_args|train_args|scaler|grad_scaler|trainer_state|dataloader|sampler)(?:$|[-_.\d])",
-    re.IGNORECASE,
-)
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
-_ZERO_3 = re.compile(r"^zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt$")
-_ZERO_3_REASON = "DeepSpeed ZeRO-3 shards need merging first (zero_to_fp32.py)"
-# Of unread checkpoints of one folder so many are listed one by one.
-MAX_LISTED = 20
-# Formats that are told by a file without a suffix: the whole folder is one checkpoint.
-_FOLDER_FORMATS = {
-    "manifest.ocdbt": "Orbax checkpoints are not read yet",
-    "_METADATA": "Orbax checkpoints are not read yet",
-    "_CHECKPOINT_METADATA": "Orbax checkpoints are not read yet",
-}
+# Megatron-LM's folder of the only rank: it names no run.
+_ONLY_RANK = re.compile(r"^mp_rank_0+(?:_0+)*$")
+_RANK = re.compile(r"^mp_rank_\d")
 _STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
 
 
 @dataclass(frozen=True)
 class Found:
     """A checkpoint by its files' names. `parts` is the folder relative to the root; `paths` what to open, the first
-    that can be read. With `own_folder` the folder is the checkpoint, else it is one file among several."""
+    that can be read. With `own_folder` the folder is the checkpoint, else it is one file among several. `doubtful`: the
+    name suggests training state, so that the file counts only if it holds matrices."""
 
     folder: Path
     parts: tuple[str, ...]
     paths: tuple[Path, ...]
     kind: Literal["full", "adapter"] = "full"
     own_folder: bool = False
+    doubtful: bool = False
+
+    @property
+    def stem(self) -> str:
+        """The name of the first file without the suffixes of weights."""
+        return filenames.stem(self.paths[0])
 
     @property
     def standard(self) -> bool:
         """Whether the file's name leaves no doubt that it is a checkpoint."""
-        first = self.paths[0]
-        return _is_standard(first.name) or step_from_name(first.stem, is_file=True) is not None
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file, or the first of several, of a format that is not read. `names_step`: it is one checkpoint of several."""
-
-    path: Path
-    reason: str
-    names_step: bool = False
+        return _is_standard(self.paths[0].name) or step_from_name(self.stem, is_file=True) is not None
 
 
 @dataclass
 class _Listing:
-    """What the walk has seen so far. `left` has the names of training state by folder, numbers as N."""
+    """What the walk has seen so far."""
 
     findings: Findings
     found: list[Found] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
-    left: dict[Path, list[str]] = field(default_factory=dict)
 
 
 def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
@@ -100,16 +87,14 @@ def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
             findings.problem(folder, f"{what}: {error.strerror or error}")
             continue
         are_folders = [_is_folder(entry, findings) for entry in entries]
-        names = [entry.name for entry, is_folder in zip(entries, are_folders, strict=True) if not is_folder]
-        if any(name in _STORE_FILES for name in names):
+        files = [entry for entry, is_folder in zip(entries, are_folders, strict=True) if not is_folder]
+        below = [entry for entry, is_folder in zip(entries, are_folders, strict=True) if is_folder]
+        if any(entry.name in _STORE_FILES for entry in files):
             findings.note(folder, "a Zarr store, not looked into")
-        elif _classify(folder, names, listing):
-            below = [entry for entry, is_folder in zip(entries, are_folders, strict=True) if is_folder]
-            below = [entry for entry in below if not _skipped(entry.name)]
+        elif _classify(folder, files, listing):
+            below = [entry for entry in below if not _skipped(entry, below, findings)]
             links += [folder / entry.name for entry in below if entry.is_symlink()]
             folders += [folder / entry.name for entry in reversed(below) if not entry.is_symlink()]
-    for folder, names in listing.left.items():
-        findings.note(folder, "left, as training state: " + ", ".join(sorted(dict.fromkeys(names))))
     return _without_links_to_listed(listing), listing.refused
 
 
@@ -129,9 +114,30 @@ def single_file(path: Path) -> Found:
     return Found(path.parent, (), (path,), "adapter" if is_adapter else "full", own_folder)
 
 
-def _skipped(name: str) -> bool:
-    """Hidden folders, stores, caches, and what a Trainer is just writing."""
-    return name.startswith((".", "tmp-")) or name.endswith((".zarr", ".zarr.cache", ".tmp")) or name == "__pycache__"
+def _skipped(entry: os.DirEntry[str], siblings: list[os.DirEntry[str]], findings: Findings) -> bool:
+    """Whether a folder is left out: hidden ones, stores, caches, and what a Trainer is just writing."""
+    name = entry.name
+    if name.startswith(".") or name.endswith((".zarr", ".zarr.cache")) or name == "__pycache__":
+        return True
+    if name == "blobs" and any(sibling.name == "snapshots" for sibling in siblings):
+        # The Hugging Face cache: the snapshots are links to these, with names.
+        return True
+    finished = filenames.without_temporary(name)
+    if finished is None or step_from_name(finished) is None or _holds_steps(Path(entry.path)):
+        return False
+    text = "left: its name says that it is being written, or was left by an interruption"
+    findings.note(Path(entry.path), f"{text} (rename it to {finished} if it is complete)")
+    return True
+
+
+def _holds_steps(folder: Path) -> bool:
+    """Whether a folder has step folders in it: then it is a run, whatever its own name."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_dir() and step_from_name(entry.name) is not None for entry in entries)
+    except OSError:
+        # Reported when it is opened.
+        return True
 
 
 def _note_link(folder: Path, findings: Findings) -> None:
@@ -142,43 +148,16 @@ def _note_link(folder: Path, findings: Findings) -> None:
         findings.note(folder, f"a link to {target}, which is listed already")
 
 
-def _classify(folder: Path, names: list[str], listing: _Listing) -> bool:
+def _classify(folder: Path, entries: list[os.DirEntry[str]], listing: _Listing) -> bool:
     """Adds what one folder's files are; False when its subfolders belong to an unread checkpoint."""
-    for name, reason in _FOLDER_FORMATS.items():
-        if name in names:
-            listing.refused.append(Refused(folder, reason, names_step=True))
-            return False
-    weights: list[str] = []
-    refused: dict[tuple[str, bool], list[str]] = {}
-    for name in names:
-        path = Path(name)
-        suffix = path.suffix.lower()
-        if name.startswith("."):
-            continue
-        if sharded.is_index(path):
-            weights.append(name)
-        elif suffix not in SUFFIXES and suffix not in NOT_READ:
-            continue
-        elif _SIDE_FILE.search(path.stem) or (suffix == ".distcp" and _SIDE_FILE.search(folder.name)):
-            listing.left.setdefault(folder, []).append(re.sub(r"\d+", "N", name))
-        elif _ZERO_3.match(name):
-            refused.setdefault((_ZERO_3_REASON, False), []).append(name)
-        elif suffix in SUFFIXES:
-            weights.append(name)
-        elif suffix in MAY_BE_ANYTHING and step_from_name(path.stem, is_file=True) is None:
-            listing.findings.note(folder / name, f"not taken for a checkpoint: {NOT_READ[suffix]}")
-        else:
-            names_step = step_from_name(path.stem, is_file=True) is not None
-            refused.setdefault((NOT_READ[suffix], names_step), []).append(name)
-    weights = _without_shards(folder, weights, listing.findings)
-    listing.found += _checkpoints(folder, weights, ADAPTER_CONFIG in names, listing.findings)
-    for (reason, names_step), files in refused.items():
-        if names_step:
-            listing.refused += [Refused(folder / name, reason, names_step) for name in files[:MAX_LISTED]]
-            files = files[MAX_LISTED:]
-        if files:
-            reason += f" (and {len(files) - 1} more such files)" if len(files) > 1 else ""
-            listing.refused.append(Refused(folder / files[0], reason))
+    names = [entry.name for entry in entries]
+    if (refused := unread_folder(folder, names)) is not None:
+        listing.refused.append(refused)
+        return False
+    files = sort_files(folder, entries, any(map(_is_standard, names)), listing.findings)
+    files.weights = _without_shards(folder, files.weights, listing.findings)
+    listing.found += _checkpoints(files, ADAPTER_CONFIG in names, listing.findings)
+    listing.refused += files.refused
     return True
 
 
@@ -220,9 +199,19 @@ def _preference(name: str) -> tuple[bool, bool, bool, str]:
     )
 
 
-def _checkpoints(folder: Path, weights: list[str], has_adapter: bool, findings: Findings) -> Iterator[Found]:
-    """The checkpoints among a folder's weights files: the folder's own, and each file that stands for itself."""
+def _parts(folder: Path, findings: Findings) -> tuple[str, ...]:
+    """The folder below the root, without that of the only rank of a parallel training."""
     parts = folder.relative_to(findings.root).parts
+    if not parts or not _ONLY_RANK.match(folder.name):
+        return parts
+    ranks = [name for name in os.listdir(folder.parent) if _RANK.match(name)]  # noqa: PTH208 - names are enough
+    return parts[:-1] if len(ranks) == 1 else parts
+
+
+def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> Iterator[Found]:
+    """The checkpoints among a folder's weights files: the folder's own, and each file that stands for itself."""
+    folder, weights = files.folder, files.weights
+    parts = _parts(folder, findings)
     adapters = [name for name in _ADAPTER_NAMES if name in weights]
     is_adapter = has_adapter and bool(adapters)
     others = [name for name in weights if name not in adapters]
@@ -239,19 +228,20 @@ def _checkpoints(folder: Path, weights: list[str], has_adapter: bool, findings: 
     if standard and not is_adapter:
         yield Found(folder, parts, tuple(folder / name for name in standard), own_folder=True)
     named = [
-        name for name in others if (step := step_from_name(Path(name).stem, is_file=True)) and step.rank != "number"
+        name
+        for name in others
+        if (step := step_from_name(filenames.stem(Path(name)), is_file=True)) and step.rank != "number"
     ]
     if not standard:
         # Beside model.safetensors, model_1.safetensors is a second model, not step 1.
-        named = [name for name in others if step_from_name(Path(name).stem, is_file=True)]
+        named = [name for name in others if step_from_name(filenames.stem(Path(name)), is_file=True)]
     if standard or adapters:
         for name in others:
             if name not in named:
                 findings.note(folder / name, f"left: the checkpoint is {(adapters or standard)[0]}")
         others = named
-    alone = len(others) == 1 and not named
     for name in others:
-        yield Found(folder, parts, (folder / name,), own_folder=alone)
+        yield Found(folder, parts, (folder / name,), doubtful=name in files.doubtful)
 
 
 def _without_links_to_listed(listing: _Listing) -> list[Found]:

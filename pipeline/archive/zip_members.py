@@ -1,38 +1,107 @@
-"""Where the members of a zip file lie: torch's .pt files are zips whose members are mostly stored uncompressed."""
+"""Where the members of a zip file lie: torch's .pt files are zips whose members are mostly stored uncompressed.
+
+A `Region` is what is read as one file: a file, or a member of a zip (a torch file in a Stable-Baselines3 zip).
+"""
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from analyzers.errors import ArchiveError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
+@dataclass(frozen=True)
+class Region:
+    """Bytes that are read as one file: those of `path`, or `length` of them from `start` on, or those that its
+    compressed `member` unpacks to. `name` is the member's, for messages."""
+
+    path: Path
+    start: int = 0
+    length: int | None = None
+    member: str | None = None
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.name}" if self.name else str(self.path)
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return self.path.stat().st_size if self.length is None else self.length
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The bytes as a seekable file."""
+        if self.member is not None:
+            with open_member(self.path, self.member) as stream:
+                yield stream
+        else:
+            with self.path.open("rb") as file:
+                yield file if self.length is None else _window(file, self.start, self.length)
+
+
+class _Window(io.RawIOBase):
+    """A part of an open file as a file of its own."""
+
+    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
+        self._file, self._start, self._length, self._at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence])
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed: any buffer
+        self._file.seek(self._start + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._length - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _window(file: IO[bytes], start: int, length: int) -> IO[bytes]:
+    return cast(IO[bytes], io.BufferedReader(_Window(file, start, length)))
+
+
+@contextmanager
+def open_zip(region: Region) -> Iterator[zipfile.ZipFile]:
     """The zip file, or ArchiveError: the list of members is at the end, so a truncated one has none."""
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
-        raise ArchiveError(f"{path}: a zip file without a readable end: truncated or half-written ({error})") from error
+    with region.open() as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
+            raise ArchiveError(
+                f"{region}: a zip file without a readable end: truncated or half-written ({error})"
+            ) from error
+        with archive:
+            yield archive
 
 
-def data_offset(file: IO[bytes], path: Path, info: zipfile.ZipInfo, file_size: int) -> int:
-    """Byte of the file at which a member's data starts; its local header says so, not the list at the end."""
+def data_offset(file: IO[bytes], region: Region, info: zipfile.ZipInfo) -> int:
+    """Byte of the region at which a member's data starts; its local header says so, not the list at the end."""
     file.seek(max(0, info.header_offset))
     raw = file.read(_LOCAL_HEADER.size) if info.header_offset >= 0 else b""
     if len(raw) < _LOCAL_HEADER.size or raw[:4] != b"PK\x03\x04":
-        raise ArchiveError(f"{path}: {info.filename}: no member at byte {info.header_offset}, where the list has it")
+        raise ArchiveError(f"{region}: {info.filename}: no member at byte {info.header_offset}, where the list has it")
     _, name_length, extra_length = _LOCAL_HEADER.unpack(raw)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    if start + info.compress_size > file_size:
-        raise ArchiveError(f"{path}: {info.filename}: ends behind the end of the file: truncated")
+    if start + info.compress_size > region.size:
+        raise ArchiveError(f"{region}: {info.filename}: ends behind the end of the file: truncated")
     return start
 
 
@@ -41,33 +110,33 @@ def is_stored(info: zipfile.ZipInfo) -> bool:
     return info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
 
 
-def read_member(file: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo, limit: int) -> bytes:
+def read_member(archive: zipfile.ZipFile, region: Region, info: zipfile.ZipInfo, limit: int) -> bytes:
     """The bytes of a small member, at most `limit` of them whatever it claims. A CRC of 0 is one not computed."""
     if info.file_size > limit:
-        raise ArchiveError(f"{path}: {info.filename}: claims {info.file_size} bytes; more than {limit} is refused")
+        raise ArchiveError(f"{region}: {info.filename}: claims {info.file_size} bytes; more than {limit} is refused")
     if is_stored(info):
-        with path.open("rb") as raw:
-            raw.seek(data_offset(raw, path, info, path.stat().st_size))
+        with region.open() as raw:
+            raw.seek(data_offset(raw, region, info))
             data = raw.read(info.file_size)
         if len(data) < info.file_size or (info.CRC and zlib.crc32(data) != info.CRC):
-            raise ArchiveError(f"{path}: {info.filename}: damaged: its bytes do not have the CRC-32 the file says")
+            raise ArchiveError(f"{region}: {info.filename}: damaged: its bytes do not have the CRC-32 the file says")
         return data
     try:
-        with file.open(info) as member:
+        with archive.open(info) as member:
             data = member.read(limit + 1)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise ArchiveError(f"{path}: {info.filename}: cannot be unpacked: {error}") from error
+        raise ArchiveError(f"{region}: {info.filename}: cannot be unpacked: {error}") from error
     if len(data) > limit:
-        raise ArchiveError(f"{path}: {info.filename}: unpacks to more than {limit} bytes")
+        raise ArchiveError(f"{region}: {info.filename}: unpacks to more than {limit} bytes")
     return data
 
 
 @contextmanager
 def open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
     """A compressed member as a seekable stream of its unpacked bytes (seeking back unpacks it again)."""
-    with open_zip(path) as file:
+    with open_zip(Region(path)) as archive:
         try:
-            stream = file.open(member)
+            stream = archive.open(member)
         except (NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
             raise ArchiveError(f"{path}: {member}: cannot be unpacked: {error}") from error
         with stream:

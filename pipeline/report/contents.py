@@ -17,8 +17,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Contents:
-    """Rows of the tables under /archive (empty where the tree has none); `steps` is the union, sorted. `findings` are
-    those of /archive/contents.
+    """Rows of the tables under /archive (empty where the tree has none); `steps` is the union, sorted.
 
     `runs` are those analysed, without bases that were only compared with.
     """
@@ -32,7 +31,6 @@ class Contents:
     failures: Rows
     skipped: Rows
     notes: Rows = ()
-    findings: Rows = ()
 
     @staticmethod
     def of(tree: xr.DataTree) -> Contents:
@@ -53,10 +51,7 @@ class Contents:
             np.array(sorted(steps), dtype=np.int64),
             len(names),
             run_rows,
-            *(
-                archive_rows(tree, name)
-                for name in ("unmeasured", "problems", "failures", "skipped", "notes", "contents")
-            ),
+            *(archive_rows(tree, name) for name in ("unmeasured", "problems", "failures", "skipped", "notes")),
         )
 
 

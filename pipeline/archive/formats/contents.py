@@ -51,6 +51,7 @@ class Contents:
 
     `steps` holds what might be the training step, by the key it stood under ("global_step", "epoch", ...). `tied`
     groups the names that share storage, offset, shape and strides. `files` are all files it consists of.
+    `training_state`: it holds the state of an optimizer or the like, by its content.
     """
 
     places: Mapping[str, Place]
@@ -60,6 +61,7 @@ class Contents:
     tied: tuple[tuple[str, ...], ...] = ()
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    training_state: bool = False
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 MAX_OPCODES = 20_000_000
@@ -16,6 +17,14 @@ MAX_OPCODES = 20_000_000
 
 class PickleError(ValueError):
     """The pickle is damaged, or larger than is sensible for what describes a checkpoint."""
+
+
+class PickleCutError(PickleError):
+    """The data ends before the pickle does."""
+
+
+class _EndOfDataError(ValueError):
+    pass
 
 
 class Global:
@@ -56,6 +65,15 @@ class Persistent:
         self.id = pid
 
 
+@dataclass(frozen=True)
+class Pickled:
+    """One pickle's value, the byte behind its end, and the persistent objects that it refers to."""
+
+    value: Any
+    end: int
+    persistent: list[Persistent]
+
+
 class _Key:
     """Stands in for a dict key that is not plain; hashing an arbitrary one could run deep."""
 
@@ -85,8 +103,13 @@ _BINPUT, _LONG_BINPUT, _BINGET, _LONG_BINGET, _BININT1, _MARK = b"qrhjK("
 
 def read_pickle(data: bytes, max_opcodes: int = MAX_OPCODES) -> Any:
     """The value a pickle describes (protocols 0 to 5), with `Call`, `Global` and `Persistent` where it would act."""
-    machine = _Machine(data)
-    at, stack, marks, memo, handlers = 0, machine.stack, machine.marks, machine.memo, _HANDLERS
+    return read_pickle_at(data, 0, max_opcodes).value
+
+
+def read_pickle_at(data: bytes, start: int, max_opcodes: int = MAX_OPCODES) -> Pickled:
+    """The pickle that begins at byte `start`. PickleCutError when `data` ends inside it."""
+    machine = _Machine(data, start)
+    at, stack, marks, memo, handlers = start, machine.stack, machine.marks, machine.memo, _HANDLERS
     try:
         for _ in range(max_opcodes):
             opcode = data[at]
@@ -114,19 +137,30 @@ def read_pickle(data: bytes, max_opcodes: int = MAX_OPCODES) -> Any:
                 handlers[opcode](machine)
                 at = machine.at
     except _Stop:
-        return machine.result
+        return Pickled(machine.result, machine.at, machine.persistent)
+    except _EndOfDataError as error:
+        raise PickleCutError(f"cut off after byte {at}: {error}") from error
     except KeyError as error:
+        _raise_if_cut(data, at)
         raise PickleError(f"unknown opcode or memo {error} before byte {at}") from error
     except (IndexError, ValueError, TypeError, AttributeError, struct.error, OverflowError) as error:
+        _raise_if_cut(data, at)
         raise PickleError(f"broken before byte {at}: {error}") from error
     raise PickleError(f"more than {max_opcodes} opcodes")
 
 
-class _Machine:
-    """The state of the interpreter: position, stack, marks and memo."""
+def _raise_if_cut(data: bytes, at: int) -> None:
+    """PickleCutError when an opcode or its argument of four bytes can lie beyond the end."""
+    if at + 4 > len(data):
+        raise PickleCutError(f"cut off: it goes on after its last byte, {len(data)}")
 
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+
+class _Machine:
+    """The state of the interpreter: position, stack, marks, memo, and the persistent objects so far."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self.data, self.at = data, start
+        self.persistent: list[Persistent] = []
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -135,7 +169,7 @@ class _Machine:
     def take(self, count: int) -> bytes:
         end = self.at + count
         if end > len(self.data):
-            raise ValueError(f"{count} bytes wanted, {len(self.data) - self.at} left")
+            raise _EndOfDataError(f"{count} bytes wanted, {len(self.data) - self.at} left")
         taken = self.data[self.at : end]
         self.at = end
         return taken
@@ -144,7 +178,9 @@ class _Machine:
         return int.from_bytes(self.take(count), "little")
 
     def line(self) -> str:
-        end = self.data.index(b"\n", self.at)
+        end = self.data.find(b"\n", self.at)
+        if end < 0:
+            raise _EndOfDataError("a line without an end")
         text = self.data[self.at : end]
         self.at = end + 1
         return text.decode("latin-1")
@@ -278,6 +314,11 @@ def _int_line(m: _Machine) -> None:
     m.push({"00": False, "01": True}[text] if text in ("00", "01") else int(text))
 
 
+def _persistent(m: _Machine, pid: Any) -> None:
+    m.persistent.append(Persistent(pid))
+    m.push(m.persistent[-1])
+
+
 def _stop(m: _Machine) -> None:
     m.result = m.stack.pop()
     raise _Stop
@@ -300,8 +341,8 @@ _HANDLERS: dict[int, Callable[[_Machine], None]] = {
         "L": lambda m: m.push(int(m.line().rstrip("L"))),
         "M": lambda m: m.push(m.number(2)),
         "N": lambda m: m.push(None),
-        "P": lambda m: m.push(Persistent(m.line())),
-        "Q": lambda m: m.push(Persistent(m.stack.pop())),
+        "P": lambda m: _persistent(m, m.line()),
+        "Q": lambda m: _persistent(m, m.stack.pop()),
         "R": _reduce,
         "S": lambda m: m.push(m.line()[1:-1]),
         "T": _latin(4),

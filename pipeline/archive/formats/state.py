@@ -7,7 +7,7 @@ file can nest as deep, and share as much, as it likes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,21 @@ TRAINING_STATE = re.compile(
 )
 """A key that matches is training state, not weights."""
 
+_STATE_KEYS = (
+    {"state", "param_groups"},  # an optimizer of torch
+    {"optimizer_state_dict", "ds_version"},  # DeepSpeed's
+    {"last_epoch", "_step_count"},  # a scheduler
+    {"scale", "growth_factor", "backoff_factor"},  # a gradient scaler
+)
+"""What has all keys of one of these is training state under any name."""
+
+_MOMENTS = ({"m", "v"}, {"mu", "nu"}, {"exp_avg", "exp_avg_sq"})
+_MOMENT_NAME = re.compile(
+    r"(?:^|[./])(?:(?:max_)?exp_avg(?:_sq|_sq_row|_sq_col|_slow|_diff)?|exp_inf|momentum_buffer|square_avg|grad_avg|"
+    r"acc_delta|master_param|state1|state2|absmax[12]|qmap[12])$"
+)
+_COUNT_NAME = re.compile(r"(?:^|[./])(?:step|count|lr|betas|eps|weight_decay)(?:\.\d+)?$")
+
 MAX_DEPTH = 32
 MAX_ENTRIES = 5_000_000
 
@@ -52,15 +67,21 @@ _TENSOR_CALLS = {
     "_rebuild_nested_tensor",
     "_rebuild_device_tensor_from_numpy",
     "_rebuild_device_tensor_from_cpu_tensor",
+    "Parameter",
+    "Variable",
 }
 
 
 @dataclass(frozen=True)
 class State:
-    """The weights of a file, still as the calls that would rebuild them; `left` tells what else it holds."""
+    """The weights of a file, still as the calls that would rebuild them; `left` tells what else it holds.
+
+    `training_state`: it holds no weights, but the state of an optimizer, a scheduler or the like.
+    """
 
     tensors: dict[str, Call]
     left: tuple[str, ...] = ()
+    training_state: bool = False
     values: dict[str, Any] = field(default_factory=dict)
     """Plain entries beside and above the weights by key, the outermost first: where a step or a config may stand."""
 
@@ -79,16 +100,45 @@ def as_mapping(value: Any) -> dict[Any, Any] | None:
     if isinstance(value.state, dict) and "_parameters" in value.state and "_modules" in value.state:
         parts = [as_mapping(value.state.get(part)) or {} for part in ("_parameters", "_buffers", "_modules")]
         return {key: entry for part in parts for key, entry in part.items()}
+    if isinstance(value.state, dict) and isinstance(value.function, Global) and _is_script(value.function):
+        return value.state
     if value.entries is not None:
         return value.entries
     return {} if isinstance(value.function, Global) and value.function.name == "OrderedDict" else None
+
+
+def _is_script(function: Global) -> bool:
+    """Whether a class is one of a TorchScript program, whose modules keep parameters and submodules as attributes."""
+    return function.module.split(".")[0] == "__torch__"
+
+
+def is_training_state(value: Any) -> bool:
+    """Whether a value is the state of an optimizer, a scheduler or a scaler, by its keys."""
+    entries = as_mapping(value)
+    if not entries:
+        return False
+    keys = {key for key in entries if isinstance(key, str)}
+    if any(known <= keys for known in _STATE_KEYS):
+        return True
+    return any(known <= keys and all(as_mapping(entries[key]) for key in known) for known in _MOMENTS)
+
+
+def are_moments(names: Iterable[str]) -> bool:
+    """Whether tensors are an optimizer's by their names alone: moments of the gradients, and counts."""
+    names = list(names)
+    moments = sum(_MOMENT_NAME.search(name) is not None for name in names)
+    return moments > 0 and all(_MOMENT_NAME.search(name) or _COUNT_NAME.search(name) for name in names)
 
 
 def find_weights(root: Any) -> State:
     """The model's tensors by name, and notes on the rest."""
     top = as_mapping(root)
     if top is None:
-        return State({}, left=(f"a {_kind(root)}, not a dict of weights",))
+        states = isinstance(root, list | tuple) and bool(root) and all(map(is_training_state, root[:1000]))
+        article = "an" if _kind(root)[0] in "aeiou" else "a"
+        return State({}, (f"{article} {_kind(root)}, not a dict of weights",), states)
+    if is_training_state(top):
+        return State({}, (f"training state: {', '.join(map(str, list(top)[:6]))}",), True)
     values = {key: value for key, value in top.items() if isinstance(key, str)}
     left: list[str] = []
     while (container := _container(top)) is not None:
@@ -103,7 +153,14 @@ def find_weights(root: Any) -> State:
             tensors[name] = value
         elif _worth_saying(value):
             left.append(f"{name} ({_kind(value)})")
-    return State(tensors, tuple(left), values)
+    training_state = not tensors and any(is_training_state(value) or _named_state(key) for key, value in top.items())
+    if not tensors and not left:
+        left.append(f"no tensors, but {', '.join(map(str, list(top)[:6])) or 'an empty dict'}")
+    return State(tensors, tuple(left), training_state, values)
+
+
+def _named_state(key: Any) -> bool:
+    return isinstance(key, str) and TRAINING_STATE.search(key) is not None
 
 
 def _container(top: dict[Any, Any]) -> str | None:
@@ -128,7 +185,7 @@ def _known_container(top: dict[Any, Any]) -> str | None:
 
 
 def _holds_tensors(key: Any, value: Any) -> bool:
-    if not isinstance(key, str) or TRAINING_STATE.search(key):
+    if not isinstance(key, str) or TRAINING_STATE.search(key) or is_training_state(value):
         return False
     inner = as_mapping(value)
     return inner is not None and any(is_tensor(leaf) for _, leaf in _leaves(inner, []))
@@ -159,7 +216,7 @@ def _leaves(top: dict[Any, Any], left: list[str]) -> Iterator[tuple[str, Any]]:
         for key, entry in entries.items():
             if not isinstance(key, str | int):
                 continue
-            if depth == 0 and isinstance(key, str) and not is_tensor(entry) and TRAINING_STATE.search(key):
+            if (depth == 0 and not is_tensor(entry) and _named_state(key)) or is_training_state(entry):
                 left.append(f"{key} ({_kind(entry)})")
                 continue
             below.append((f"{name}.{key}" if name else str(key), entry, depth + 1))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
-from pipeline.archive.formats import detect, scan
+from pipeline.archive.formats import scan
 from pipeline.archive.reader import TensorReader
 from tests.pipeline.archive.folders import bits, save, torch_bits, weights
 
@@ -256,18 +256,17 @@ def test_a_file_cut_after_listing_is_an_error_that_names_the_tensor(tmp_path: Pa
             tensors.read("w")
 
 
-def test_the_old_format_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "old.pt"
-    torch.save(weights(), path, _use_new_zipfile_serialization=False)
-    with pytest.raises(ArchiveError, match=r"legacy format .* not supported yet"):
-        detect(path)
-
-
-def test_a_torchscript_program_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "script.pt"
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
-    with pytest.raises(ArchiveError, match="TorchScript"):
-        scan(path)
+def test_a_torchscript_program_is_read_by_its_parameters(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Sequential(torch.nn.Linear(2, 2))
+    )
+    for name, program in (
+        ("scripted", torch.jit.script(model)),
+        ("traced", torch.jit.trace(model.eval(), torch.ones(1, 3))),
+    ):
+        path = tmp_path / f"{name}.jit"
+        torch.jit.save(program, str(path))
+        assert_reads_as_torch_wrote(path, dict(program.state_dict()))
 
 
 def test_tensors_of_unread_kinds_are_listed_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""torch's format before 1.6: five pickles one after another, then the storages in the order of their keys.
+
+The pickles are a magic number, a protocol version, the writing machine's sizes, the object, and the list of storage
+keys. Each storage is a count of elements (8 bytes) and its bytes, little-endian whatever machine wrote it. All are
+read as data (`pickle_data`): nothing in the file is ever executed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+from analyzers.errors import ArchiveError
+from pipeline.archive.dtypes import NUMPY
+from pipeline.archive.formats.contents import Contents
+from pipeline.archive.formats.pickle_data import Global, PickleCutError, Pickled, PickleError, read_pickle_at
+from pipeline.archive.formats.state import find_weights
+from pipeline.archive.formats.torch_tensors import STORAGES, Stored, TorchFile
+from pipeline.archive.zip_members import Region
+
+NAME = "torch-legacy"
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+MAX_PICKLE_BYTES = 256 << 20
+# The pickles of most files are shorter. What is read grows by eight as long as they are cut off.
+FIRST_READ = 1 << 20
+
+# Bytes per element of storages whose tensors are not read, but have to be passed over.
+_QUANTIZED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1, "QUInt2x4Storage": 1}
+
+
+def is_legacy(first: bytes) -> bool:
+    """Whether a file's first bytes are the pickle of torch's magic number, in any protocol."""
+    number = MAGIC.to_bytes(10, "little")
+    in_text = (b"L%dL\n" % MAGIC, b"I%d\n" % MAGIC)
+    return (first[:1] == b"\x80" and number in first[:32]) or first.startswith(in_text)
+
+
+def scan(path: Path) -> Contents:
+    """The weights of one legacy file, from its pickles and the sizes of its storages."""
+    return scan_region(Region(path))
+
+
+def scan_region(region: Region) -> Contents:
+    """The weights of a legacy file that may itself be a member of a zip."""
+    with region.open() as file:
+        root, keys, start = _read_pickles(region, file)
+        stored = _storages(region, file, start, keys.value, _element_sizes(root))
+        return TorchFile(region, stored.__getitem__).contents(find_weights(root.value))
+
+
+def _read_pickles(region: Region, file: IO[bytes]) -> tuple[Pickled, Pickled, int]:
+    """The object, the keys of its storages, and the byte at which the storages begin."""
+    size, limit = region.size, FIRST_READ
+    while True:
+        file.seek(0)
+        data = file.read(limit)
+        try:
+            pickles = _five(data, region)
+        except PickleCutError as error:
+            if limit >= size:
+                raise ArchiveError(f"{region}: truncated: {error}") from error
+            if limit >= MAX_PICKLE_BYTES:
+                raise ArchiveError(f"{region}: more than {MAX_PICKLE_BYTES} bytes of pickle are refused") from error
+            limit = min(8 * limit, MAX_PICKLE_BYTES)
+        except PickleError as error:
+            raise ArchiveError(f"{region}: not a readable pickle: {error}") from error
+        else:
+            return pickles[3], pickles[4], pickles[4].end
+
+
+def _five(data: bytes, region: Region) -> list[Pickled]:
+    pickles: list[Pickled] = []
+    for expected in (MAGIC, PROTOCOL, None, None, None):
+        pickles.append(read_pickle_at(data, pickles[-1].end if pickles else 0))
+        if expected is not None and pickles[-1].value != expected:
+            raise ArchiveError(f"{region}: {pickles[-1].value!r:.40} where torch's legacy format has {expected}")
+    return pickles
+
+
+def _element_sizes(root: Pickled) -> dict[str, int | str]:
+    """Storage key → bytes per element, or the name of a storage type of unknown size."""
+    sizes: dict[str, int | str] = {}
+    for persistent in root.persistent:
+        match persistent.id:
+            case ("storage", Global() as storage_type, str(key), *_):
+                dtype = STORAGES.get(storage_type.name)
+                known = NUMPY[dtype].itemsize if dtype else _QUANTIZED.get(storage_type.name)
+                sizes.setdefault(key, storage_type.name if known is None else known)
+    return sizes
+
+
+def _storages(
+    region: Region, file: IO[bytes], start: int, keys: Any, element_sizes: dict[str, int | str]
+) -> dict[str, Stored]:
+    """Storage key → where its bytes lie. ArchiveError when they reach beyond the end of the file."""
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ArchiveError(f"{region}: damaged: no list of storage keys behind the object")
+    stored: dict[str, Stored] = {}
+    size = region.size
+    for number, key in enumerate(keys, 1):
+        element_size = element_sizes.get(key)
+        if not isinstance(element_size, int):
+            raise ArchiveError(f"{region}: storage {key!r:.40} is of unknown type {element_size}: its size is unknown")
+        file.seek(start)
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        nbytes = count * element_size
+        if count < 0 or start + 8 + nbytes > size:
+            raise ArchiveError(
+                f"{region}: truncated or damaged: storage {number} of {len(keys)} ends at byte {start + 8 + nbytes}, "
+                f"the file has {size}"
+            )
+        begins = start + 8 if region.member else region.start + start + 8
+        stored[key] = Stored(begins, nbytes, region.member)
+        start += 8 + nbytes
+    return stored

@@ -1,0 +1,203 @@
+"""What torch's formats share: tensors as pickles describe them, and where their storages lie.
+
+torch's pickles never hold a tensor's values. They say which storage it is a view of, with offset, shape and strides;
+the storages stand elsewhere in the file, and each format knows where (`Stored`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from analyzers.errors import ArchiveError
+from pipeline.archive.dtypes import NUMPY
+from pipeline.archive.formats.contents import Contents, Place, row_major
+from pipeline.archive.formats.pickle_data import Call, Global
+from pipeline.archive.formats.state import State, is_tensor
+from pipeline.archive.types import Problem, TensorHeader
+from pipeline.archive.zip_members import Region
+
+STORAGES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+}
+# A tensor of stride 0 repeats its storage: so much more than the file may it hold.
+EXPANSION_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a storage's `nbytes` bytes lie: from byte `start` of the file, or as its compressed `member`."""
+
+    start: int
+    nbytes: int
+    member: str | None = None
+    crc32: int | None = None
+
+
+@dataclass(frozen=True)
+class Strided:
+    """A tensor as the pickle describes it: offset and strides in elements of `dtype`, its storage by key."""
+
+    storage: str
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    conjugated: bool = False
+    negated: bool = False
+
+
+class Unreadable(Exception):  # noqa: N818 - a finding about one tensor
+    """One tensor that cannot be read, while the others of its file can."""
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """An open torch file: `find_storage` gives the place of a storage by its key, or ArchiveError."""
+
+    region: Region
+    find_storage: Callable[[str], Stored]
+    big_endian: bool = False
+
+    def contents(self, state: State) -> Contents:
+        """The places of all tensors, and what the file says of its step and its model."""
+        places: dict[str, Place] = {}
+        problems: list[Problem] = []
+        sharing: dict[Strided, list[str]] = {}
+        for name, call in state.tensors.items():
+            try:
+                tensor = strided(call)
+                places[name] = self.place(name, tensor)
+                sharing.setdefault(tensor, []).append(name)
+            except Unreadable as reason:
+                problems.append(Problem(str(self.region.path), str(reason), name))
+        tied = tuple(tuple(names) for names in sharing.values() if len(names) > 1)
+        notes = [f"tied: {' = '.join(names)}" for names in tied]
+        if state.left:
+            shown = ", ".join(state.left[:12])
+            shown += f" and {len(state.left) - 12} more" if len(state.left) > 12 else ""
+            notes.append(f"left in {self.region.name or self.region.path.name}: {shown}")
+        return Contents(
+            places,
+            (self.region.path,),
+            steps=self._steps(state.values),
+            config=_config(state.values),
+            tied=tied,
+            problems=tuple(problems),
+            notes=tuple(notes),
+            training_state=state.training_state,
+        )
+
+    def place(self, name: str, tensor: Strided) -> Place:
+        """The place of one tensor, checked against the storage's size. ArchiveError when the file is damaged."""
+        itemsize = NUMPY[tensor.dtype].itemsize
+        count = math.prod(tensor.shape)
+        try:
+            stored = self.find_storage(tensor.storage)
+        except KeyError:
+            raise ArchiveError(f"{self.region}: {name}: its storage data/{tensor.storage} is not in the file") from None
+        if math.prod(max(size, 1) for size in tensor.shape) > 2**48:
+            raise Unreadable(f"implausible shape {tensor.shape}")
+        reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+        end = (tensor.offset + reach + 1) * itemsize if count else 0
+        if end > stored.nbytes:
+            raise ArchiveError(
+                f"{self.region}: {name}: {tensor.dtype} {list(tensor.shape)} ends at byte {end} of its storage, "
+                f"which has {stored.nbytes}"
+            )
+        if count * itemsize > max(self.region.size, EXPANSION_BYTES) and stored.member is None:
+            raise Unreadable(f"{tensor.shape} repeats {stored.nbytes} stored bytes: an expanded view, not read")
+        strides = tensor.strides if count else row_major(tensor.shape)
+        place = Place(
+            TensorHeader(name, tensor.dtype, tensor.shape, count * itemsize),
+            self.region.path,
+            stored.start + tensor.offset * itemsize,
+            strides,
+            stored.member,
+            self.big_endian,
+            tensor.conjugated,
+            tensor.negated,
+        )
+        whole = count * itemsize == stored.nbytes and place.contiguous and not stored.member
+        return replace(place, crc32=stored.crc32) if whole else place
+
+    def number(self, tensor: Any) -> int | None:
+        """The value of a stored scalar of an integer dtype, such as a step; None for any other tensor."""
+        try:
+            place = self.place("", strided(tensor))
+        except (Unreadable, ArchiveError):
+            return None
+        if place.member or place.header.nbytes != NUMPY[place.header.dtype].itemsize or "int" not in place.header.dtype:
+            return None
+        with place.path.open("rb") as file:
+            file.seek(place.offset)
+            raw = file.read(place.header.nbytes)
+        return int.from_bytes(raw, "big" if place.big_endian else "little", signed=True)
+
+    def _steps(self, values: dict[str, Any]) -> dict[str, int]:
+        """Top-level whole numbers of the file, by key."""
+        steps = {}
+        for key, value in values.items():
+            number = self.number(value) if is_tensor(value) else value
+            if type(number) is int and 0 <= number < 2**62:
+                steps[key] = number
+        return steps
+
+
+def strided(call: Any) -> Strided:
+    """What a rebuild call would make, or `Unreadable` with the reason."""
+    function, args = call.function.name, call.args
+    wrapped = function in ("_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter", "Variable")
+    if wrapped and isinstance(args, tuple) and args and is_tensor(args[0]):
+        return strided(args[0])
+    if function == "_rebuild_from_type_v2" and isinstance(args, tuple) and len(args) >= 3:
+        inner = Call(args[0], args[2])
+        if is_tensor(inner) and inner.function.name != function:
+            return strided(inner)
+    if function not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
+        raise Unreadable(f"a {function.removeprefix('_rebuild_')}: only strided tensors are read")
+    try:
+        storage, offset, shape, strides = args[:4]
+        kind, storage_type, key = storage.id[:3]
+        typed = STORAGES.get(storage_type.name) if isinstance(storage_type, Global) else None
+        dtype = args[6].name if function == "_rebuild_tensor_v3" else typed
+        flags = args[-1] if function == "_rebuild_tensor_v3" and len(args) > 7 else (args[6:] or [None])[0]
+        # Old legacy files describe a storage that is part of another one: (its key, first element, elements).
+        view = storage.id[5] if len(storage.id) > 5 else None
+        offset = offset + view[1] if view is not None else offset
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise Unreadable(f"its description is not one that torch.save writes: {error}") from error
+    if kind != "storage" or not isinstance(key, str):
+        raise Unreadable("its storage is not in the file")
+    if dtype not in NUMPY:
+        raise Unreadable(f"dtype {dtype or getattr(storage_type, 'name', storage_type)} is not read yet")
+    numbers = [offset, *shape, *strides]
+    if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < 2**62 for n in numbers) or len(shape) > 32:
+        raise Unreadable(f"implausible shape {tuple(shape)}, strides {tuple(strides)} or offset {offset}")
+    flags = flags if isinstance(flags, dict) else {}
+    return Strided(
+        key, dtype, offset, tuple(shape), tuple(strides), flags.get("conj") is True, flags.get("neg") is True
+    )
+
+
+def _config(values: dict[str, Any]) -> dict[str, Any]:
+    """A model's configuration, where a training loop stored it as a plain dict of numbers and words."""
+    for key in ("model_config", "model_args", "config"):
+        value = values.get(key)
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            return {name: entry for name, entry in value.items() if isinstance(entry, str | int | float | bool)}
+    return {}
