@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.archive.fused import Heads, heads_of
+from pipeline.archive.hooked import parameter
 from pipeline.archive.recipes import Dense, LowRankProduct
 from pipeline.archive.types import Layout, MatrixSpec
 
@@ -23,9 +24,11 @@ def circuits(layout: Layout, config: Mapping[str, Any]) -> tuple[MatrixSpec, ...
     """Per head h of each attention block: QK_h (D_q, D_k) and OV_h (D_out, D_v), roles "circuit_qk", "circuit_ov".
 
     Named ``<attention block>.qk.head<h>`` and ``.ov.head<h>``. With grouped keys and values, head h reads the key and
-    value head h // (heads / kv_heads). () when the config does not tell the heads; a block whose shapes do not agree
-    with them (latent attention, gated queries) has no circuits.
+    value head h // (heads / kv_heads). Heads come from the config, or from projections that are stored by head
+    (TransformerLens); without either there are no circuits. A block whose shapes do not agree with them (latent
+    attention, gated queries) has none.
     """
+    shapes = {header.name: header.shape for header in layout.tensors}
     blocks: dict[str, dict[str, list[MatrixSpec]]] = defaultdict(lambda: defaultdict(list))
     for spec in layout.matrices:
         block = attention_block(spec.name)
@@ -33,14 +36,28 @@ def circuits(layout: Layout, config: Mapping[str, Any]) -> tuple[MatrixSpec, ...
             blocks[block][spec.kind].append(spec)
     found: list[MatrixSpec] = []
     for block, parts in blocks.items():
-        heads = heads_of(config, block)
-        if heads is None or any(len(parts[part]) != 1 for part in _PARTS):
+        if any(len(parts[part]) != 1 for part in _PARTS):
             continue
         q, k, v, o = (parts[part][0] for part in _PARTS)
+        heads = heads_of(config, block) or _heads_by_shape(q, k, shapes)
+        if heads is None:
+            continue
         sizes = _head_sizes(q, k, v, o, heads)
         if sizes is not None:
             found.extend(_of_block(block, (q, k, v, o), heads.heads, *sizes))
     return tuple(found)
+
+
+def _heads_by_shape(q: MatrixSpec, k: MatrixSpec, shapes: Mapping[str, tuple[int, ...]]) -> Heads | None:
+    """Heads of W_Q and W_K where they are stored by head: (heads, …), or (d, heads, d_head)."""
+    counts = []
+    for spec, name in ((q, "W_Q"), (k, "W_K")):
+        assert isinstance(spec.recipe, Dense)
+        shape = shapes[spec.recipe.tensor]
+        if parameter(spec.recipe.tensor) != name or len(shape) != 3:
+            return None
+        counts.append(shape[0] if spec.shape[1] in shape[1:] else shape[1])
+    return Heads(counts[0], counts[1], None, True)
 
 
 def attention_block(name: str) -> str | None:

@@ -19,6 +19,7 @@ from pipeline.archive.folder import Refused
 from pipeline.archive.formats import READ
 from pipeline.archive.headers import Headers, Opened, read_headers, read_weights
 from pipeline.archive.placing import Placed, place
+from pipeline.archive.ranks import without_parts
 from pipeline.archive.runs import assemble_run, run_parts
 from pipeline.archive.steps import compile_pattern
 from pipeline.archive.types import Archive, Run
@@ -70,7 +71,7 @@ def open_archive(
     opened = _whole_folders([read_weights(checkpoint, findings) for checkpoint in found])
     placed = place([checkpoint.found for checkpoint in opened], own_name, pattern)
     # A single file is the whole archive: its stem is the archive's name, and not a run's as well.
-    members = _read_all(placed, opened, findings, on_progress, alone=is_file)
+    members = without_parts(_read_all(placed, opened, findings, on_progress, alone=is_file), findings)
     _list_refused(refused, members, findings)
     runs = _assemble(unicodedata.normalize("NFC", name or own_name), members, findings, step_scale)
     findings.close()

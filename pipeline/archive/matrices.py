@@ -5,15 +5,18 @@ A tensor is one matrix (linear, convolution, embedding), several (fused q/k/v, g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from pipeline.archive.experts import dbrx_cuts, expert_cuts, is_stack
+from pipeline.archive.factors import low_rank_factors
 from pipeline.archive.fused import config_for, integer, model_type_of, row_cuts
+from pipeline.archive.hooked import Hooked, HookedCut
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.names import Dialect, layer_of, module_path, one_form, strip_prefixes, unique_names, words
+from pipeline.archive.quantised import quantised_parts
 from pipeline.archive.recipes import Dense, Op, Recipe
 from pipeline.archive.types import Layout, MatrixSpec, TensorHeader, Unmeasured
 from pipeline.archive.unmeasured import why_not
@@ -42,10 +45,16 @@ def drafts_of(tensors: Sequence[TensorHeader], config: Mapping[str, Any]) -> tup
     dialect = Dialect.of(names, model_type_of(config))
     shapes = {one_form(strip_prefixes(module_path(t.name)), dialect): t.shape for t in tensors}
     conv1d = _uses_conv1d(shapes, config)
+    hooked = Hooked.of(tensors)
+    parts = quantised_parts(tensors) | low_rank_factors(tensors)
     drafts: list[Draft] = []
     unmeasured: list[Unmeasured] = []
     for header in tensors:
-        reason = why_not(header, names) or _factor(header.name)
+        reason = parts.get(header.name) or why_not(header, names)
+        cut = None if reason else hooked.cut(header.name, header.shape)
+        if cut is not None:
+            drafts.append(_bare(header, cut, dialect, names))
+            continue
         found = [] if reason else _matrices(header, shapes, config, dialect, conv1d)
         if not found:
             reason = reason or f"{len(header.shape)}-D {header.shape}: how it is laid out is not known"
@@ -64,6 +73,17 @@ def layout_of(tensors: Sequence[TensorHeader], drafts: Sequence[Draft], unmeasur
         for name, d in zip(names, drafts, strict=True)
     )
     return Layout(tuple(tensors), matrices, tuple(unmeasured))
+
+
+def _bare(header: TensorHeader, cut: HookedCut, dialect: Dialect, names: Collection[str]) -> Draft:
+    """The matrix of a bare parameter whose layout was told by shapes. ``W_gate`` beside experts is their router."""
+    ops, size, orientation = cut
+    path = one_form(strip_prefixes(module_path(header.name)), dialect)
+    candidates = (path, one_form(module_path(header.name), dialect), header.name)
+    experts = f"{header.name.removesuffix('W_gate')}experts."
+    routes = header.name.endswith("W_gate") and any(name.startswith(experts) for name in names)
+    kind = "router" if routes else None
+    return Draft(candidates, size, Dense(header.name, ops), kind, header.dtype, orientation)
 
 
 def _matrices(
@@ -110,7 +130,7 @@ def _matrices(
         return [draft("", (*flat, *_TURN), (cols, rows), "in_out", "embedding")]
     if len(shape) > 2:
         return _spatial(path, last, shape, draft)
-    turned = last == "kernel" or (conv1d and leaf in _CONV1D)
+    turned = last in ("kernel", "recurrent_kernel") or (conv1d and leaf in _CONV1D)
     rows, cols = (shape[1], shape[0]) if turned else (shape[0], shape[1])
     turn = _TURN if turned else ()
     orientation = "in_out" if turned else "out_in"
@@ -169,10 +189,3 @@ def _uses_conv1d(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
         for path, shape in shapes.items()
         if path.endswith("c_attn")
     )
-
-
-def _factor(name: str) -> str | None:
-    """LoRA factors inside full weights (a PEFT model saved by torch.save): their scale is nowhere in the file."""
-    if ".lora_A." in name or ".lora_B." in name or ".lora_embedding_" in name:
-        return "a LoRA factor without adapter_config.json: its scale is not known; save with PEFT's save_pretrained"
-    return None

@@ -42,6 +42,7 @@ PARAMETERS = frozenset(("weight", "kernel"))
 """Last components that name the parameter, not the module: dropped."""
 
 _BLOCK = re.compile(r"^(?:layer|layers|block|blocks|stage|h)_?(\d+)$")
+_STACKED = re.compile(r"_l(\d+)(?:_reverse)?$")
 _EXPERTS = frozenset(("expert", "experts", "local_experts"))
 _EXPERT_PARTS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 _VIT = re.compile(r"^encoder\.layer\.(\d+)\.attention\.(?:attention\.(query|key|value)|([qkvo])_proj)$")
@@ -147,7 +148,7 @@ def canonical(name: str, dialect: Dialect = Dialect()) -> str:
 def layer_of(name: str) -> int | None:
     """The block a canonical name belongs to: its first integer component that is not an expert's index.
 
-    ``layers.3.mlp.experts.7.up_proj`` → 3; ``layer1.0.conv1`` → 1 (a stage); ``fc1`` → None.
+    ``layers.3.mlp.experts.7.up_proj`` → 3; ``layer1.0.conv1`` → 1 (a stage); ``lstm.weight_hh_l3`` → 3; ``fc1`` → None.
     """
     parts = name.split(".")
     for i, part in enumerate(parts):
@@ -155,7 +156,8 @@ def layer_of(name: str) -> int | None:
             return int(part)
         if found := _BLOCK.match(part):
             return int(found.group(1))
-    return None
+    stacked = _STACKED.search(parts[-1])  # torch's RNNs: weight_ih_l0_reverse
+    return int(stacked.group(1)) if stacked else None
 
 
 def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:

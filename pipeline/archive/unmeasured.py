@@ -16,11 +16,12 @@ LONGEST_NAME = 1000
 
 _NORM = re.compile(r"(?:^|_)(?:\w*norm|ln|bn)\w*$|layernorm|rmsnorm", re.IGNORECASE)
 _BUFFER = re.compile(
-    r"^(?:inv_freq|\w*cos_cached|\w*sin_cached|freqs_cis|\w*_mask|mask|causal_mask|position_ids|running_mean|running_var|"
-    r"num_batches_tracked|\w*_buffer|relative_position_index|attn_mask|masked_bias)$"
+    r"^(?:inv_freq|\w*cos_cached|\w*sin_cached|rotary_(?:cos|sin)|cos_sin_cache|freqs_cis|\w*_mask|mask|causal_mask|tril|"
+    r"triu|position_ids|\w*running_(?:mean|var|std|count)|num_batches_tracked|\w*_buffer|relative_position_index|"
+    r"relative_coords_table|masked_bias|mel_filters|mel_basis|anchor_grid)$"
 )
-_SCALE = re.compile(r"^(?:weight_scale(?:_inv)?|scales?|scale_inv|absmax|quant_map|qzeros|SCB|\w+_scales?)$")
-_SCALES_OF_WEIGHT = ("weight_scale_inv", "weight_scale", "scale", "weight.absmax", "weight_absmax", "SCB")
+_BIAS = re.compile(r"bias$|^beta$|^bias_(?:ih|hh)(?:_l\d+(?:_reverse)?)?$")
+_AVERAGE = re.compile(r"^_?ema_w$|_avg$|^ema_\w+$")
 
 
 def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
@@ -35,31 +36,32 @@ def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
         return _not_float(header, leaf, owner, names)
     if len(shape) == 0:
         return "a scalar"
-    if leaf != "weight_mask" and _BUFFER.match(leaf):
+    if (leaf != "weight_mask" and _BUFFER.match(leaf)) or name.endswith("mel_scale.fb"):
         return f"{size}: a buffer, not a weight"
+    gain = _NORM.search(module_path(name).rsplit(".", 1)[-1]) or leaf in ("gamma", "g")
     if len(shape) == 1:
-        if leaf.endswith("bias") or leaf == "beta":
+        if _is_bias(leaf, owner, names):
             return f"{size}: a bias"
-        if _NORM.search(module_path(name).rsplit(".", 1)[-1]) or leaf in ("gamma", "g"):
+        if gain or (leaf == "w" and _NORM.search(re.split(r"[./]", owner)[-2:][0])):
             return f"{size}: a normalisation's gain"
         return f"{size}: a vector"
     if 0 in shape:
         return f"has no entries: shape {shape}"
     if len(shape) > 2 and max(shape) == _count(shape):
         return f"{size}: a vector held with extra axes"
-    if leaf.endswith("bias"):
+    if _is_bias(leaf, owner, names):
         return f"{size}: a bias"
-    if _NORM.search(module_path(name).rsplit(".", 1)[-1]) and leaf in ("weight", "gamma", "scale"):
+    if gain and leaf in ("weight", "gamma", "scale"):
         return f"{size}: a normalisation's gain"
-    if reason := _reparametrised(leaf, owner, names):
-        return reason
-    if _SCALE.match(leaf) and any(f"{owner}{other}" in names for other in _values(leaf)):
-        return f"{size}: scales of quantised weights; dequantise the checkpoint to measure it"
-    if header.dtype.startswith("float8") and any(f"{owner}{scale}" in names for scale in _SCALES_OF_WEIGHT):
-        return (
-            f"{header.dtype} values that have meaning only times their scale; dequantise the checkpoint to measure it"
-        )
-    return None
+    return _reparametrised(leaf, owner, names)
+
+
+def _is_bias(leaf: str, owner: str, names: Collection[str]) -> bool:
+    """``bias``, an RNN's ``bias_hh_l0``, and ``b_Q`` beside ``W_Q`` (TransformerLens)."""
+    if _BIAS.search(leaf):
+        return True
+    short = leaf.removeprefix("_").removeprefix("b_")
+    return short != leaf and any(f"{owner}{w}" in names for w in (f"W_{short}", f"_W_{short}"))
 
 
 def _not_float(header: TensorHeader, leaf: str, owner: str, names: Collection[str]) -> str:
@@ -74,25 +76,25 @@ def _not_float(header: TensorHeader, leaf: str, owner: str, names: Collection[st
     return f"{header.dtype}: a counter, index or mask, not weights"
 
 
-def _values(scale: str) -> tuple[str, ...]:
-    stem = scale.removesuffix("_inv").removesuffix("_scale").removesuffix("_scales")
-    return (stem, "weight", "qweight", f"{stem}_blocks")
-
-
 def _reparametrised(leaf: str, owner: str, names: Collection[str]) -> str | None:
-    """torch's weight norm, spectral norm and pruning save ingredients, not the weight."""
-    if leaf in ("weight_v", "original1") or (leaf == "weight_g" and f"{owner}weight_v" in names):
-        if leaf == "weight_v" and f"{owner}weight_orig" in names:
-            return "a vector of spectral_norm's power iteration"
-        return "a factor of a weight-normalised weight (g·v/‖v‖); call remove_weight_norm before saving to measure it"
-    if leaf == "original0":
+    """torch's parametrisations, weight norm, spectral norm and pruning save ingredients, not the weight."""
+    if ".parametrizations." in f".{owner}":
+        if leaf == "original":
+            return "the unparametrised weight; call remove_parametrizations before saving to measure it"
+        return "a part of a parametrised weight; call remove_parametrizations before saving to measure it"
+    if leaf in ("original0", "original1"):
         return "a factor of a parametrised weight; call remove_parametrizations before saving to measure it"
-    if leaf == "original" and ".parametrizations." in f".{owner}":
-        return "the unparametrised weight; call remove_parametrizations before saving to measure it"
-    if leaf == "weight_orig":
+    stem, _, part = leaf.rpartition("_")
+    if stem and part in ("u", "v") and (f"{owner}{stem}_orig" in names or f"{owner}{stem}_bar" in names):
+        return "a vector of spectral_norm's power iteration"
+    if stem and part in ("g", "v") and all(f"{owner}{stem}_{one}" in names for one in "gv"):
+        return "a factor of a weight-normalised weight (g·v/‖v‖); call remove_weight_norm before saving to measure it"
+    if stem and part in ("orig", "bar") and any(f"{owner}{stem}_{other}" in names for other in ("mask", "u", "v")):
         return "the weight before pruning or spectral_norm; call prune.remove or remove_spectral_norm to measure it"
     if leaf == "weight_mask":
         return "a pruning mask"
+    if _AVERAGE.search(leaf) and f"{owner}cluster_size" in names:
+        return "a running average of a codebook, not a weight"
     return None
 
 

@@ -207,4 +207,6 @@ def test_model_parallel_parts_are_not_taken_for_one_model(tmp_path: Path) -> Non
         save(tmp_path / "global_step5" / f"mp_rank_0{rank}_model_states.pt", {"module": weights(rank)})
     torch.save({}, tmp_path / "global_step5" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
     archive = open_archive(tmp_path, name="zoo")
-    assert steps(archive) == {"zoo/mp_rank_00_model_states": [5], "zoo/mp_rank_01_model_states": [5]}
+    assert steps(archive) == {}
+    (problem,) = archive.problems
+    assert problem.reason == "a part of a model of 2 ranks: merge it first (and 1 more such file)"

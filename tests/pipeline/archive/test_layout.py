@@ -148,6 +148,13 @@ def test_an_unknown_three_dimensional_parameter_is_listed_with_its_shape() -> No
         ("fc.qweight", torch.zeros(3, 5, dtype=torch.int32), "quantised"),
         ("fc.weight_mask", torch.zeros(3, 5), "mask"),
         ("fc.lora_A.default.weight", torch.zeros(3, 5), "adapter_config"),
+        ("lstm.bias_hh_l3", torch.zeros(4), "bias"),
+        ("gru.bias_ih_l0_reverse", torch.zeros(4), "bias"),
+        ("blocks.0.ln1.w", torch.zeros(4), "gain"),
+        ("head.tril", torch.zeros(8, 8), "buffer"),
+        ("attn.rotary_sin", torch.zeros(8, 4), "buffer"),
+        ("norm.running_var", torch.zeros(2, 4), "buffer"),
+        ("mel_spectrogram.mel_scale.fb", torch.zeros(9, 4), "buffer"),
     ],
 )  # fmt: skip
 def test_what_is_no_matrix_says_why(name: str, tensor: torch.Tensor, word: str) -> None:
@@ -179,6 +186,37 @@ def test_weight_norm_and_pruning_save_no_weight() -> None:
     pruned = torch.nn.Linear(4, 3)
     torch.nn.utils.prune.random_unstructured(pruned, "weight", 0.5)
     assert not layout_of(pruned.state_dict()).matrices
+
+
+@pytest.mark.parametrize("parametrise", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_parametrised_weight_s_parts_are_listed(parametrise: str) -> None:
+    linear = getattr(torch.nn.utils.parametrizations, parametrise)(torch.nn.Linear(6, 6))
+    layout = layout_of({f"net.{name}": tensor for name, tensor in linear.state_dict().items()})
+    assert_accounted(layout)
+    assert not layout.matrices
+
+
+def test_parametrised_weights_of_other_names_are_told_by_their_partners() -> None:
+    recurrent = torch.nn.utils.weight_norm(torch.nn.LSTM(4, 3), "weight_hh_l0")
+    assert [spec.name for spec in layout_of(recurrent.state_dict()).matrices] == ["weight_ih_l0"]
+    spectral = {"conv.weight_bar": torch.zeros(4, 3), "conv.weight_u": torch.zeros(4), "conv.weight_v": torch.zeros(3)}
+    assert not layout_of(spectral).matrices
+    alone = {"one.weight_v": torch.zeros(4, 3), "two.weight_orig": torch.zeros(4, 3)}  # no partner: no parts
+    assert len(layout_of(alone).matrices) == 2
+
+
+def test_the_running_average_of_a_codebook_is_no_weight() -> None:
+    state = {"vq.embed": torch.zeros(64, 8), "vq.embed_avg": torch.zeros(64, 8), "vq.cluster_size": torch.zeros(64)}
+    assert [spec.name for spec in layout_of(state).matrices] == ["vq.embed"]
+
+
+def test_recurrent_weights_have_their_kind_and_layer() -> None:
+    layout = layout_of(torch.nn.LSTM(5, 3, num_layers=4, bidirectional=True, proj_size=2).state_dict())
+    assert {spec.kind for spec in layout.matrices} == {"recurrent"}
+    assert {spec.name: spec.layer for spec in layout.matrices}["weight_hr_l3_reverse"] == 3
+    assert all("a bias" in listed.reason for listed in layout.unmeasured)
+    keras = layout_of({"cell.kernel": torch.zeros(5, 12), "cell.recurrent_kernel": torch.zeros(3, 12)})
+    assert {spec.name: spec.shape for spec in keras.matrices} == {"cell": (12, 5), "cell.recurrent_kernel": (12, 3)}
 
 
 def test_two_models_in_one_file_keep_both_under_longer_names() -> None:

@@ -103,6 +103,8 @@ def test_a_vit_s_old_file_names_and_new_module_names_are_one() -> None:
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
+        ("lstm.weight_hh_l3", 3),
+        ("layers.2.rnn.weight_ih_l0_reverse", 2),
         ("encoder.layer.11.output.dense", 11),
         ("layers.3.mlp.experts.7.up_proj", 3),
         ("mlp.experts.7.up_proj", None),
@@ -151,6 +153,18 @@ def test_the_layer_is_the_block_s_index_and_never_an_expert_s(name: str, layer: 
         ("classifier.out_proj", "head"),
         ("transformer.layer.0.ffn.lin2", "mlp.down"),
         ("layer.0.attention.q_lin", "attention.query"),
+        ("output_projection", "unembedding"),
+        ("decoder.output_projection", "unembedding"),
+        ("layers.0.self_attn.output_projection", "attention.output"),
+        ("layers.0.cross_attention.output_proj", "attention.output"),
+        ("layers.0.output_projection", "linear"),
+        ("embedding_weight", "embedding"),
+        ("encoder.word_embedding_weight", "embedding"),
+        ("lstm.weight_hh_l3", "recurrent"),
+        ("encoder.rnn.weight_ih_l0_reverse", "recurrent"),
+        ("cell.weight_hh", "recurrent"),
+        ("unembed.W_U", "unembedding"),
+        ("blocks.0.attn.W_O", "attention.output"),
     ],
 )  # fmt: skip
 def test_the_kind_follows_the_families_words(name: str, kind: str) -> None:
