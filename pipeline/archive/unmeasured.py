@@ -24,6 +24,12 @@ _BIAS = re.compile(r"bias$|^beta$|^bias_(?:ih|hh)(?:_l\d+(?:_reverse)?)?$")
 _AVERAGE = re.compile(r"^_?ema_w$|_avg$|^ema_\w+$")
 
 
+def is_parameter(header: TensorHeader) -> bool:
+    """Whether a tensor is one that training moves: no counter, index, mask or buffer."""
+    leaf = re.split(r"[./]", header.name)[-1]
+    return header.dtype in FLOATS and 0 not in header.shape and not _BUFFER.match(leaf)
+
+
 def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
     """The reason this tensor yields no matrix, or None when it is one. `names` are all of the checkpoint's."""
     shape, name = header.shape, header.name
