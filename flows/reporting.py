@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Written:
-    """Where the report is, and the analyzers that could not derive their part."""
+    """Where the report is, and the analyzers that could not derive their part. `warnings` and `notes` are sentences on
+    what the checkpoints hold (equal steps, parameters that never change): nothing is missing because of them."""
 
     zarr: Path
     html: Path
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def report(
@@ -38,6 +41,7 @@ def report(
     """Writes OUT/report.zarr and OUT/report.html from what is stored. An analyzer that fails costs its own node.
     `profile` (where the computation's time went) stays in the report's attributes."""
     from pipeline.report import assemble, derive, save, write_html
+    from pipeline.report.contents import archive_rows
 
     console.say("Writing the report.")
 
@@ -67,4 +71,9 @@ def report(
     tree.attrs["options"] = json.dumps(options.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    return Written(save(tree, out / "report.zarr"), write_html(tree, out / "report.html"), tuple(problems))
+    findings = archive_rows(tree, "contents")
+    warnings, notes = (
+        tuple(str(row["text"]) for row in findings if row["severity"] == severity) for severity in ("warning", "note")
+    )
+    zarr, html = save(tree, out / "report.zarr"), write_html(tree, out / "report.html")
+    return Written(zarr, html, tuple(problems), warnings, notes)

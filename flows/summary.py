@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from flows import console, profile_text
 from flows.analysis import Outcome
+from flows.reporting import Written
 
 _LISTED = 50
+_CONTENTS = 10
 
 
 def lines(outcome: Outcome) -> list[str]:
     """The closing lines of `varve analyze`: counts, problems, paths."""
     said = ["", console.table(("", "done", "there before", "failed"), _rows(outcome), right=(1, 2, 3))]
     said += profile_text.lines(outcome.computed.profile)
+    said += content_lines(outcome.written)
     said += problem_lines(outcome.problems)
     said += ["", f"report: {outcome.written.html}", f"        {outcome.written.zarr}  (xarray.open_datatree)"]
     return said
@@ -24,10 +27,24 @@ def problem_lines(problems: tuple[str, ...]) -> list[str]:
     return ["", f"{console.plural(len(problems), 'problem')}:", *(f"  {line}" for line in problems)]
 
 
+def content_lines(written: Written) -> list[str]:
+    """What the checkpoints' contents show: warnings, then notes; nothing when there is nothing."""
+    lines: list[str] = []
+    for what, sentences in (("warning", written.warnings), ("note", written.notes)):
+        if sentences:
+            more = len(sentences) - _CONTENTS
+            lines += ["", f"{console.plural(len(sentences), what)} about the checkpoints' contents:"]
+            lines += [f"  {sentence}" for sentence in sentences[:_CONTENTS]]
+            lines += [f"  and {more} more in the report"] if more > 0 else []
+    return lines
+
+
 def markdown(outcome: Outcome) -> str:
     """The artifact of a flow run."""
     rows = "\n".join(f"| {what} | {done} | {before} | {failed} |" for what, done, before, failed in _rows(outcome))
     text = f"| | done | there before | failed |\n|---|---:|---:|---:|\n{rows}\n\n"
+    if outcome.written.warnings:
+        text += "**Warnings**\n\n" + "\n".join(f"- {line}" for line in outcome.written.warnings[:_LISTED]) + "\n\n"
     if outcome.problems:
         listed = "\n".join(f"- {line}" for line in outcome.problems[:_LISTED])
         more = len(outcome.problems) - _LISTED

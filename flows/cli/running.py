@@ -53,7 +53,7 @@ def run_report(options: AnalyzeOptions, runs: Sequence[str], with_prefect: bool)
         written = report_flow(options.model_dump(mode="json"), list(runs) or None)
     else:
         written = analysis.report_only(options, list(runs) or None, PlainRunner())
-    for line in summary.problem_lines(written.problems):
+    for line in (*summary.content_lines(written), *summary.problem_lines(written.problems)):
         say(line)
     say(f"\nreport: {written.html}\n        {written.zarr}  (xarray.open_datatree)")
     return 3 if written.problems else 0

@@ -10,11 +10,13 @@ import xarray as xr
 
 from pipeline.archive.recipes import digest, tensors_of
 from pipeline.report.tables import legal_names, table
+from pipeline.store.content_findings import content_findings
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Problem
     from pipeline.store.addresses import Skip
     from pipeline.store.failures import Failure
+    from pipeline.store.held import ContentFinding
     from pipeline.store.records import CheckpointRecord, RunRecord
     from pipeline.store.store import Store
 
@@ -28,8 +30,8 @@ def archive_nodes(
     skips: Iterable[Skip] = (),
     failures: Iterable[Failure] = (),
 ) -> dict[str, xr.Dataset]:
-    """Path → dataset: /archive/runs, parameters, unmeasured, problems, notes, failures, skipped, /provenance,
-    /metrics.
+    """Path → dataset: /archive/runs, contents, parameters, unmeasured, problems, notes, failures, skipped,
+    /provenance, /metrics.
 
     `runs` are those of the report with their bases; of a run that `steps` names, only these steps are listed. Tables
     without a row are left out; /archive counts the rows of each in its attributes.
@@ -39,6 +41,7 @@ def archive_nodes(
     }
     tables = {
         "runs": _runs(runs, checkpoints),
+        "contents": _contents(content_findings(store, runs, checkpoints)),
         "parameters": _parameters(store, checkpoints),
         "unmeasured": _unmeasured(store, checkpoints),
         "problems": _problems(runs, checkpoints),
@@ -85,6 +88,21 @@ def _runs(runs: Sequence[RunRecord], checkpoints: Checkpoints) -> list[Row]:
             }
         )
     return rows
+
+
+def _contents(findings: Iterable[ContentFinding]) -> list[Row]:
+    """One row per finding, warnings first; lists are joined by commas."""
+    return [
+        {
+            "code": one.code,
+            "severity": one.severity,
+            "runs": ", ".join(one.runs),
+            "steps": ", ".join(map(str, one.steps)),
+            "tensors": ", ".join(one.tensors),
+            "text": one.text,
+        }
+        for one in findings
+    ]
 
 
 def _parameters(store: Store, checkpoints: Checkpoints) -> list[Row]:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.figures import Image
+
+LONG = 30
+"""Characters of a cell above which it is broken anywhere."""
+PAPER_CHARACTERS = 100
+"""Characters that fit side by side on a printed page."""
+
+
+def _narrowest(cell: str) -> int:
+    """Characters of the narrowest column that holds a cell without breaking a word of it."""
+    return 10 if len(cell) > LONG else max(map(len, cell.replace("-", "- ").split()), default=0)
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,12 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[bool, ...]
     kind: str = "table"
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its columns do not fit side by side on paper, where every row becomes a list of its cells."""
+        columns = zip(self.columns, *self.rows, strict=True)
+        return sum(1 + max(map(_narrowest, column)) for column in columns) > PAPER_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,12 @@ def from_rows(
     cells = tuple(tuple(number(row.get(k)) for k in there) for row in rows[:limit])
     more = f" The first {limit} of {len(rows)}." if limit is not None and len(rows) > limit else ""
     return Table(caption + more, tuple(there.values()), cells, numeric)
+
+
+def gallery(images: Iterable[Image | None]) -> tuple[Gallery, ...]:
+    """The figures that there are, in one gallery; nothing where there are none."""
+    there = tuple(image for image in images if image is not None)
+    return (Gallery(there),) if there else ()
 
 
 def several(count: int, noun: str, plural: str | None = None) -> str:

@@ -66,8 +66,15 @@ def key_variables(tree: xr.DataTree, per_variable: int = 2) -> Iterator[KeyVaria
     for node in analyzer_nodes(tree):
         dataset = tree[node].to_dataset()
         for name, array in dataset.data_vars.items():
+            if compares_runs(array):
+                continue  # these have tables of their own: `between_runs`
             if array.attrs.get("key") and array.dtype.kind in "fiub" and {"run", "matrix"} & set(array.dims):
                 yield from _slices(node, str(name), array, per_variable, roles)
+
+
+def compares_runs(array: xr.DataArray) -> bool:
+    """Whether it is a key variable with a value for each two runs and each of their matrices."""
+    return bool(array.attrs.get("key")) and set(array.dims) == {"run", "other_run", "matrix"}
 
 
 def _slices(node: str, name: str, array: xr.DataArray, limit: int, roles: Roles) -> Iterator[KeyVariable]:

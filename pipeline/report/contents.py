@@ -17,7 +17,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Contents:
-    """Rows of the tables under /archive (empty where the tree has none); `steps` is the union, sorted.
+    """Rows of the tables under /archive (empty where the tree has none); `steps` is the union, sorted. `findings` are
+    those of /archive/contents.
 
     `runs` are those analysed, without bases that were only compared with.
     """
@@ -31,6 +32,7 @@ class Contents:
     failures: Rows
     skipped: Rows
     notes: Rows = ()
+    findings: Rows = ()
 
     @staticmethod
     def of(tree: xr.DataTree) -> Contents:
@@ -51,7 +53,10 @@ class Contents:
             np.array(sorted(steps), dtype=np.int64),
             len(names),
             run_rows,
-            *(archive_rows(tree, name) for name in ("unmeasured", "problems", "failures", "skipped", "notes")),
+            *(
+                archive_rows(tree, name)
+                for name in ("unmeasured", "problems", "failures", "skipped", "notes", "contents")
+            ),
         )
 
 

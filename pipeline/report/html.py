@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,23 +13,25 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from analyzers.errors import ReportError
+from pipeline.report.blocks import LONG, Section
 from pipeline.report.sections import page
 
 
 def render(tree: xr.DataTree) -> str:
     """The page's text."""
+    return text_of(str(tree.attrs.get("title", "varve report")), str(tree.attrs.get("created", "")), page(tree))
+
+
+def text_of(title: str, created: str, sections: Sequence[Section]) -> str:
+    """The text of a page of these sections."""
     folder = files("pipeline.report") / "templates"
     sources = {name: (folder / name).read_text(encoding="utf-8") for name in ("report.html.jinja", "report.css")}
     environment = Environment(
         loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("report.html.jinja")
-    return template.render(
-        title=str(tree.attrs.get("title", "varve report")),
-        created=str(tree.attrs.get("created", "")),
-        css=Markup(sources["report.css"]),  # our own file, the only text that is not escaped
-        sections=page(tree),
-    )
+    css = Markup(sources["report.css"])  # our own file, the only text that is not escaped
+    return template.render(title=title, created=created, css=css, sections=sections, long=LONG)
 
 
 def write_html(tree: xr.DataTree, path: Path | str) -> Path:

@@ -13,6 +13,7 @@ from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, from
 from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.intrinsic_text import CONVENTIONS, MARK, NODE, codes, measured, rows, said
 from pipeline.report.look import Look
+from pipeline.report.path_figures import path_blocks
 from pipeline.report.plots import draw_line, legend, plain_log_ticks
 from pipeline.report.style import RunStyle, literal, wrapped
 
@@ -33,7 +34,7 @@ def intrinsic_section(tree: xr.DataTree, look: Look) -> Section | None:
         images = list(_layers(node, look))
         blocks += [Gallery(tuple(images[:4]))] if images else []
     if "path" in node and node["distance_from_start"].notnull().any():
-        blocks += _path(node, look)
+        blocks += path_blocks(node, look)
     return Section("intrinsic", "Intrinsic dimension", tuple(blocks)) if blocks else None
 
 
@@ -278,61 +279,6 @@ def _layer_figure(node: xr.Dataset, look: Look) -> Image:
 def _spread(count: int) -> list[int]:
     """Up to `CURVES` of so many, evenly chosen."""
     return np.unique(np.linspace(0, count - 1, CURVES).round().astype(int)).tolist()
-
-
-def _path(node: xr.Dataset, look: Look) -> list[Block]:
-    runs = [
-        r for r in range(node.sizes["run"]) if int(node["distance_from_start"].isel(run=r, group=0).notnull().sum()) > 2
-    ]
-    rows = []
-    for r in runs:
-        one = node.isel(run=r, group=0)
-        rows.append(
-            {
-                "run": str(one["run"].values),
-                "first": float(one["explained_variance"].isel(component=0)),
-                "null": float(one["explained_variance_null"].isel(component=0)),
-                "dimension": float(one["path_dimension"]),
-                "dimension_null": float(one["path_dimension_null"]),
-                "distance": float(one["relative_distance"].dropna("step")[-1])
-                if one["relative_distance"].notnull().any()
-                else np.nan,
-            }
-        )
-    if not rows:
-        return []
-    columns = {
-        "run": "run",
-        "first": "variance along the 1st component",
-        "null": "that of a random walk",
-        "dimension": "effective dimension",
-        "dimension_null": "that of a random walk",
-        "distance": "‖w − w_first‖/‖w_first‖ at the end",
-    }
-    caption = "The path of each run through weight space. A random walk over the same steps is nearly flat as well."
-    images = tuple(_path_figure(node.isel(run=runs[i : i + 8]), look) for i in range(0, min(len(runs), 16), 8))
-    return [Gallery(images), from_rows(caption, rows, columns)]
-
-
-def _path_figure(node: xr.Dataset, look: Look) -> Image:
-    whole = node.isel(group=0)
-    with canvas(5.0, 3.6) as figure:
-        axes = figure.add_subplot()
-        shown, ends = [], []
-        for r, run in enumerate(str(name) for name in whole["run"].values):
-            xy = whole["path"].isel(run=r).values
-            xy = xy[np.isfinite(xy[:, 0])]
-            if run not in look.styles or not len(xy):
-                continue
-            draw_line(axes, xy[:, 0], xy[:, 1], look.styles[run])
-            axes.plot(xy[:1, 0], xy[:1, 1], color=look.styles[run].colour, marker="s", markersize=7, fillstyle="none")
-            shown.append(run)
-            ends.append(f"{run} moves {number(float(xy[-1, 0] - xy[0, 0]))} along its first component")
-        axes.set_xlabel("first component of the run’s own path")
-        axes.set_ylabel("second component")
-        place(figure, top=legend(figure, shown, look))
-        caption = "Each run in its own first two principal components (all parameters); the square is its first step."
-        return image(figure, "Paths through weight space", caption, f"Plot. {'; '.join(ends)}.")
 
 
 def _shade(index: int, count: int) -> str:

@@ -23,13 +23,13 @@ PANEL, PANEL_APART = 2.35, 0.45
 """Inches: width of a panel's title, gap between panels."""
 
 
-def steps_figure(totals: Sequence[Totals], look: Look, label: str, matrices: int) -> Image:
+def steps_figure(totals: Sequence[Totals], look: Look, label: str) -> Image:
     """A panel per run: count, null with its interval, matched count at the last step."""
     title = f"Intruder dimensions over steps ({label})"
     caption = (
-        f"Sums over the matrices of each run (up to {matrices}). Coloured: count. Grey: updates with the same singular "
-        "values and random directions, their mean and (band) 95 % of their sum. Cross: the count at the last step "
-        "with ‖Δ‖ rescaled to the norm common to the runs. A count inside the band is what chance gives."
+        f"Sums over the matrices of each run ({_matrices(totals, look)}). Coloured: count. Grey: updates with the same "
+        "singular values and random directions, their mean and (band) 95 % of their sum. Cross: the count at the last "
+        "step with ‖Δ‖ rescaled to the norm common to the runs. A count inside the band is what chance gives."
     )
     with _panels(totals) as (figure, panels):
         for axes, one in zip(panels, totals, strict=False):
@@ -71,6 +71,14 @@ def excess_figure(totals: Sequence[Totals], look: Look, label: str) -> Image | N
         ends = "; ".join(f"{t.run}: {t.excess[-1]:.3g}" for t in shown[:8])
         caption = "Count minus the mean of the random updates, summed over matrices: the effect size. Zero is chance."
         return image(figure, f"Excess intruder dimensions ({label})", caption, f"Line plot. At the last step {ends}.")
+
+
+def _matrices(totals: Sequence[Totals], look: Look) -> str:
+    """ "30 each", or the number of every run where they differ."""
+    counts = {one.matrices for one in totals}
+    if len(counts) == 1:
+        return f"{counts.pop()} each" if len(totals) > 1 else f"{counts.pop()}"
+    return ", ".join(f"{one.matrices} in {look.label(one.run)}" for one in totals)
 
 
 def _said(one: Totals, index: int) -> str:

@@ -30,6 +30,7 @@ class Totals:
     `count_low`, `count_high`: without and with the scores that rounding leaves undetermined. `null`: mean of updates
     with random directions, `null_low` and `null_high` the 95 % interval of their sum over matrices, draw by draw.
     `matched`: at the common norm, at the last step only. `excess`: count − null over the matrices that have both.
+    `matrices`: how many have a count.
     """
 
     run: str
@@ -43,6 +44,7 @@ class Totals:
     null_high: np.ndarray
     matched: np.ndarray
     excess: np.ndarray
+    matrices: int = 0
 
     def verdict(self, index: int = -1) -> str:
         """How the count stands to the null at one x, in words."""
@@ -124,6 +126,7 @@ def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str) -
         high,
         _sum(tables.get("matched", absent)),
         _sum(tables["count"] - mean),
+        int(np.isfinite(tables["count"]).any(axis=0).sum()),
     )
 
 

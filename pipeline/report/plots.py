@@ -79,8 +79,9 @@ def draw_line(axes: Axes, steps: np.ndarray, values: np.ndarray, style: RunStyle
 
 
 def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: str) -> Image:
-    """One point with its quartiles per run, for runs of a single step. At most 30 runs are drawn."""
+    """One point with its quartiles per run, for runs of a single step and for what has no steps. At most 30 runs."""
     shown = series[:30]
+    stepped = "step" in variable.values.dims
     with canvas(5.6, 1.0 + 0.32 * len(shown)) as figure:
         axes = figure.add_subplot()
         rows = np.arange(len(shown))[::-1]
@@ -88,7 +89,9 @@ def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: st
             style = look.styles[one.run]
             axes.plot([one.low[0], one.high[0]], [row, row], color=style.colour, linewidth=2)
             axes.plot(one.median, [row], marker=style.marker or "o", color=style.colour, markersize=6, linestyle="none")
-        axes.set_yticks(rows, [f"{literal(look.label(s.run), 28)}, step {s.steps[0]}" for s in shown])
+        labels = (literal(look.label(one.run), 28) for one in shown)
+        steps = (f", step {one.steps[0]}" if stepped else "" for one in shown)
+        axes.set_yticks(rows, [f"{label}{step}" for label, step in zip(labels, steps, strict=True)])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         if variable.log and all(s.low[0] > 0 for s in shown):
             axes.set_xscale("log")
@@ -96,8 +99,10 @@ def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: st
         axes.set_xlabel(axis_label(variable))
         more = f" The first {len(shown)} of {len(series)} runs." if len(series) > len(shown) else ""
         place(figure, left=2.4)
-        roles = look.roles_of(one.run for one in shown)
-        caption = f"Median over matrices, bar between its quartiles; each run has one step.{more} {roles}".rstrip()
+        over_matrices = "matrix" in variable.values.dims
+        roles = look.roles_of(one.run for one in shown) if over_matrices else ""
+        what = "Median over matrices, bar between its quartiles" if over_matrices else "Value of each run"
+        caption = f"{what}{'; each run has one step' if stepped else ''}.{more} {roles}".rstrip()
         return image(figure, title, caption, f"Dot plot: {title}. {_ends(shown)}")
 
 

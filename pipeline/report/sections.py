@@ -8,9 +8,11 @@ import numpy as np
 import xarray as xr
 
 from pipeline.report import intruder_totals
+from pipeline.report.between_runs import tables_between_runs
 from pipeline.report.birth_figures import births_figure, births_of, births_table
-from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number, several
+from pipeline.report.blocks import Block, Details, Prose, Section, Table, from_rows, gallery, number, several
 from pipeline.report.compare import COUNTED, KeyVariable, compares, key_variables, measured_nodes
+from pipeline.report.content_blocks import content_blocks
 from pipeline.report.contents import Contents, archive_rows
 from pipeline.report.figures import Image
 from pipeline.report.heatmaps import heatmaps
@@ -19,6 +21,7 @@ from pipeline.report.intruder_figures import epsilon_figure, excess_figure, step
 from pipeline.report.intruder_totals import Totals
 from pipeline.report.left_out import not_analysed
 from pipeline.report.look import Look
+from pipeline.report.metric_figures import metrics_section
 from pipeline.report.mode_figures import modes_figure, modes_of
 from pipeline.report.movers import CHANGES, MoverTable, most_moved
 from pipeline.report.pathway_figures import pathway_section
@@ -58,8 +61,6 @@ PITFALLS = (
     ),
 )
 """Analyzers of which a pitfall speaks, and the pitfall: it stands where one of them measured something."""
-TELLING = ("loss", "eval", "acc", "f1", "perplexity", "reward", "score")
-"""Parts of the names of metrics that stand open; epochs, learning rates and the like stand behind a click."""
 
 
 def page(tree: xr.DataTree) -> list[Section]:
@@ -69,14 +70,19 @@ def page(tree: xr.DataTree) -> list[Section]:
     variables = list(key_variables(tree))
     movers = most_moved(tree)
     made = [
-        Section("summary", "Summary", (Prose(sentences(tree, contents, variables, movers, look), "paragraph"),)),
+        Section(
+            "summary",
+            "Summary",
+            (*content_blocks(contents), Prose(sentences(tree, contents, variables, movers, look), "paragraph")),
+        ),
         _analysed(tree, contents),
         not_analysed(tree, contents),
-        _metrics(tree, look),
+        metrics_section(tree, look, SHOWN_VARIABLES),
         _curves(variables, look),
         _heatmaps(variables, contents.runs, look),
         _spectra(tree, movers, look),
         _intruders(tree, look),
+        Section("between-runs", "Runs compared with one another", tuple(tables_between_runs(tree))),
         pathway_section(tree, look),
         intrinsic_section(tree, look),
         _movers(movers),
@@ -129,32 +135,12 @@ def _flag(row: Mapping[str, object], compared: bool) -> str:
     return "; ".join(notes)
 
 
-def _metrics(tree: xr.DataTree, look: Look) -> Section | None:
-    if "metrics" not in tree.children:
-        return None
-    told: list[Image | None] = []
-    rest: list[Image | None] = []
-    for name, array in tree["metrics"].to_dataset().data_vars.items():
-        long_name, units = str(array.attrs.get("long_name", name)), str(array.attrs.get("units", "1"))
-        drawn = curves(KeyVariable("metrics", str(name), long_name, units, False, array), look)
-        (told if any(part in str(name).lower() for part in TELLING) else rest).append(drawn)
-    blocks: tuple[Block, ...] = _gallery(told[:SHOWN_VARIABLES])
-    if hidden := _gallery([*told[SHOWN_VARIABLES:], *rest][: 2 * SHOWN_VARIABLES]):
-        blocks += (Details(several(len(hidden[0].images), "further metric"), hidden),)
-    return Section("metrics", "Loss and metrics of the runs", blocks)
-
-
-def _gallery(images: Sequence[Image | None]) -> tuple[Gallery, ...]:
-    there = tuple(image for image in images if image is not None)
-    return (Gallery(there),) if there else ()
-
-
 def _curves(variables: Sequence[KeyVariable], look: Look) -> Section:
     drawn = [image for v in variables if v.name not in COUNTED if (image := curves(v, look))]
-    blocks: tuple[Block, ...] = _gallery(drawn[:SHOWN_VARIABLES])
+    blocks: tuple[Block, ...] = gallery(drawn[:SHOWN_VARIABLES])
     if drawn[SHOWN_VARIABLES:]:
         rest = drawn[SHOWN_VARIABLES:]
-        blocks += (Details(f"{several(len(rest), 'further curve')}", _gallery(rest)),)
+        blocks += (Details(f"{several(len(rest), 'further curve')}", gallery(rest)),)
     if not drawn:
         blocks = (
             Prose(("No analyzer of this report declares key variables over runs; the tables are in report.zarr.",)),
@@ -174,8 +160,8 @@ def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str], look: Look)
         rest += [
             heatmaps(variable, runs[i : i + PANELS], look) for i in range(PANELS, min(len(runs), SHOWN_RUNS), PANELS)
         ]
-    blocks: tuple[Block, ...] = _gallery(first[:SHOWN_VARIABLES])
-    hidden = _gallery([*first[SHOWN_VARIABLES:], *rest])
+    blocks: tuple[Block, ...] = gallery(first[:SHOWN_VARIABLES])
+    hidden = gallery([*first[SHOWN_VARIABLES:], *rest])
     if hidden:
         blocks += (Details("Further runs and variables", hidden),)
     if blocks and len(runs) > SHOWN_RUNS:
@@ -188,7 +174,7 @@ def _spectra(tree: xr.DataTree, movers: MoverTable | None, look: Look) -> Sectio
         return None
     chosen = [s for m in movers.movers[:6] if (s := spectrum_of(tree, m.run, m.matrix)) is not None]
     followed = [m for mover in movers.movers[:6] if (m := modes_of(tree, mover.run, mover.matrix)) is not None]
-    figures = _gallery([spectra_figure(chosen, look), modes_figure(followed, look)])
+    figures = gallery([spectra_figure(chosen, look), modes_figure(followed, look)])
     return Section("spectra", "Singular values of the matrices that moved most", figures)
 
 
@@ -199,18 +185,17 @@ def _intruders(tree: xr.DataTree, look: Look) -> Section | None:
     sweep, sweep_label = intruder_totals.over_epsilon(tree)
     if not totals:
         return None
-    matrices = int(tree[intruder_totals.NODE].sizes["matrix"])
     figures: list[list[Image | None]] = []
     for i in range(0, min(len(totals), SHOWN_RUNS), PANELS):
-        figures.append([steps_figure(totals[i : i + PANELS], look, label, matrices)])
+        figures.append([steps_figure(totals[i : i + PANELS], look, label)])
         if sweep[i : i + PANELS]:
             figures[-1].append(epsilon_figure(sweep[i : i + PANELS], look, sweep_label))
     births, births_label = births_of(tree)
     drawn = [*figures[0], excess_figure(totals, look, label), births_figure(births[:SHOWN_RUNS], look, births_label)]
-    blocks: list[Block] = [*_gallery(drawn), _totals_table(totals, label)]
+    blocks: list[Block] = [*gallery(drawn), _totals_table(totals, label)]
     if (table := births_table(births, births_label)) is not None:
         blocks.append(table)
-    further = _gallery([figure for group in figures[1:] for figure in group])
+    further = gallery([figure for group in figures[1:] for figure in group])
     if further:
         blocks.append(Details("Further runs", further))
     return Section("intruders", "Intruder dimensions beside their controls", tuple(blocks))
@@ -221,6 +206,7 @@ def _totals_table(totals: Sequence[Totals], label: str) -> Table:
         {
             "run": t.run,
             "step": t.step,
+            "matrices": t.matrices,
             "count": t.count[-1],
             "undetermined": t.count_high[-1] - t.count_low[-1],
             "null": t.null[-1],
@@ -234,6 +220,7 @@ def _totals_table(totals: Sequence[Totals], label: str) -> Table:
     columns = {
         "run": "run",
         "step": "last step",
+        "matrices": "matrices",
         "count": "count",
         "undetermined": "undetermined",
         "null": "null, mean",

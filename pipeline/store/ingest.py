@@ -88,6 +88,8 @@ def ingest_checkpoint(
         problems=(*checkpoint.problems, *problems),
         ingested=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         tied=tied,
+        not_finite=tuple(at for at, header in enumerate(layout.tensors) if header.name in writer.not_finite),
+        sketch="" if problems or writer.not_finite else writer.sketch.text(),
     )
     store.ensure_run(RunRecord(checkpoint.run, adapter=checkpoint.kind == "adapter"))
     original = find_original(store, checkpoint, record)

@@ -93,7 +93,8 @@ class CheckpointRecord:
 
     `places` say where their bytes are; `tied` are groups of tensors (indices) that shared one storage in the file.
     `revision` counts how often this step was rewritten in the archive, and `source_gone` tells that it was deleted
-    there.
+    there. `not_finite` are tensors (indices) that hold NaN or infinity. `sketch` (`pipeline.store.sketches`) is empty
+    where a tensor is missing or not finite; records of the first stores have neither.
     """
 
     run: str
@@ -114,6 +115,8 @@ class CheckpointRecord:
     aliases: tuple[Alias, ...] = ()
     ingested: str = ""
     tied: tuple[tuple[int, ...], ...] = ()
+    not_finite: tuple[int, ...] = ()
+    sketch: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_json`; digests joined, so that it stays small."""
@@ -137,6 +140,8 @@ class CheckpointRecord:
             "aliases": [{"source": alias.source, "files": _files_to_json(alias.files)} for alias in self.aliases],
             "ingested": self.ingested,
             "tied": [list(group) for group in self.tied],
+            "not_finite": list(self.not_finite),
+            "sketch": self.sketch,
         }
 
     @staticmethod
@@ -163,6 +168,8 @@ class CheckpointRecord:
             tuple(Alias(alias["source"], _files_from_json(alias["files"])) for alias in data["aliases"]),
             data["ingested"],
             tuple(tuple(group) for group in data.get("tied", ())),  # absent in the first stores
+            tuple(data.get("not_finite", ())),
+            data.get("sketch", ""),
         )
 
 

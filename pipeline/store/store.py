@@ -274,9 +274,9 @@ class Store:
                 self._elsewhere[at] = (seen, [contents(c, self.layout(c.layout), names) for c in every])
             return self._elsewhere[at][1]
 
-        return Evidence(shared, declared, self._is_constant, elsewhere)
+        return Evidence(shared, declared, self.is_constant, elsewhere)
 
-    def _is_constant(self, tensor_digest: str) -> bool:
+    def is_constant(self, tensor_digest: str) -> bool:
         """Whether all entries of a stored tensor are equal. One row tells in nearly every case."""
         if tensor_digest not in self._constants:
             try:

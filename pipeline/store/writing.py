@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pipeline.archive.types import TensorHeader
+from pipeline.archive.unmeasured import is_parameter
 from pipeline.store.documents import FILE
 from pipeline.store.packs import PACK_BELOW, PACK_BYTES, Packed, write_pack
 from pipeline.store.records import Container
 from pipeline.store.scratch import publish, scratch
+from pipeline.store.sketches import Sketch, all_finite
 from pipeline.store.tensors import CHUNK_BYTES, TensorDigest, logical_dtype, plain, tensor_digest, write_tensor
 
 if TYPE_CHECKING:
@@ -39,7 +42,10 @@ class UnreadableTensorError(Exception):
 
 
 class TensorWriter:
-    """Collects the digests (by name) and places (by digest; None: an array of its own) of one checkpoint's tensors."""
+    """Collects the digests (by name) and places (by digest; None: an array of its own) of one checkpoint's tensors.
+
+    `not_finite` are the names of tensors that hold NaN or infinity; `sketch` is of all parameters.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,6 +53,8 @@ class TensorWriter:
         self._small_bytes = 0
         self.digests: dict[str, str] = {}
         self.places: dict[str, Packed | None] = {}
+        self.not_finite: set[str] = set()
+        self.sketch = Sketch()
         store.packs.refresh()
 
     def add(self, header: TensorHeader, tensors: Tensors) -> None:
@@ -55,6 +63,7 @@ class TensorWriter:
             digest = self._stream(header, tensors)
         else:
             values = _read(header, tensors)
+            self._note(header, [values])
             digest = tensor_digest(values)
             if not self._find(digest):
                 if header.nbytes < PACK_BELOW:
@@ -107,12 +116,32 @@ class TensorWriter:
 
     def _stream(self, header: TensorHeader, tensors: Tensors) -> str:
         running = TensorDigest(header.dtype, header.shape)
-        for block in _blocks(header, tensors):
-            running.update(plain(block))
+
+        def hashed() -> Iterator[np.ndarray]:
+            for block in _blocks(header, tensors):
+                running.update(plain(block))
+                yield block
+
+        self._note(header, hashed())
         digest = running.hexdigest()
         if not self._find(digest):
             self._write(digest, header, _blocks(header, tensors))
         return digest
+
+    def _note(self, header: TensorHeader, blocks: Iterable[np.ndarray]) -> None:
+        """Takes what the report says of values without reading them again. All blocks are consumed."""
+
+        def checked() -> Iterator[np.ndarray]:
+            for block in blocks:
+                if not all_finite(block):
+                    self.not_finite.add(header.name)
+                yield block
+
+        if is_parameter(header):
+            self.sketch.add(header.name, math.prod(header.shape), checked())
+        else:
+            for _ in checked():
+                pass
 
     def _write(self, digest: str, header: TensorHeader, blocks: Iterable[np.ndarray]) -> None:
         root = self._store.path

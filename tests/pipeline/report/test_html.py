@@ -194,6 +194,19 @@ def test_a_plugins_key_variable_is_drawn_like_our_own() -> None:
     assert b"sharpness [bit]" in b"".join(figures(page))
 
 
+def test_a_variable_without_steps_is_shown_with_none() -> None:
+    values = xr.Variable(("run", "matrix"), np.array([[1.0, 2.0], [3.0, 5.0]]), {"long_name": "final gap", "key": 1})
+    dataset = xr.Dataset({"gap": values}, synthetic.coordinates(["a", "b"], STEPS, 2)).drop_vars("step")
+    drawn = b"".join(figures(Page(render(xr.DataTree.from_dict({"/": xr.Dataset(), "/plugin": dataset})))))
+    assert b">gap<" in drawn and b"step" not in drawn
+
+
+def test_the_intruders_caption_counts_the_matrices_of_each_run() -> None:
+    tree = synthetic.tree(runs=("a", "b"), matrices=7, steps=STEPS)
+    tree["intruder_dimensions/n_intruders"].values[1, :, 3:] = np.nan
+    assert "Sums over the matrices of each run (7 in a, 3 in b)." in Page(render(tree)).text
+
+
 def test_values_that_are_all_missing_or_infinite_do_no_harm() -> None:
     tree = synthetic.tree(runs=("a", "b"), matrices=2, steps=STEPS)
     tree["weight_spectra/stable_rank"].values[:] = np.nan

@@ -1,0 +1,69 @@
+"""Variables between two runs, such as the cosine of their updates: one row for each pair of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pipeline.report.blocks import Table, from_rows, number
+from pipeline.report.compare import analyzer_nodes, compares_runs, quartiles
+from pipeline.report.roles import Roles
+
+LISTED = 50
+"""Pairs of a table on the page; report.zarr has all."""
+
+
+def tables_between_runs(tree: xr.DataTree) -> Iterator[Table]:
+    """A table for each key variable over (run, other_run, matrix): its median over the matrices of both runs."""
+    roles = Roles.from_tree(tree)
+    for node in analyzer_nodes(tree):
+        dataset = tree[node].to_dataset()
+        for name, array in dataset.data_vars.items():
+            if compares_runs(array):
+                rows = list(_pairs(array, roles, last_steps(dataset)))
+                if rows:
+                    yield _table(str(name), str(array.attrs.get("long_name", name)), rows)
+
+
+def last_steps(dataset: xr.Dataset) -> dict[str, int]:
+    """Run → the last step at which the node has a number over (run, step, matrix) for it."""
+    for array in dataset.data_vars.values():
+        if array.dtype.kind == "f" and set(array.dims) == {"run", "step", "matrix"}:
+            there = array.notnull().any("matrix").transpose("run", "step").values
+            steps = array["step"].values
+            runs = (str(run) for run in array["run"].values)
+            return {run: int(steps[row][-1]) for run, row in zip(runs, there, strict=True) if row.any()}
+    return {}
+
+
+def _pairs(array: xr.DataArray, roles: Roles, last: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """One row for each two runs, whichever comes first."""
+    shown = roles.only(array).transpose("run", "other_run", "matrix")
+    columns = {str(run): i for i, run in enumerate(shown["other_run"].values)}
+    for (i, run), (_, other) in combinations(enumerate(str(run) for run in shown["run"].values), 2):
+        if other not in columns:
+            continue
+        values = shown.values[i, columns[other]]
+        count = int(np.isfinite(values).sum())
+        if count:
+            low, median, high = quartiles(values)
+            yield {
+                "run": run,
+                "last": last.get(run),
+                "other": other,
+                "other_last": last.get(other),
+                "median": float(median),
+                "quartiles": f"{number(float(low))} … {number(float(high))}",
+                "matrices": count,
+            }
+
+
+def _table(name: str, long_name: str, rows: list[dict[str, Any]]) -> Table:
+    columns = {"run": "run", "last": "at step", "other": "other run", "other_last": "at its step"}
+    columns |= {"median": "median", "quartiles": "quartiles", "matrices": "matrices"}
+    caption = f"{name.replace('_', ' ')}: {long_name}. Median and quartiles over the matrices that both runs have."
+    return from_rows(caption, rows, columns, LISTED)
