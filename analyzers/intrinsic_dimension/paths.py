@@ -41,12 +41,11 @@ def of_trajectory(view: View, statistic: Trajectory) -> tuple[Arrays, list[str],
         at = np.searchsorted(view.steps, result["steps"])
         for i, (name, gram) in enumerate(by_name(result).items()):
             _fill(arrays, r, groups.index(name), at, gram, result, i)
-        for field, what in (
-            ("frozen", "never change"),
-            ("left_out", "stand outside (not at every step, or no floats)"),
-        ):
-            if int(result[field]):
-                notes.append(f"{view.runs[r].id}: {int(result[field])} parameters {what}.")
+        if frozen := int(result["frozen"]):
+            notes.append(f"{view.runs[r].id}: entries that never change along the path: {frozen}.")
+        if left_out := int(result["left_out"]):
+            why = "missing at some step, of another shape there, or not floating-point"
+            notes.append(f"{view.runs[r].id}: tensors left out of the path ({why}): {left_out}.")
     return arrays, groups, tuple(notes)
 
 

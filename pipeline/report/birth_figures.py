@@ -70,8 +70,9 @@ def births_figure(births: Sequence[Births], look: Look, label: str) -> Image | N
         axes.set_ylim(bottom=0)
         place(figure, top=legend(figure, [one.run for one in shown], look))
         caption = (
-            "Each intruder of a run’s last step is followed back by the overlap of its vectors; the curve counts those "
-            "that stood already, over all matrices. Intruders that came and went are not among them."
+            "Each intruder of a run’s last step is traced back by the overlap of its singular vectors. "
+            "The curve counts, over all matrices, how many of them existed at each step. Intruders that appeared and "
+            "vanished again are not counted."
         )
         said = "; ".join(
             f"{one.run}: {int(one.standing[-1])}, of them {one.before} at the first step" for one in shown[:8]

@@ -62,8 +62,8 @@ def _landscape(node: xr.Dataset, look: Look) -> list[Block]:
     }
     level = float(node["level"].values[0])
     caption = (
-        f"d_int at level {level:g} with 95 % intervals over seeds; an open end was not tried. {MARK}: reason for "
-        "doubt, told in the note."
+        f"d_int at level {level:g} with 95 % intervals over seeds; an open end was not tried. {MARK}: a "
+        "reason for doubt, given in the note."
     )
     table = from_rows(caption, told, columns)
     blocks.append(table if len(told) <= 24 else Details(f"All {len(told)} checkpoints × methods", (table,)))

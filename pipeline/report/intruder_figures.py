@@ -43,7 +43,7 @@ def steps_figure(totals: Sequence[Totals], look: Look, label: str) -> Image:
 def epsilon_figure(totals: Sequence[Totals], look: Look, label: str) -> Image:
     """A panel per run: the same quantities at the last step, along ε."""
     title = f"Intruder dimensions over the threshold ε, last step ({label})"
-    caption = "The same at each run’s last step, for every ε: a finding should not hang on one threshold."
+    caption = "The same at each run’s last step, for every ε: a finding should not depend on one threshold."
     with _panels(totals) as (figure, panels):
         for axes, one in zip(panels, totals, strict=False):
             _draw(axes, one, look)

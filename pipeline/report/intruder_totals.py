@@ -30,7 +30,8 @@ class Totals:
     `count_low`, `count_high`: without and with the scores that rounding leaves undetermined. `null`: mean of updates
     with random directions, `null_low` and `null_high` the 95 % interval of their sum over matrices, draw by draw.
     `matched`: at the common norm, at the last step only. `excess`: count − null over the matrices that have both.
-    `matrices`: how many have a count.
+    `matrices`: how many have a count; `matched_matrices`: how many a matched one. `without_null` (x,): how many have a
+    count and no null, so that the two sums are not over the same matrices.
     """
 
     run: str
@@ -45,6 +46,8 @@ class Totals:
     matched: np.ndarray
     excess: np.ndarray
     matrices: int = 0
+    matched_matrices: int = 0
+    without_null: np.ndarray | None = None
 
     def verdict(self, index: int = -1) -> str:
         """How the count stands to the null at one x, in words."""
@@ -52,6 +55,8 @@ class Totals:
             return "no null beside it"
         if np.isnan(self.null_low[index]):
             return "the null has no interval"
+        if self.without_null is not None and self.without_null[index]:
+            return f"no verdict: {self.without_null[index]} of {self.matrices} matrices have no null"
         count, low, high = self.count[index], self.null_low[index], self.null_high[index]
         if low <= count <= high:
             return "within chance"
@@ -127,6 +132,8 @@ def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str) -
         _sum(tables.get("matched", absent)),
         _sum(tables["count"] - mean),
         int(np.isfinite(tables["count"]).any(axis=0).sum()),
+        int(np.isfinite(tables.get("matched", absent)).any(axis=0).sum()),
+        (np.isfinite(tables["count"]) & np.isnan(mean)).sum(axis=1) if "null" in tables else None,
     )
 
 

@@ -71,9 +71,9 @@ def modes_figure(curves: Sequence[ModeCurves], look: Look) -> Image | None:
             f"{c.matrix} in {c.run}, greatest mode {c.sigma[:, 0][~np.isnan(c.sigma[:, 0])][-1]:.3g}" for c in curves
         )
         caption = (
-            f"Of the modes seen at two steps or more the up to {SHOWN} that become greatest (dark: greatest), of the "
-            "matrices that moved most. A mode is followed by its singular vectors, so curves cross; a dot marks one "
-            "that joins the leading ones later. What is seen at one step only is not drawn, even where it is the "
-            "greatest σ of that step: the spectra have every σ."
+            f"Up to {SHOWN} modes of each of the matrices that moved most: of those seen at two or more steps, the ones "
+            "that become greatest (dark: greatest). A mode is followed by its singular vectors, so curves can cross; a "
+            "dot marks a mode that joins the leading ones later. Modes seen at a single step are not drawn, even where "
+            "they are the greatest σ of that step; the spectra show every σ."
         )
         return image(figure, "Singular modes over steps", caption, f"Line plots of σ over steps: {said}.")

@@ -1,7 +1,7 @@
 """The runs' paths through weight space: each in a plane of its own, which says how much of the path it holds.
 
-The principal components of one run mean nothing in another: a joint plane would need the products of the runs'
-weights, which differ in their parameters or start elsewhere. So no two paths share axes.
+The components of one run mean nothing for another: a common plane would need the inner products between the runs'
+weights, which the store does not hold. So no two paths share axes; how far each run moved is drawn on common ones.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pipeline.report.blocks import Block, from_rows, gallery, number
+from pipeline.report.compare import KeyVariable
 from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.look import Look
-from pipeline.report.plots import draw_line
+from pipeline.report.plots import curves, draw_line
 from pipeline.report.style import wrapped
 
+NODE = "intrinsic_dimension"
 PANELS = 4
 SHOWN = 16
 """Runs whose path is drawn."""
@@ -44,7 +46,18 @@ def path_blocks(node: xr.Dataset, look: Look) -> list[Block]:
     )
     drawn = [run for run in runs if run in look.styles][:SHOWN]
     figures = [_figure(whole, drawn[i : i + PANELS], look) for i in range(0, len(drawn), PANELS)]
-    return [*gallery(figures), from_rows(caption, [_row(whole.sel(run=run)) for run in runs], columns)]
+    return [
+        *gallery([_distances(whole.sel(run=runs), look), *figures]),
+        from_rows(caption, [_row(whole.sel(run=run)) for run in runs], columns),
+    ]
+
+
+def _distances(whole: xr.Dataset, look: Look) -> Image | None:
+    """How far each run moved from its first step, all on the same axes."""
+    distance = whole["relative_distance"].transpose("run", "step")
+    attributes = "distance from the first step: ‖w − w_first‖ / ‖w_first‖ over all parameters", "1", True
+    later = distance.where(distance > 0)  # the first step itself has no place on a logarithmic axis
+    return curves(KeyVariable(NODE, "relative_distance", *attributes, later), look)
 
 
 def _row(one: xr.Dataset) -> dict[str, Any]:

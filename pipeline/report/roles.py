@@ -73,7 +73,7 @@ class Roles:
                 by_role.setdefault(self.shown[run], []).append(labels.get(run, run))
         words = {role: WORDS.get(role, role.replace("_", " ")) for role in by_role}
         if len(by_role) == 1:
-            return _sentence("".join(words.values()))
+            return f"The matrices are {next(iter(words.values()))}."
         listed = (
             f"{words[role]}: {', '.join(names[:6])}" + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             for role, names in by_role.items()

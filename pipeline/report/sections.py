@@ -39,8 +39,8 @@ SHOWN_VARIABLES = 12
 
 
 CIRCUITS = (
-    "Attention circuits (the products of thin factors, per head) stand in no median, curve or heatmap of this page; "
-    "their values are in report.zarr."
+    "No median, curve or heatmap of this page includes attention circuits (products of thin factors, one per head); "
+    "report.zarr has their values."
 )
 PITFALLS = (
     (
@@ -53,11 +53,11 @@ PITFALLS = (
     ),
     (
         {"weight_spectra", intruder_totals.NODE},
-        "Singular values are those of the matrix oriented (out, in); for an adapter those of its Δ, unless said.",
+        "Singular values are those of the matrix oriented (out, in); for an adapter, those of its Δ unless stated.",
     ),
     (
         {"weight_spectra", intruder_totals.NODE},
-        "Medians and quartiles are over the matrices that have a value at that step; what has none is left out.",
+        "Medians and quartiles are over the matrices that have a value at that step.",
     ),
 )
 """Analyzers of which a pitfall speaks, and the pitfall: it stands where one of them measured something."""
@@ -233,6 +233,9 @@ def _totals_table(totals: Sequence[Totals], label: str) -> Table:
         f"Totals over matrices at each run’s last step ({label}). Undetermined: scores that rounding may put on either "
         "side of ε. The verdict is about this run’s matrices, not about the method that trained it."
     )
+    if any(0 < t.matched_matrices < t.matrices for t in totals):
+        listed = ", ".join(f"{t.matched_matrices} of {t.matrices} in {t.run}" for t in totals if t.matched_matrices)
+        caption += f" At matched norm: only over matrices that another run has as well ({listed})."
     return from_rows(caption, rows, columns)
 
 

@@ -97,6 +97,16 @@ def test_a_verdict_that_hangs_on_rounding_says_so() -> None:
     assert verdict(8, float("nan"), float("nan")) == "more than chance"
 
 
+def test_sums_over_different_matrices_are_not_compared() -> None:
+    tree = synthetic.tree(runs=("a", "b"), matrices=3, steps=(0, 10))
+    tree["intruder_dimensions/n_intruders_null"].values[0, :, 2] = np.nan
+    tree["intruder_dimensions/n_intruders_matched"].values[0, :, 2] = np.nan
+    first, second = intruder_totals.over_steps(tree)[0]
+    assert first.verdict() == "no verdict: 1 of 3 matrices have no null"
+    assert "no verdict" not in second.verdict()
+    assert (first.matched_matrices, second.matched_matrices) == (2, 3)
+
+
 def test_without_a_null_nothing_is_claimed() -> None:
     tree = synthetic.tree(matrices=3, steps=(0, 10))
     node = tree["intruder_dimensions"].to_dataset()

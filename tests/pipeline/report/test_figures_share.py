@@ -42,7 +42,7 @@ def test_the_caption_says_which_role_stands_for_which_run() -> None:
     roles = Roles.from_tree(mixed())
     assert roles.circuits
     assert roles.said(["full", "lora"], {"lora": "L"}) == "Weights: full; adapters’ Δ: L."
-    assert roles.said(["full"], {}) == "Weights." and roles.said(["unknown"], {}) == ""
+    assert roles.said(["full"], {}) == "The matrices are weights." and roles.said(["unknown"], {}) == ""
 
 
 def test_a_variable_of_circuits_alone_is_shown_all_the_same() -> None:
