@@ -71,7 +71,7 @@ def modes_figure(curves: Sequence[ModeCurves], look: Look) -> Image | None:
             f"{c.matrix} in {c.run}, greatest mode {c.sigma[:, 0][~np.isnan(c.sigma[:, 0])][-1]:.3g}" for c in curves
         )
         caption = (
-            f"Up to {SHOWN} modes of each of the matrices that moved most: of those seen at two or more steps, the ones "
+            f"Up to {SHOWN} modes of each matrix that moved most: of those seen at two or more steps, the ones "
             "that become greatest (dark: greatest). A mode is followed by its singular vectors, so curves can cross; a "
             "dot marks a mode that joins the leading ones later. Modes seen at a single step are not drawn, even where "
             "they are the greatest σ of that step; the spectra show every σ."
