@@ -133,11 +133,21 @@ def _show(archive: Archive) -> None:
 
 
 def _show_layout(run: str, layout: Layout) -> None:
+    from pipeline.archive.labels import labelled, labels
     from pipeline.archive.recipes import tensors_of
 
     say(f"\n{run}: {plural(len(layout.matrices), 'matrix', 'matrices')} of {plural(len(layout.tensors), 'tensor')}")
+    names = labels(layout.matrices)
     rows = [
-        (m.name, f"{m.shape[0]} × {m.shape[1]}", m.layer, m.kind, m.role, m.dtype, " · ".join(tensors_of(m.recipe)))
+        (
+            labelled(m.name, names.get(m.name)),
+            f"{m.shape[0]} × {m.shape[1]}",
+            m.layer,
+            m.kind,
+            m.role,
+            m.dtype,
+            " · ".join(tensors_of(m.recipe)),
+        )
         for m in layout.matrices
     ]
     if rows:
@@ -150,8 +160,10 @@ def _show_layout(run: str, layout: Layout) -> None:
 
 
 def _as_data(archive: Archive, layouts: dict[str, Layout]) -> dict[str, Any]:
+    from pipeline.archive.labels import labels
     from pipeline.archive.recipes import tensors_of
 
+    names = {run: labels(layout.matrices) for run, layout in layouts.items()}
     return {
         "archive": archive.name,
         "root": str(archive.root),
@@ -184,6 +196,7 @@ def _as_data(archive: Archive, layouts: dict[str, Layout]) -> dict[str, Any]:
                 "matrices": [
                     {
                         "name": m.name,
+                        "label": names[run].get(m.name, ""),
                         "shape": list(m.shape),
                         "layer": m.layer,
                         "kind": m.kind,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from pipeline.archive.labels import labels
 from pipeline.archive.recipes import digest, tensors_of
 from pipeline.report.tables import legal_names, table
 from pipeline.store.content_findings import content_findings
@@ -114,11 +115,14 @@ def _parameters(store: Store, checkpoints: Checkpoints) -> list[Row]:
             if record.layout in seen:
                 continue
             seen.add(record.layout)
-            for spec in store.layout(record.layout).matrices:
+            layout = store.layout(record.layout)
+            names = labels(layout.matrices)
+            for spec in layout.matrices:
                 tensors = ", ".join(tensors_of(spec.recipe))
                 row = {
                     "run": run,
                     "matrix": spec.name,
+                    "label": names.get(spec.name, ""),
                     "tensors": tensors,
                     "orientation": spec.orientation,
                     "layer": spec.layer,

@@ -64,11 +64,14 @@ def modes_figure(curves: Sequence[ModeCurves], look: Look) -> Image | None:
             look.steps.draw(axes, one.steps)
             axes.set_ylabel("σ of the mode")
             axes.set_ylim(bottom=0)
-            axes.set_title(f"{literal(one.matrix, 38)}\n{literal(look.label(one.run), 38)}", loc="left", fontsize=9)
+            axes.set_title(
+                f"{literal(look.matrix(one.matrix), 38)}\n{literal(look.label(one.run), 38)}", loc="left", fontsize=9
+            )
         for axes in panels[len(curves) :]:
             axes.set_visible(False)
         said = "; ".join(
-            f"{c.matrix} in {c.run}, greatest mode {c.sigma[:, 0][~np.isnan(c.sigma[:, 0])][-1]:.3g}" for c in curves
+            f"{look.matrix(c.matrix)} in {c.run}, greatest mode {c.sigma[:, 0][~np.isnan(c.sigma[:, 0])][-1]:.3g}"
+            for c in curves
         )
         caption = (
             f"Up to {SHOWN} modes of each matrix that moved most: of those seen at two or more steps, the ones "

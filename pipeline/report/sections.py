@@ -85,7 +85,7 @@ def page(tree: xr.DataTree) -> list[Section]:
         Section("between-runs", "Runs compared with one another", tuple(tables_between_runs(tree))),
         pathway_section(tree, look),
         intrinsic_section(tree, look),
-        _movers(movers),
+        _movers(movers, look),
         _conventions(tree, contents),
         _provenance(tree),
     ]
@@ -239,7 +239,7 @@ def _totals_table(totals: Sequence[Totals], label: str) -> Table:
     return from_rows(caption, rows, columns)
 
 
-def _movers(table: MoverTable | None) -> Section | None:
+def _movers(table: MoverTable | None, look: Look) -> Section | None:
     if table is None:
         return None
     names = [n for n in CHANGES if any(n in m.first_last for m in table.movers)]
@@ -247,7 +247,7 @@ def _movers(table: MoverTable | None) -> Section | None:
     rows = []
     for m in table.movers:
         ends = {n: f"{number(a)} → {number(b)} ({number(b - a, 2, sign=True)})" for n, (a, b) in m.first_last.items()}
-        rows.append({"run": m.run, "matrix": m.matrix, "moved": m.moved, **ends, **m.counts})
+        rows.append({"run": m.run, "matrix": look.matrix(m.matrix), "moved": m.moved, **ends, **m.counts})
     columns = {"run": "run", "matrix": "matrix", "moved": "moved"} | {n: n.replace("_", " ") for n in names}
     headings = {
         "n_intruders": "intruders",

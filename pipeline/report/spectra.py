@@ -112,7 +112,9 @@ def spectra_figure(spectra: Sequence[Spectrum], look: Look) -> Image | None:
                     label=f"step {spectrum.steps[index]}",
                 )
             axes.set_title(
-                f"{literal(spectrum.matrix, 38)}\n{literal(look.label(spectrum.run), 38)}", loc="left", fontsize=9
+                f"{literal(look.matrix(spectrum.matrix), 38)}\n{literal(look.label(spectrum.run), 38)}",
+                loc="left",
+                fontsize=9,
             )
             axes.set_xscale("log")
             if np.isfinite(lowest):
@@ -123,7 +125,7 @@ def spectra_figure(spectra: Sequence[Spectrum], look: Look) -> Image | None:
             axes.legend(fontsize=7.5, loc="lower left")
         for axes in panels[len(spectra) :]:
             axes.set_visible(False)
-        names = "; ".join(f"{s.matrix} in {s.run}" for s in spectra)
+        names = "; ".join(f"{look.matrix(s.matrix)} in {s.run}" for s in spectra)
         caption = (
             "Singular values of the matrices that moved most, at a few steps (dark: early, light: late). "
             "Values below 10⁻⁷ σ₁ are not drawn."
