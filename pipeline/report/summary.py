@@ -105,7 +105,8 @@ def _top(movers: MoverTable | None, look: Look) -> str:
     if movers is None or not movers.movers or movers.movers[0].moved == 0:
         return ""
     top = movers.movers[0]
-    return f"The matrix that moved most is {look.matrix(top.matrix)} in {look.label(top.run)}: {number(top.moved)} ({movers.measure})."
+    where = f"{look.matrix(top.matrix)} in {look.label(top.run)}"
+    return f"The matrix that moved most is {where}: {number(top.moved)} ({movers.measure})."
 
 
 def _intruders(tree: xr.DataTree, look: Look) -> str:
