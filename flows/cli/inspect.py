@@ -137,10 +137,10 @@ def _show_layout(run: str, layout: Layout) -> None:
     from pipeline.archive.recipes import tensors_of
 
     say(f"\n{run}: {plural(len(layout.matrices), 'matrix', 'matrices')} of {plural(len(layout.tensors), 'tensor')}")
-    names = labels(layout.matrices)
+    short = labels(layout.matrices)
     rows = [
         (
-            labelled(m.name, names.get(m.name)),
+            labelled(m.name, short.get(m.name)),
             f"{m.shape[0]} × {m.shape[1]}",
             m.layer,
             m.kind,
