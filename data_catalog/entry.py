@@ -45,7 +45,9 @@ class Entry(BaseModel):
     title: str = Field(description="one line for the list")
     description: str = Field(default="", description="what is in it, where it comes from, what to look at")
     path: str = Field(description="folder of the archive; relative paths start at the working directory")
-    step_pattern: str | None = Field(default=None, description="regular expression with one group that holds the step")
+    step_pattern: str | None = Field(
+        default=None, description="regular expression: the step in its first group, the series in a second"
+    )
     step_scale: int = Field(default=1, ge=1, description="what a step found by the pattern is multiplied by")
     run_ids: dict[str, str] = Field(
         default_factory=dict, description="run id to use instead of the folder's, by relative path"
@@ -68,8 +70,10 @@ class Entry(BaseModel):
     @field_validator("step_pattern")
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None and re.compile(pattern).groups != 1:
-            raise ValueError(f"step_pattern {pattern!r} must hold exactly one group: the step")
+        if pattern is not None and re.compile(pattern).groups not in (1, 2):
+            raise ValueError(
+                f"step_pattern {pattern!r} must hold exactly one group, the step, or a second one, the series"
+            )
         return pattern
 
     @property

@@ -105,6 +105,8 @@ def tell_archive(archive: Archive) -> None:
         f"Found {console.plural(len(archive.runs), 'run')} with {console.plural(len(checkpoints), 'checkpoint')}, "
         f"{console.size(sum(c.nbytes for c in checkpoints))} of tensors, in {archive.root}"
     )
+    for hint in archive.hints:
+        console.say(hint)
 
 
 def _read_all(store: Store, intake: Intake, rehash: bool, runner: Runner) -> tuple[int, list[Problem]]:

@@ -113,8 +113,11 @@ def layout_of(checkpoint: Checkpoint, base_config: Mapping[str, object] | None =
 
 
 def is_current(known: CheckpointRecord, found: Checkpoint) -> bool:
-    """Whether a recorded checkpoint is of these very files: equal path, size and modification time of each."""
-    return not known.source_gone and sorted(known.files, key=str) == sorted(found.files, key=str)
+    """Whether a recorded checkpoint is of these very files, equal in path, size and modification time, and counts the
+    same."""
+    if known.source_gone or known.step_unit != found.step_unit:
+        return False
+    return sorted(known.files, key=str) == sorted(found.files, key=str)
 
 
 def _ids(archive: Archive) -> set[str]:

@@ -72,7 +72,12 @@ Name = Annotated[
 ]
 StepPattern = Annotated[
     str | None,
-    typer.Option("--step-pattern", metavar="REGEX", help="Finds the step in a checkpoint's name, in its first group."),
+    typer.Option(
+        "--step-pattern",
+        metavar="REGEX",
+        help="Finds the step in a checkpoint's name, in its first group or the one called step; a second group, or the "
+        "one called series, tells series in one folder apart: '(?P<series>.+)_(?P<step>[0-9]+)'.",
+    ),
 ]
 StepScale = Annotated[
     int | None, typer.Option("--step-scale", metavar="N", help="Multiplies steps that the pattern finds.", min=1)

@@ -108,6 +108,8 @@ def _show(archive: Archive) -> None:
         formats = ", ".join(sorted({c.format for c in run.checkpoints}))
         kinds = ", ".join(sorted({c.kind for c in run.checkpoints}))
         steps = steps_text([c.step for c in run.checkpoints])
+        units = {c.step_unit for c in run.checkpoints} - {"step"}
+        steps += f" ({', '.join(f'{unit}s' for unit in sorted(units))})" if units else ""
         sources = ", ".join(sorted({c.step_source for c in run.checkpoints}))
         nbytes = size(sum(c.nbytes for c in run.checkpoints))
         parameters = f"{_weights(last):,}" if last else "0"
@@ -177,6 +179,7 @@ def _as_data(archive: Archive, layouts: dict[str, Layout]) -> dict[str, Any]:
                     {
                         "step": c.step,
                         "step_source": c.step_source,
+                        "step_unit": c.step_unit,
                         "path": str(c.path),
                         "format": c.format,
                         "kind": c.kind,

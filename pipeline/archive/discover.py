@@ -18,9 +18,10 @@ from pipeline.archive.findings import Findings
 from pipeline.archive.folder import Refused
 from pipeline.archive.formats import READ
 from pipeline.archive.headers import Headers, Opened, read_headers, read_weights
+from pipeline.archive.joining import note_joinable
 from pipeline.archive.placing import Placed, place
 from pipeline.archive.ranks import without_parts
-from pipeline.archive.runs import assemble_run, run_parts
+from pipeline.archive.runs import assemble_run, refuted, run_parts, settled
 from pipeline.archive.steps import compile_pattern
 from pipeline.archive.types import Archive, Run
 from pipeline.archive.walk import single_file, walk
@@ -41,10 +42,10 @@ def open_archive(
     """The runs and checkpoints below a folder (or in one weights file), sorted by run id and step.
 
     Reads headers only. `name` starts every run's id (default: the folder's name). `step_pattern`, a regular
-    expression with one group, finds the step in names before anything else is asked; `step_scale` multiplies steps
-    that come from names. `on_progress` gets the relative path of each checkpoint whose header has been read.
-    What cannot be read is in `problems` of the archive or of the checkpoint. ArchiveError: no such folder, or a
-    pattern that is none.
+    expression, finds the step in names before anything else is asked: in its first group or the one called `step`; a
+    second group, or the one called `series`, names the series. `step_scale` multiplies steps that come from names.
+    `on_progress` gets the relative path of each checkpoint whose header has been read. What cannot be read is in
+    `problems` of the archive or of the checkpoint. ArchiveError: no such folder, or a pattern that is none.
     """
     if "://" in str(root):
         raise ArchiveError(f"{root}: only folders of this machine are read yet: copy or mount it")
@@ -69,11 +70,19 @@ def open_archive(
         raise ArchiveError(f"{path}: no such file or folder")
     own_name = own_name or "archive"
     opened = _whole_folders([read_weights(checkpoint, findings) for checkpoint in found])
-    placed = place([checkpoint.found for checkpoint in opened], own_name, pattern)
-    # A single file is the whole archive: its stem is the archive's name, and not a run's as well.
-    members = without_parts(_read_all(placed, opened, findings, on_progress, alone=is_file), findings)
+    found = [checkpoint.found for checkpoint in opened]
+    headers = _read_all(place(found, own_name, pattern), opened, findings, on_progress)
+    if wrong := refuted(headers):
+        places = {placed.path: placed for placed in place(found, own_name, pattern, wrong)}
+        headers = [replace(one, placed=places[one.placed.path]) for one in headers]
+    members: dict[tuple[str, ...], list[Headers]] = {}
+    for one in settled(headers):
+        # A single file is the whole archive: its stem is the archive's name, and not a run's as well.
+        members.setdefault(() if is_file else run_parts(one), []).append(one)
+    members = without_parts(members, findings)
     _list_refused(refused, members, findings)
     runs = _assemble(unicodedata.normalize("NFC", name or own_name), members, findings, step_scale)
+    note_joinable(runs, findings)
     findings.close()
     return Archive(
         unicodedata.normalize("NFC", name or own_name),
@@ -82,6 +91,7 @@ def open_archive(
         tuple(findings.problems),
         tuple(findings.notes),
         dict(findings.others),
+        tuple(findings.hints),
     )
 
 
@@ -133,18 +143,18 @@ def _whole_folders(opened: list[Opened]) -> list[Opened]:
 
 
 def _read_all(
-    placed: list[Placed], opened: list[Opened], findings: Findings, on_progress: Progress | None, alone: bool
-) -> dict[tuple[str, ...], list[Headers]]:
-    """The headers of every checkpoint, by its run's path below the root."""
-    members: dict[tuple[str, ...], list[Headers]] = {}
+    placed: list[Placed], opened: list[Opened], findings: Findings, on_progress: Progress | None
+) -> list[Headers]:
+    """The headers of every checkpoint that can be read."""
+    read = []
     for checkpoint, found in zip(placed, opened, strict=True):
         headers = read_headers(checkpoint, found.weights, findings) if found.weights is not None else None
         if headers is None:
             continue
         if on_progress is not None:
             on_progress(findings.relative(headers.path))
-        members.setdefault(() if alone else run_parts(headers), []).append(headers)
-    return members
+        read.append(headers)
+    return read
 
 
 def _list_refused(refused: list[Refused], members: dict[tuple[str, ...], list[Headers]], findings: Findings) -> None:

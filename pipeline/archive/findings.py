@@ -21,6 +21,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     _training_state: dict[Path, list[str]] = field(default_factory=dict)
+    hints: list[str] = field(default_factory=list)
 
     def relative(self, path: Path) -> str:
         """The path below the root, with forward slashes."""
@@ -49,3 +50,8 @@ class Findings:
         for folder, names in self._training_state.items():
             self.note(folder, "left, as training state: " + ", ".join(sorted(dict.fromkeys(names))))
         self._training_state.clear()
+
+    def hint(self, text: str) -> None:
+        """A note that the reader should act on, or know before anything is computed."""
+        self.hints.append(text)
+        self.notes.append(text)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from pipeline.archive.clocks import KEYS, Step, numbers, steps_of
 from pipeline.archive.filenames import stem
 from pipeline.archive.findings import Findings
 from pipeline.archive.headers import Headers
 from pipeline.archive.metrics import merge_rows
 from pipeline.archive.same import same_weights
-from pipeline.archive.steps import EPOCH_KEYS, is_alias, step_from_metadata
+from pipeline.archive.splitting import own_words
+from pipeline.archive.steps import is_alias, step_from_metadata
 from pipeline.archive.types import Checkpoint, Run
-
-StepSource = Literal["metadata", "name", "catalog", "none"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,44 @@ class Settled:
 
 
 def run_parts(headers: Headers) -> tuple[str, ...]:
-    """The run's path below the root. One of several files without a step, in name or metadata, is a run of its own."""
+    """The run's path below the root. One of several files without a step in its name is a run of its own, unless its
+    metadata tell the step and its name says no more than best, last or final."""
     placed = headers.placed
-    if placed.named or placed.beside_steps or placed.found.own_folder:
+    if placed.named or placed.beside_steps or placed.found.own_folder or placed.lone:
         return placed.run
-    if step_from_metadata(headers.contents.steps) is not None:
+    name = stem(headers.path)
+    if not own_words(name) and step_from_metadata(headers.contents.steps) is not None:
         return placed.run
-    return (*placed.run, stem(headers.path))
+    return (*placed.run, name)
+
+
+def settled(members: Sequence[Headers]) -> list[Headers]:
+    """The headers with what their contents say about their places: a file of another name beside step checkpoints is
+    a run of its own if it tells its step."""
+    return [
+        replace(one, placed=one.placed.alone()) if one.placed.stranger and _tells_step(one) else one for one in members
+    ]
+
+
+def refuted(members: Sequence[Headers]) -> set[Path]:
+    """Files whose numbers no word calls a step, and whose weights are not those of one architecture: resnet18 and
+    resnet50 are two models."""
+    guessed: dict[tuple[str, ...], list[Headers]] = {}
+    for one in members:
+        if one.placed.named and one.placed.named.guess:
+            guessed.setdefault(one.placed.run, []).append(one)
+    mixed = (of for of in guessed.values() if len({architecture(one) for one in of}) > 1)
+    return {one.placed.path for of in mixed for one in of}
+
+
+def architecture(headers: Headers) -> frozenset[tuple[str, str, tuple[int, ...]]]:
+    """Names, dtypes and shapes of all tensors."""
+    tensors = (place.header for place in headers.contents.places.values())
+    return frozenset((tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
+
+
+def _tells_step(headers: Headers) -> bool:
+    return any(key in numbers(headers) for key in KEYS)
 
 
 def assemble_run(
@@ -41,6 +71,7 @@ def assemble_run(
 ) -> Run:
     """A run of its checkpoints, sorted by step; each that has no place in it is a problem or a note."""
     steps: dict[int, Settled] = {}
+    told = steps_of(members, scale)
     # A file that names its step goes before one that is only 'best' or 'last' and says the same in its metadata;
     # a folder's own weights before what lies deeper in it.
     ordered = sorted(
@@ -48,10 +79,10 @@ def assemble_run(
     )
     for one in ordered:
         if not one.placed.beside_steps:
-            _add(steps, Settled(one, _checkpoint(run_id, one, *_step(one, scale))), findings)
+            _add(steps, Settled(one, _checkpoint(run_id, one, told.get(one.path, Step(0, "none")))), findings)
     for one in ordered:
         if one.placed.beside_steps:
-            _add_beside(steps, run_id, one, findings)
+            _add_beside(steps, run_id, one, told.get(one.path), findings)
     return Run(
         run_id,
         path,
@@ -59,20 +90,6 @@ def assemble_run(
         "base" if any(part.lower() == "base" for part in parts) else "run",
         merge_rows([one.state for one in members if one.state is not None]),
     )
-
-
-def _step(headers: Headers, scale: float) -> tuple[int, StepSource]:
-    """The user's pattern first, then metadata, then the name; an epoch only where nothing else is known."""
-    named = headers.placed.named
-    if named and named.rank == "pattern":
-        return round(named.step * scale), "catalog"
-    stored = headers.state.step if headers.state else step_from_metadata(headers.contents.steps)
-    if stored is not None:
-        return stored, "metadata"
-    if named:
-        return round(named.step * scale), "name" if scale == 1 else "catalog"
-    epoch = step_from_metadata(headers.contents.steps, EPOCH_KEYS)
-    return (epoch, "metadata") if epoch is not None else (0, "none")
 
 
 def _add(steps: dict[int, Settled], new: Settled, findings: Findings) -> None:
@@ -97,15 +114,17 @@ def _add(steps: dict[int, Settled], new: Settled, findings: Findings) -> None:
     )
 
 
-def _add_beside(steps: dict[int, Settled], run_id: str, headers: Headers, findings: Findings) -> None:
+def _add_beside(
+    steps: dict[int, Settled], run_id: str, headers: Headers, told: Step | None, findings: Findings
+) -> None:
     """Weights in the folder of a run that has step checkpoints: its final step, or a copy of its last or best."""
     last = steps[max(steps)].headers if steps else None
     states = [one.state for one in (headers, last) if one is not None and one.state is not None]
     best = next((state.best for state in states if state.best), None)
-    step = headers.state.step if headers.state else step_from_metadata(headers.contents.steps)
-    if step is None and last is not None and last.state is not None:
+    if told is None and last is not None and last.state is not None:
         # The Trainer wrote it when it was done: at the step it aimed at, as far as its last state tells.
-        step = last.state.last_step or last.state.step
+        told = Step(last.state.last_step or last.state.step, "metadata")
+    step = None if told is None else told.value
     for other in sorted(steps.values(), key=lambda one: -one.checkpoint.step):
         may_be = (
             step is None
@@ -117,23 +136,24 @@ def _add_beside(steps: dict[int, Settled], run_id: str, headers: Headers, findin
             where = findings.relative(other.headers.path)
             findings.note(headers.path, f"left: the same weights as {where}, step {other.checkpoint.step}")
             return
-    if step is None:
+    if told is None:
         findings.problem(
             headers.path,
             "lies beside step checkpoints and neither its name nor its metadata tells its step: not read",
             "rename it so that it does, or move it to a folder of its own",
         )
         return
-    final = _checkpoint(run_id, headers, step, "metadata")
+    final = _checkpoint(run_id, headers, told)
     note = f"the weights beside the step checkpoints are taken as the run's final step, {step}"
     _add(steps, Settled(headers, replace(final, notes=(*final.notes, note))), findings)
 
 
-def _checkpoint(run_id: str, headers: Headers, step: int, source: StepSource) -> Checkpoint:
+def _checkpoint(run_id: str, headers: Headers, step: Step) -> Checkpoint:
     return Checkpoint(
         run=run_id,
-        step=step,
-        step_source=source,
+        step=step.value,
+        step_source=step.source,
+        step_unit=step.unit,
         path=headers.path,
         format=headers.format,
         files=headers.stamps,

@@ -84,7 +84,8 @@ class Checkpoint:
     `path` is the file that is opened: the weights, or the index of their shards. `files` are all that it is made of,
     its configs included. `notes` says what was left on purpose (optimizer states, a scheduler): nothing went wrong.
     `kind` "adapter" has `adapter` (the parsed adapter_config.json). `step_source`: "metadata", "name", "catalog",
-    or "none" for a lone checkpoint (step 0). `config` is the model's config.json, empty when there is none.
+    or "none" for a lone checkpoint (step 0); `step_unit`: "step", "epoch" or "episode". `config` is the model's
+    config.json, empty when there is none.
     """
 
     run: str
@@ -99,6 +100,7 @@ class Checkpoint:
     adapter: Mapping[str, Any] | None = None
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    step_unit: str = "step"
 
     @property
     def nbytes(self) -> int:
@@ -121,7 +123,7 @@ class Run:
 class Archive:
     """A folder tree of runs. `problems` lists every file that looked like a checkpoint and could not be read;
     `notes` what was left on purpose (optimizer files, a second copy of the same weights); `others` counts, by suffix,
-    the files that hold no weights."""
+    the files that hold no weights; `hints` are the notes to act on, or to know before anything is computed."""
 
     name: str
     root: Path
@@ -129,3 +131,4 @@ class Archive:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     others: Mapping[str, int] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()

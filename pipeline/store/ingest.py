@@ -48,7 +48,7 @@ def ingest_checkpoint(
     known = find_recorded(store, checkpoint)
     layout_digest = store.put_layout(layout)
     if known is not None and not rehash and is_current(known, checkpoint):
-        return _keep(store, known, layout_digest, layout)
+        return _keep(store, known, checkpoint.step_unit, layout_digest, layout)
     if open_tensors is None:
         from pipeline.archive.reader import open_tensors as opener
 
@@ -90,6 +90,7 @@ def ingest_checkpoint(
         tied=tied,
         not_finite=tuple(at for at, header in enumerate(layout.tensors) if header.name in writer.not_finite),
         sketch="" if problems or writer.not_finite else writer.sketch.text(),
+        step_unit=checkpoint.step_unit,
     )
     store.ensure_run(RunRecord(checkpoint.run, adapter=checkpoint.kind == "adapter"))
     original = find_original(store, checkpoint, record)
@@ -161,7 +162,7 @@ def _tied(tensors: Tensors, layout: Layout) -> tuple[tuple[int, ...], ...]:
     return tuple(sorted(group for group in groups if len(group) > 1))
 
 
-def _keep(store: Store, known: CheckpointRecord, layout_digest: str, layout: Layout) -> CheckpointRecord:
+def _keep(store: Store, known: CheckpointRecord, unit: str, layout_digest: str, layout: Layout) -> CheckpointRecord:
     """An unchanged checkpoint, without reading it; a layout that is new gives it a new revision."""
     if known.layout != layout_digest:
         if store.layout(known.layout).tensors != layout.tensors:
@@ -169,9 +170,9 @@ def _keep(store: Store, known: CheckpointRecord, layout_digest: str, layout: Lay
                 f"{known.source} lists other tensors than when it was ingested, and its files have not changed: "
                 "ingest it with --rehash"
             )
-        return _publish(store, dataclasses.replace(known, layout=layout_digest, source_gone=False))
-    if known.source_gone:
-        known = dataclasses.replace(known, source_gone=False)
+        return _publish(store, dataclasses.replace(known, layout=layout_digest, source_gone=False, step_unit=unit))
+    if known.source_gone or known.step_unit != unit:
+        known = dataclasses.replace(known, source_gone=False, step_unit=unit)
         _rewrite(store, known)
     return known
 

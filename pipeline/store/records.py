@@ -94,7 +94,8 @@ class CheckpointRecord:
     `places` say where their bytes are; `tied` are groups of tensors (indices) that shared one storage in the file.
     `revision` counts how often this step was rewritten in the archive, and `source_gone` tells that it was deleted
     there. `not_finite` are tensors (indices) that hold NaN or infinity. `sketch` (`pipeline.store.sketches`) is empty
-    where a tensor is missing or not finite; records of the first stores have neither.
+    where a tensor is missing or not finite. `step_unit` is what the step counts: "step", "epoch" or "episode". Records
+    of the first stores have none of the three.
     """
 
     run: str
@@ -117,6 +118,7 @@ class CheckpointRecord:
     tied: tuple[tuple[int, ...], ...] = ()
     not_finite: tuple[int, ...] = ()
     sketch: str = ""
+    step_unit: str = "step"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_json`; digests joined, so that it stays small."""
@@ -142,6 +144,7 @@ class CheckpointRecord:
             "tied": [list(group) for group in self.tied],
             "not_finite": list(self.not_finite),
             "sketch": self.sketch,
+            "step_unit": self.step_unit,
         }
 
     @staticmethod
@@ -170,6 +173,7 @@ class CheckpointRecord:
             tuple(tuple(group) for group in data.get("tied", ())),  # absent in the first stores
             tuple(data.get("not_finite", ())),
             data.get("sketch", ""),
+            data.get("step_unit", "step"),
         )
 
 

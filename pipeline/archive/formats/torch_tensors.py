@@ -16,6 +16,7 @@ from pipeline.archive.dtypes import NUMPY
 from pipeline.archive.formats.contents import Contents, Place, row_major
 from pipeline.archive.formats.pickle_data import Call, Global
 from pipeline.archive.formats.state import State, is_tensor
+from pipeline.archive.formats.step_numbers import step_numbers
 from pipeline.archive.types import Problem, TensorHeader
 from pipeline.archive.zip_members import Region
 
@@ -94,7 +95,7 @@ class TorchFile:
         return Contents(
             places,
             (self.region.path,),
-            steps=self._steps(state.values),
+            steps=step_numbers(state.values, self.number),
             config=_config(state.values),
             tied=tied,
             problems=tuple(problems),
@@ -147,15 +148,6 @@ class TorchFile:
             file.seek(place.offset)
             raw = file.read(place.header.nbytes)
         return int.from_bytes(raw, "big" if place.big_endian else "little", signed=True)
-
-    def _steps(self, values: dict[str, Any]) -> dict[str, int]:
-        """Top-level whole numbers of the file, by key."""
-        steps = {}
-        for key, value in values.items():
-            number = self.number(value) if is_tensor(value) else value
-            if type(number) is int and 0 <= number < 2**62:
-                steps[key] = number
-        return steps
 
 
 def strided(call: Any) -> Strided:

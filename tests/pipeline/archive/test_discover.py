@@ -93,10 +93,23 @@ def test_a_pattern_and_a_scale_override_names_and_metadata(tmp_path: Path) -> No
 
 
 def test_a_scale_alone_multiplies_steps_from_names_only(tmp_path: Path) -> None:
+    for number in (3, 4):
+        save(tmp_path / "names" / f"step{number}.safetensors")
+        save(tmp_path / "numbers" / f"step{number}.pt", {"model": weights(), "step": 9 + number})
+    found = {
+        run.id: [(one.step, one.step_source) for one in run.checkpoints]
+        for run in open_archive(tmp_path, name="zoo", step_scale=1000).runs
+    }
+    assert found == {
+        "zoo/names": [(3000, "catalog"), (4000, "catalog")],
+        "zoo/numbers": [(12, "metadata"), (13, "metadata")],
+    }
+
+
+def test_a_run_has_one_clock_and_a_number_that_one_checkpoint_lacks_is_none(tmp_path: Path) -> None:
     save(tmp_path / "step3.safetensors")
     save(tmp_path / "step4.pt", {"model": weights(), "step": 9})
-    found = [(one.step, one.step_source) for one in only_run(tmp_path, step_scale=1000).checkpoints]
-    assert found == [(9, "metadata"), (3000, "catalog")]
+    assert [(one.step, one.step_source) for one in only_run(tmp_path).checkpoints] == [(3, "name"), (4, "name")]
 
 
 def test_two_files_of_one_step_are_a_problem_and_never_overwrite(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""One clock for all checkpoints of a run: the number by which they are told apart and ordered.
+
+It is what the user's pattern finds, else the first key of the metadata that every checkpoint of the run has with a
+value of its own, else the number in the names. A checkpoint without that number (a final.pth) gets its step from a key
+that equals the step, or differs from it by one constant, in all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from pipeline.archive.headers import Headers
+from pipeline.archive.name_parts import RANKS
+from pipeline.archive.steps import EPOCH_KEYS, METADATA_KEYS, UNITS
+
+StepSource = Literal["metadata", "name", "catalog", "none"]
+_STATE = "trainer_state.json"
+KEYS = (_STATE, *METADATA_KEYS, *EPOCH_KEYS)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A checkpoint's step, where it was found, and what it counts: "step", "epoch" or "episode"."""
+
+    value: int
+    source: StepSource
+    unit: str = "step"
+
+
+def steps_of(members: Sequence[Headers], scale: float) -> dict[Path, Step]:
+    """The steps of a run's checkpoints by their files; one that nothing tells is left out."""
+    named = [one for one in members if _is_named(one)]
+    key = None if any(_by_pattern(one) for one in named) else _common_key(named)
+    known = [(one, _named(one, key, scale)) for one in named]
+    unit = _unit(known) if key is None and scale == 1 else None
+    if unit is not None:
+        known = [(one, replace(step, unit=unit)) for one, step in known]
+    pairs = [(numbers(one), step) for one, step in known]
+    others = ((one.path, _unnamed(numbers(one), pairs)) for one in members if not _is_named(one))
+    return {one.path: step for one, step in known} | {path: step for path, step in others if step is not None}
+
+
+def _named(headers: Headers, key: str | None, scale: float) -> Step:
+    """The step of a checkpoint whose name tells one."""
+    named = headers.placed.named
+    assert named is not None
+    if key is not None:
+        return Step(numbers(headers)[key], "metadata", UNITS.get(key, "step"))
+    source: StepSource = "catalog" if _by_pattern(headers) or scale != 1 else "name"
+    return Step(round(named.step * scale), source, named.unit if scale == 1 else "step")
+
+
+def _unit(known: Sequence[tuple[Headers, Step]]) -> str | None:
+    """What numbers without a word of their own count, where the epochs in the metadata are the same numbers."""
+    if any(one.placed.named is None or RANKS.get(one.placed.named.rank, 9) < RANKS["checkpoint"] for one, _ in known):
+        return None
+    for key in EPOCH_KEYS:
+        pairs = [(numbers(one)[key], step.value) for one, step in known if key in numbers(one)]
+        if len(pairs) == len(known) and _offset(pairs, surely=True) is not None:
+            return UNITS[key]
+    return None
+
+
+def _unnamed(own: Mapping[str, int], known: Sequence[tuple[Mapping[str, int], Step]]) -> Step | None:
+    """The step of a checkpoint whose name tells none, from its metadata and those of the checkpoints that have one."""
+    for key in (*KEYS, *sorted(own)):
+        same = [(values[key], step) for values, step in known if key in values]
+        offset = _offset([(value, step.value) for value, step in same], surely=key in KEYS)
+        if key in own and offset is not None and own[key] + offset >= 0:
+            return Step(own[key] + offset, "metadata", same[0][1].unit)
+    # Where no checkpoint with a named step has the key, nothing speaks against one that counts the same unit.
+    units = {step.unit for _, step in known}
+    for key in KEYS:
+        unit = UNITS.get(key, "step")
+        if key in own and units <= {unit} and not any(key in values for values, _ in known):
+            return Step(own[key], "metadata", unit)
+    return None
+
+
+def numbers(headers: Headers) -> dict[str, int]:
+    """The whole numbers that a checkpoint's metadata tell, by key; the Trainer's own step under its file's name."""
+    state = {_STATE: headers.state.step} if headers.state else {}
+    return {**headers.contents.steps, **state}
+
+
+def _is_named(headers: Headers) -> bool:
+    return headers.placed.named is not None and not headers.placed.beside_steps
+
+
+def _by_pattern(headers: Headers) -> bool:
+    return headers.placed.named is not None and headers.placed.named.rank == "pattern"
+
+
+def _common_key(named: Sequence[Headers]) -> str | None:
+    """The first key of the metadata that tells the checkpoints apart, in the order of their names."""
+    for key in (_STATE, *METADATA_KEYS):
+        pairs = {(one.placed.named.step, numbers(one).get(key, -1)) for one in named if one.placed.named}
+        values = [value for _, value in sorted(pairs)]
+        if values and min(values) >= 0 and all(a < b for a, b in pairwise(values)):
+            return key
+    return None
+
+
+def _offset(pairs: Sequence[tuple[int, int]], surely: bool) -> int | None:
+    """How much greater the steps are than the values under a key, if by one number. It takes two pairs to show it,
+    but for a key that surely counts training and equals the one step."""
+    offsets = {step - value for value, step in pairs}
+    if len(offsets) != 1:
+        return None
+    (offset,) = offsets
+    return offset if len(set(pairs)) > 1 or (surely and offset == 0) else None

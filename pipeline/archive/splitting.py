@@ -1,0 +1,136 @@
+"""Several series of checkpoints in one folder become runs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.archive.name_parts import GENERIC, parse
+from pipeline.archive.series import Key, NamedStep, without_alias, without_version
+from pipeline.archive.walk import Found
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A checkpoint with its run's path (parts below the root) and its named step, None when no name tells one.
+
+    `beside_steps`: it lies in its run's folder beside the step checkpoints: a final or best one. `stranger`: it lies
+    there too, but its name is that of no series there. `lone`: the file is a run of its own, and `run` is its path.
+    """
+
+    found: Found
+    run: tuple[str, ...]
+    named: NamedStep | None
+    beside_steps: bool = False
+    stranger: bool = False
+    lone: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The first of its files."""
+        return self.found.paths[0]
+
+    def alone(self) -> Placed:
+        """This file as a run of its own, called as the file."""
+        return Placed(self.found, (*self.run, self.found.stem), None, lone=True)
+
+
+def split_series(placed: Sequence[Placed]) -> list[Placed]:
+    """Each series of a folder (a_step100, b_step100) with a run of its own; one series alone is called as the folder.
+
+    A file without a step goes to the series that its other words name: actor_final to actor_100.
+    """
+    by_run: dict[tuple[str, ...], list[Placed]] = {}
+    for one in placed:
+        by_run.setdefault(one.run, []).append(one)
+    final: dict[Path, Placed] = {}
+    for run, members in by_run.items():
+        named = [one for one in members if one.named]
+        series = _merged(named)
+        labels = [""] if len(series) == 1 else _labels(series, run, by_run)
+        for label, checkpoints in zip(labels, series, strict=True):
+            for one in checkpoints:
+                final[one.path] = replace(one, run=(*run, label) if label else run)
+        firsts = {label: of[0].named for label, of in zip(labels, series, strict=True) if of[0].named}
+        for one in members:
+            if one.beside_steps:
+                final[one.path] = _beside(one, firsts)
+    return [final.get(one.path, one) for one in placed]
+
+
+def _merged(named: Sequence[Placed]) -> list[list[Placed]]:
+    """The checkpoints of each series of one folder.
+
+    best_step_100 alone, or step_100-v1 at a step that is free, belongs to the series without that word. Names of
+    different forms are one series where each form occurs once and says nothing but a step: step100, ckpt-200. What
+    lies below the folder of a checkpoint stays with it.
+    """
+    keys = {one.found.folder: one.named.key for one in named if one.named and one.found.own_folder}
+    series: dict[Key, list[Placed]] = {}
+    for one in named:
+        assert one.named is not None
+        outer = next((keys[folder] for folder in one.found.folder.parents if folder in keys), one.named.key)
+        series.setdefault(outer, []).append(one)
+    for key in sorted(series):
+        plain = without_alias(key)
+        if plain != key and plain in series and len(_steps(series[key])) == 1:
+            series[plain] += series.pop(key)
+    for key in sorted(series):
+        plain = without_version(key)
+        if plain != key and plain in series and not _steps(series[key]) & _steps(series[plain]):
+            series[plain] += series.pop(key)
+    unnamed = [key for key, of in series.items() if of[0].named and not of[0].named.series]
+    if all(len(_steps(series[key])) == 1 for key in unnamed):
+        for key in unnamed[1:]:
+            series[unnamed[0]] += series.pop(key)
+    return list(series.values())
+
+
+def _steps(placed: Sequence[Placed]) -> set[int]:
+    return {one.named.step for one in placed if one.named}
+
+
+def _labels(
+    series: Sequence[Sequence[Placed]], run: tuple[str, ...], others: Mapping[tuple[str, ...], object]
+) -> list[str]:
+    """A name for each series of a folder, as short as tells it from the others; "" for the one called as the folder."""
+    levels: list[list[str]] = []
+    for checkpoints in series:
+        named = checkpoints[0].named
+        assert named is not None
+        form = "_".join("N" if part == "#" else part for part in named.key)
+        levels.append([named.series, *named.labels, form])
+    chosen: list[str] = []
+    for own in levels:
+        fitting = [
+            label
+            for at, label in enumerate(own)
+            if [other[at] for other in levels].count(label) == 1
+            and label not in chosen
+            and (not label or (*run, label) not in others)
+        ]
+        chosen.append(fitting[0] if fitting else f"{own[-1]}_files")
+    return chosen
+
+
+def _beside(one: Placed, series: Mapping[str, NamedStep]) -> Placed:
+    """A final or best checkpoint with the run of its series."""
+    if one.found.own_folder:
+        return one if len(series) == 1 or "" in series else replace(one, beside_steps=False)
+    words = own_words(one.found.stem)
+    if len(series) == 1:
+        (named,) = series.values()
+        if not words or words == own_words(named.series):
+            return one
+        # Where only a guess makes these files a series, a file of another name is none of them.
+        return one.alone() if named.guess else replace(one, stranger=True)
+    for label, named in series.items():
+        if words == own_words(named.series if label else ""):
+            return replace(one, run=(*one.run, label) if label else one.run)
+    return one.alone()
+
+
+def own_words(text: str) -> tuple[str, ...]:
+    """The words of a name but for generic ones, and best, last, final."""
+    return tuple(token.word or token.text for token in parse(text).tokens if token.word not in GENERIC)
