@@ -171,7 +171,7 @@ def _list_refused(refused: list[Refused], members: dict[tuple[str, ...], list[He
         beside = read if is_export else own
         copy_of = next((beside[folder] for folder in around if folder in beside), None)
         if copy_of is not None and (is_export or not file.names_step):
-            findings.note(file.path, f"{file.reason}; {copy_of.name} beside it is")
+            findings.note(file.path, f"{file.reason}; {copy_of.name} beside it is read")
         elif file.standing == "data" and not file.names_step:
             findings.note(file.path, f"not taken for a checkpoint: {file.reason} ({file.hint})")
         else:

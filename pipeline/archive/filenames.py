@@ -26,7 +26,8 @@ _TEMPORARY = re.compile(r"(?:\.(?:tmp|temp|part|partial|incomplete|crdownload|do
 _TEMPORARY_FOLDER = re.compile(r"^tmp[-_.]|[-_.]tmp$|\.orbax-checkpoint-tmp(?:[-_.]\d+)?$", re.IGNORECASE)
 _TRAINING_STATE = re.compile(
     r"(?:^|[-_.])(?:optim|optimizer|optimizers|optim_states|scheduler|lr_scheduler|rng|rng_states?|rng_state_\d+|"
-    r"random_states?|training_args|train_args|scaler|grad_scaler|trainer_state|dataloader|sampler)(?:$|[-_.\d])",
+    r"random_states?|training_args|train_args|scaler|grad_scaler|trainer_state|dataloader|sampler|"
+    r"replay_buffer|vec_?normalize)(?:$|[-_.\d])",
     re.IGNORECASE,
 )
 _TRAINERS_OWN = re.compile(

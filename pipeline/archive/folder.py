@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +36,8 @@ _WHOLE_FOLDERS = {
 
 @dataclass(frozen=True)
 class Refused:
-    """A file or folder, or the first of several, of a format that is not read. `names_step`: it is one checkpoint of
-    several."""
+    """A file or folder, or the first of several, of a format that is not read. `names_step`: it is one
+    checkpoint of several."""
 
     path: Path
     reason: str
@@ -79,15 +79,13 @@ def sort_files(folder: Path, entries: list[os.DirEntry[str]], has_own_weights: b
         elif _ZERO_3.match(entry.name):
             unread_files.setdefault((unread.ZERO_3, False), []).append(entry.name)
         elif filenames.is_temporary(path):
-            if filenames.is_weights_name(path.with_name(re.sub(r"(?:\.\w+|~)$", "", entry.name))):
-                findings.note(
-                    path, "left: its name says that it is still being written, or was left by an interruption"
-                )
-        elif (known := _open(entry, path, files, findings)) is not None:
-            names_step = step_from_name(filenames.stem(path), is_file=True) is not None
-            # Any data may be called .bin.
-            promises = filenames.is_weights_name(path) and path.suffix.lower() != ".bin"
-            unread_files.setdefault((known, names_step or promises), []).append(entry.name)
+            _note_temporary(entry, path, findings)
+        elif (known := _open(entry, path, files, findings)) is None:
+            continue
+        elif known.standing == "data" and filenames.is_training_state(path):
+            findings.training_state(path)
+        else:
+            unread_files.setdefault((_as_named(known, path), _names_step(path)), []).append(entry.name)
     for (known, names_step), names in unread_files.items():
         _refuse(files, known, names_step, names)
     return files
@@ -101,7 +99,8 @@ def _open(entry: os.DirEntry[str], path: Path, files: FolderFiles, findings: Fin
         return None
     try:
         if not entry.is_file() and path.exists():
-            findings.note(path, "not a regular file (a pipe, a socket or a device): not opened")
+            report = findings.problem if promises else findings.note
+            report(path, "not a regular file (a pipe, a socket or a device): not opened")
             return None
         known = recognise(path)
     except (ArchiveError, OSError) as error:
@@ -116,7 +115,8 @@ def _open(entry: os.DirEntry[str], path: Path, files: FolderFiles, findings: Fin
         if filenames.is_training_state(path):
             files.doubtful.add(path.name)
     elif known.fault and path.suffix.lower() in unread.BY_SUFFIX:
-        files.refused.append(Refused(path, known.fault))
+        standing = unread.BY_SUFFIX[path.suffix.lower()].standing
+        files.refused.append(Refused(path, known.fault, "", _names_step(path), standing))
     elif known.unread is None:
         findings.others[path.suffix.lower() or path.name] += 1
     return known.unread
@@ -133,6 +133,30 @@ def _worth_opening(entry: os.DirEntry[str], path: Path) -> bool:
         return False
 
 
+def _names_step(path: Path) -> bool:
+    return step_from_name(filenames.stem(path), is_file=True) is not None
+
+
+def _as_named(known: Unread, path: Path) -> Unread:
+    """The unread format; what may be anything is weights where the suffix says so (any data may be called .bin)."""
+    promises = filenames.is_weights_name(path) and path.suffix.lower() != ".bin"
+    return replace(known, standing="weights") if promises and known.standing == "data" else known
+
+
+def _note_temporary(entry: os.DirEntry[str], path: Path, findings: Findings) -> None:
+    """Notes a file that is called as unfinished ones are, if it is to hold weights or does."""
+    finished = path.with_name(re.sub(r"(?:\.\w+|~)$", "", path.name))
+    try:
+        holds_weights = _worth_opening(entry, finished) and bool(recognise(path).format)
+    except (ArchiveError, OSError):
+        holds_weights = False
+    if holds_weights or filenames.is_weights_name(finished):
+        text = "left: its name says that it is still being written, or was left by an interruption"
+        findings.note(path, f"{text} (rename it to {finished.name} if it is complete)")
+    else:
+        findings.others[path.suffix.lower()] += 1
+
+
 def _is_sharded_optimizer(path: Path) -> bool:
     return path.suffix == ".distcp" and filenames.is_training_state(path.parent)
 
@@ -146,10 +170,8 @@ def _tensorflow_bundles(folder: Path, names: list[str], files: FolderFiles) -> s
     bundles = {prefix: own for prefix, own in parts.items() if any(".data-" in name for name in own)}
     for prefix, own in sorted(bundles.items()):
         index = f"{prefix}.index" if f"{prefix}.index" in own else own[0]
-        names_step = step_from_name(prefix, is_file=True) is not None
-        files.refused.append(
-            Refused(folder / index, unread.TENSORFLOW.reason, unread.TENSORFLOW.hint, names_step=names_step)
-        )
+        names_step = _names_step(Path(prefix))
+        files.refused.append(Refused(folder / index, unread.TENSORFLOW.reason, unread.TENSORFLOW.hint, names_step))
     return {name for own in bundles.values() for name in own}
 
 

@@ -57,14 +57,15 @@ _OTHER = Recognised()
 
 def recognise(path: Path) -> Recognised:
     """What a file is. ArchiveError and OSError when it cannot be looked at."""
-    if sharded.is_index(path):
-        is_safetensors = path.name.endswith(".safetensors" + sharded.INDEX_SUFFIX)
-        return Recognised((safetensors_file.NAME if is_safetensors else torch_zip.NAME) + SHARDED)
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(HEAD)
     if not first:
         return Recognised(fault="empty (0 bytes): perhaps it is still being written")
+    if sharded.is_index(path):
+        is_safetensors = path.name.endswith(".safetensors" + sharded.INDEX_SUFFIX)
+        index = Recognised((safetensors_file.NAME if is_safetensors else torch_zip.NAME) + SHARDED)
+        return _pointer_or_page(first) or index
     if path.suffix.lower() == ".distcp":
         return Recognised(unread=unread.DISTRIBUTED)
     if torch_legacy.is_legacy(first):

@@ -43,6 +43,7 @@ _STATE_KEYS = (
 """What has all keys of one of these is training state under any name."""
 
 _MOMENTS = ({"m", "v"}, {"mu", "nu"}, {"exp_avg", "exp_avg_sq"})
+_COUNTS = {"step", "count", "t", "lr"}
 _MOMENT_NAME = re.compile(
     r"(?:^|[./])(?:(?:max_)?exp_avg(?:_sq|_sq_row|_sq_col|_slow|_diff)?|exp_inf|momentum_buffer|square_avg|grad_avg|"
     r"acc_delta|master_param|state1|state2|absmax[12]|qmap[12])$"
@@ -120,7 +121,9 @@ def is_training_state(value: Any) -> bool:
     keys = {key for key in entries if isinstance(key, str)}
     if any(known <= keys for known in _STATE_KEYS):
         return True
-    return any(known <= keys and all(as_mapping(entries[key]) for key in known) for known in _MOMENTS)
+    return any(
+        known <= keys <= known | _COUNTS and all(as_mapping(entries[key]) for key in known) for known in _MOMENTS
+    )
 
 
 def are_moments(names: Iterable[str]) -> bool:

@@ -1,0 +1,423 @@
+"""What a file is, is told by its content: the name only orders the guesses. What is not read is listed, and why."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analyzers.errors import ArchiveError
+from pipeline.archive import open_archive, open_tensors, require_runs
+from pipeline.archive.formats import recognise, torch_zip
+from tests.pipeline.archive.folders import bits, only_run, save, steps, torch_bits, trainer_checkpoint, weights
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "ab" * 32 + "\nsize {}\n"
+SUFFIXES = ["", ".pt", ".pth", ".bin", ".ckpt", ".th", ".pth.tar", ".pkl", ".model", ".safetensors", ".h5", ".unheard"]
+
+
+def adam_state(seed: int = 0) -> dict[str, Any]:
+    """What Adam keeps of a small net after one step."""
+    torch.manual_seed(seed)
+    net = torch.nn.Linear(8, 16)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.randn(4, 8)).pow(2).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def nothing_found(root: Path) -> str:
+    with pytest.raises(ArchiveError) as raised:
+        require_runs(open_archive(root))
+    return str(raised.value)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    suffix=st.sampled_from(SUFFIXES),
+    kind=st.sampled_from(["zip", "legacy", "safetensors"]),
+    stem=st.sampled_from(["step_7", "checkpoint-7", "7", "global_step7", "my.net_step7"]),
+)
+def test_weights_are_read_under_any_suffix(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, kind: str, stem: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "run" / f"{stem}{suffix}"
+    path.parent.mkdir()
+    if kind == "safetensors":
+        safetensors.torch.save_file(weights(), path)
+    else:
+        torch.save(weights(), path, _use_new_zipfile_serialization=kind == "zip")
+    run = only_run(path.parent)
+    (checkpoint,) = run.checkpoints
+    assert checkpoint.step == 7
+    with open_tensors(checkpoint) as tensors:
+        for name, tensor in weights().items():
+            assert bits(tensors.read(name)) == torch_bits(tensor)
+
+
+def test_lightning_checkpoints_have_their_steps_and_last_is_the_final_one(tmp_path: Path) -> None:
+    for name, step in (("epoch=1-step=500", 500), ("last", 900)):
+        state = {"epoch": 1, "global_step": step, "state_dict": weights(step), "optimizer_states": [adam_state()]}
+        save(tmp_path / f"{name}.ckpt", state)
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [500, 900]} and archive.problems == ()
+
+
+def test_a_suffix_of_two_parts_is_no_part_of_the_runs_name(tmp_path: Path) -> None:
+    save(tmp_path / "resnet.pth.tar")
+    save(tmp_path / "vit.th", seed=1)
+    save(tmp_path / "0.1_state", seed=2)
+    assert set(steps(open_archive(tmp_path, name="zoo"))) == {"zoo/resnet", "zoo/vit", "zoo/0.1_state"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model_optim_rng.pt", "resnet_cosine_scheduler_epoch_10.pt", "adam_optimizer_lr0.1_step100.pt", "sampler.pth"],
+)
+def test_weights_under_a_name_of_training_state_are_read(tmp_path: Path, name: str) -> None:
+    save(tmp_path / name, {"model": weights(), "optimizer": adam_state()})
+    (checkpoint,) = only_run(tmp_path).checkpoints
+    assert {tensor.name for tensor in checkpoint.tensors} == set(weights())
+
+
+def test_megatrons_only_rank_names_no_run(tmp_path: Path) -> None:
+    for step in (1000, 2000):
+        state = {"model": {"language_model": weights(step)}, "iteration": step, "optimizer": adam_state()}
+        save(tmp_path / "megatron" / f"iter_{step:07d}" / "mp_rank_00" / "model_optim_rng.pt", state)
+    assert steps(open_archive(tmp_path, name="zoo")) == {"zoo/megatron": [1000, 2000]}
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"optimizer": state, "epoch": 3}, lambda state: [state]])
+@pytest.mark.parametrize("name", ["opt000100.pt", "adam_step100.pt", "momentum.th", "step100_extra"])
+def test_an_optimizers_state_is_left_under_any_name(tmp_path: Path, name: str, wrap: Any) -> None:
+    save(tmp_path / "model_step100.pt")
+    save(tmp_path / name, wrap(adam_state()))
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [100]}
+    assert archive.problems == ()
+    (note,) = archive.notes
+    assert note.startswith("left, as training state: ")
+
+
+def test_an_optimizers_state_in_safetensors_is_told_by_its_names(tmp_path: Path) -> None:
+    save(tmp_path / "step1.safetensors")
+    moments = {f"state.{n}.{kind}": torch.randn(3, 4) for n in (0, 1) for kind in ("exp_avg", "exp_avg_sq")}
+    save(tmp_path / "opt1.safetensors", moments | {"state.0.step": torch.tensor(5.0)})
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [1]}
+    assert archive.notes == ("left, as training state: optN.safetensors",)
+
+
+def test_an_optimizer_deeper_in_the_file_is_left_and_the_model_read(tmp_path: Path) -> None:
+    state = {"generator": weights(1), "discriminator": weights(2), "solver": adam_state(), "epoch": 3}
+    (checkpoint,) = only_run(save(tmp_path / "gan.pt", state).parent).checkpoints
+    assert {tensor.name.split(".")[0] for tensor in checkpoint.tensors} == {"generator", "discriminator"}
+    assert any("solver" in note for note in checkpoint.notes)
+
+
+def test_schedulers_scalers_and_random_states_are_training_state(tmp_path: Path) -> None:
+    save(tmp_path / "step1.pt")
+    save(tmp_path / "decay.pt", torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.zeros(1)], 0.1), 1).state_dict())
+    save(tmp_path / "amp.pt", {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000})
+    save(tmp_path / "rng_state.pth", {"cpu": torch.get_rng_state()})
+    archive = open_archive(tmp_path)
+    assert archive.problems == ()
+    assert archive.notes == ("left, as training state: amp.pt, decay.pt, rng_state.pth",)
+
+
+def sb3_zip(path: Path, step: int, compression: int = zipfile.ZIP_STORED, legacy: bool = False) -> dict[str, Any]:
+    """An agent as Stable-Baselines3 saves it; gives its policy."""
+    policy = {"net.0.weight": torch.randn(64, 4), "action.weight": torch.randn(2, 64).t(), "action.bias": torch.ones(2)}
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("data", json.dumps({"num_timesteps": step, "gamma": 0.99}))
+        for name, state in (
+            ("pytorch_variables.pth", {"log_ent_coef": torch.zeros(1)}),
+            ("policy.pth", policy),
+            ("policy.optimizer.pth", adam_state()),
+        ):
+            buffer = io.BytesIO()
+            torch.save(state, buffer, _use_new_zipfile_serialization=not legacy)
+            file.writestr(name, buffer.getvalue())
+        file.writestr("_stable_baselines3_version", "2.3.0")
+    return policy
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_an_agent_in_a_zip_is_read_with_its_step(tmp_path: Path, compression: int, legacy: bool) -> None:
+    policies = {step: sb3_zip(tmp_path / f"agent_{step}.zip", step, compression, legacy) for step in (1000, 2000)}
+    archive = open_archive(tmp_path, name="ppo")
+    assert archive.problems == ()
+    checkpoints = [checkpoint for run in archive.runs for checkpoint in run.checkpoints]
+    assert sorted(checkpoint.step for checkpoint in checkpoints) == [1000, 2000]
+    for checkpoint in checkpoints:
+        assert any("policy.optimizer.pth" in note for note in checkpoint.notes)
+        with open_tensors(checkpoint) as tensors:
+            names = {header.name for header in tensors.headers}
+            assert names == {*policies[checkpoint.step], "pytorch_variables.log_ent_coef"}
+            for name, tensor in policies[checkpoint.step].items():
+                assert bits(tensors.read(name)) == torch_bits(tensor)
+
+
+def test_a_zip_of_several_checkpoints_and_a_zip_of_data_are_not_taken_for_one(tmp_path: Path) -> None:
+    save(tmp_path / "step1.pt")
+    for name, members in (("all.zip", ["a/step1.pt", "b/step1.pt"]), ("photos.zip", ["a.png", "b.txt"])):
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            for member in members:
+                file.writestr(member, bytes(100))
+    archive = open_archive(tmp_path)
+    assert archive.problems == ()
+    assert archive.notes == (
+        "all.zip: not taken for a checkpoint: checkpoints packed into an archive are not read (unpack it)",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "step5.ckpt", "model.safetensors.index.json"]
+)
+def test_what_stands_for_a_file_that_was_not_fetched_is_told(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for content, reason in (
+        (LFS_POINTER.format(438_000_000), "a Git LFS pointer (438 MB): run git lfs pull"),
+        ("<!DOCTYPE html><html></html>", "a web page, not weights: download the file again"),
+        ("\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page, not weights: download the"),
+        ("", "empty (0 bytes)"),
+    ):
+        path.write_text(content)
+        (problem,) = open_archive(tmp_path).problems
+        assert problem.path == name and problem.reason.startswith(reason)
+
+
+def test_a_shard_that_is_a_pointer_is_named_as_one(tmp_path: Path) -> None:
+    parts = {"model-00001-of-00002.safetensors": ["a"], "model-00002-of-00002.safetensors": ["b"]}
+    save(tmp_path / "model-00001-of-00002.safetensors", {"a": torch.randn(2, 3)})
+    (tmp_path / "model-00002-of-00002.safetensors").write_text(LFS_POINTER.format(5_000_000_000))
+    index = {"weight_map": {tensor: file for file, tensors in parts.items() for tensor in tensors}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (checkpoint,) = only_run(tmp_path).checkpoints
+    assert "a Git LFS pointer (5.0 GB)" in checkpoint.problems[0].reason
+
+
+def _hdf5() -> bytes:
+    return b"\x89HDF\r\n\x1a\n" + bytes(600) + b"layer_names" + bytes(600)
+
+
+def _npz(names: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.ones((4, 4)) for name in names})
+    return buffer.getvalue()
+
+
+def _zip(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name in names:
+            file.writestr(name, b"x" * 100)
+    return buffer.getvalue()
+
+
+# Flax: {"params": {"w": ext(1, ...)}}.
+MSGPACK = b"\x81\xa6params\x81\xa1w\xc8\x01\x00\x01" + bytes(256)
+
+UNREAD_WEIGHTS = {
+    "HDF5 of Keras": (_hdf5(), "Keras"),
+    "Keras zip": (_zip("config.json", "metadata.json", "model.weights.h5"), "Keras"),
+    "Flax": (MSGPACK, "Flax"),
+    "npz of parameters": (_npz(["layer0.kernel", "layer0.bias"]), "numpy archives (.npz) of parameters"),
+    "TensorFlow 1": (bytes(100) + bytes.fromhex("57fb808b247547db"), "TensorFlow"),
+    "GGUF": (b"GGUF" + bytes(200), "GGUF"),
+    "TFLite": (b"\x1c\0\0\0TFL3" + bytes(200), "TensorFlow Lite"),
+    "ONNX": (b"\x08\x08\x12\x07pytorch" + bytes(200), "ONNX"),
+    "TorchServe": (_zip("MAR-INF/MANIFEST.json", "model.pt"), "TorchServe"),
+    "torch.export": (_zip("m/archive_format", "m/models/model.json"), "torch.export"),
+}
+
+
+@pytest.mark.parametrize("name", ["weights_step5", "weights_step5.dat", "weights.ckpt", "weights.foo"])
+@pytest.mark.parametrize("kind", UNREAD_WEIGHTS)
+def test_weights_of_a_format_that_is_not_read_are_a_problem_with_a_way_out(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    content, word = UNREAD_WEIGHTS[kind]
+    (tmp_path / name).write_bytes(content)
+    (problem,) = open_archive(tmp_path).problems
+    assert problem.path == name and problem.reason.startswith(word) and "not read" in problem.reason and problem.hint
+    assert str(problem) in nothing_found(tmp_path)
+
+
+UNREAD_DATA = {
+    "plain pickle": (pickle.dumps({"lr": [0.1] * 40}), "pickles that torch.save did not write"),
+    "pickled tensors": (pickle.dumps({"w": torch.ones(3, 3)}), "torch tensors pickled without torch.save"),
+    "npz of data": (_npz(["x_train", "y_train"]), "numpy archives"),
+    "one array": (b"\x93NUMPY\x01\0" + bytes(200), "single numpy arrays"),
+    "HDF5 of data": (b"\x89HDF\r\n\x1a\n" + bytes(1000), "HDF5"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD_DATA)
+def test_data_is_a_note_unless_its_name_says_that_it_is_a_checkpoint(tmp_path: Path, kind: str) -> None:
+    content, reason = UNREAD_DATA[kind]
+    save(tmp_path / "step1.pt")
+    for name in ("data", "data.pkl", "step5.pkl", "weights.pth"):
+        (tmp_path / name).write_bytes(content)
+    archive = open_archive(tmp_path)
+    assert {problem.path for problem in archive.problems} == {"step5.pkl", "weights.pth"}
+    assert all(problem.reason.startswith(reason) and problem.hint for problem in archive.problems)
+    (note,) = archive.notes
+    assert note.startswith(f"data: not taken for a checkpoint: {reason}") and "1 more such" in note
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_step1.onnx", "model-q4.gguf", "traced/model.tflite"])
+def test_an_export_beside_weights_that_are_read_is_a_note(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "model_step1.pt")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(bytes(100))
+    archive = open_archive(tmp_path)
+    assert archive.problems == ()
+    assert any(note.startswith(f"{name}: ") and "model_step1.pt beside it is read" in note for note in archive.notes)
+
+
+def test_a_tensorflow_checkpoint_is_one_problem_whatever_its_files(tmp_path: Path) -> None:
+    for step in (100, 200):
+        for end in ("index", "meta", "data-00000-of-00002", "data-00001-of-00002"):
+            (tmp_path / f"model.ckpt-{step}.{end}").write_bytes(bytes(64))
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-200"')
+    archive = open_archive(tmp_path)
+    assert [problem.path for problem in archive.problems] == ["model.ckpt-100.index", "model.ckpt-200.index"]
+    assert all("tf.train.load_checkpoint" in problem.hint for problem in archive.problems)
+
+
+def test_a_part_of_a_distributed_checkpoint_is_not_taken_for_a_torch_file(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(torch.ones(3, 4), buffer)
+    (tmp_path / "__0_0.distcp").write_bytes(buffer.getvalue() * 2)
+    (tmp_path / "joined.pt").write_bytes(buffer.getvalue() * 2)
+    problems = {problem.path: problem for problem in open_archive(tmp_path).problems}
+    assert "dcp_to_torch" in problems["__0_0.distcp"].hint
+    assert "several files in one" in problems["joined.pt"].reason
+
+
+def test_only_what_could_hold_weights_is_mentioned(tmp_path: Path) -> None:
+    save(tmp_path / "step1.pt")
+    text = ("README.md", "train.py", "tokenizer.json", "vocab.txt", "loss.csv", "LICENSE", "merges", "config.foo")
+    for name in text:
+        (tmp_path / name).write_text("x = 1\n" * 100)
+    (tmp_path / "plot.png").write_bytes(b"\x89PNG" + bytes(2 << 20))
+    (tmp_path / "picture").write_bytes(b"\x89PNG" + bytes(2 << 20))
+    (tmp_path / "events.out.tfevents.1").write_bytes(os.urandom(2 << 20))
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05" + os.urandom(2 << 20))
+    (tmp_path / "small").write_bytes(os.urandom(500))
+    archive = open_archive(tmp_path)
+    assert archive.problems == () and archive.notes == ()
+    (tmp_path / "large").write_bytes(b"\x01\x02" + bytes(2 << 20))
+    (note,) = open_archive(tmp_path).notes
+    assert note.startswith("large: not taken for a checkpoint: files of unknown content")
+
+
+@pytest.mark.parametrize("end", [".tmp", ".part", ".incomplete", ".crdownload", "~"])
+def test_a_file_that_is_still_being_written_is_noted(tmp_path: Path, end: str) -> None:
+    save(tmp_path / "step1.pt")
+    whole = save(tmp_path / "other.pt", seed=2).read_bytes()
+    (tmp_path / "other.pt").unlink()
+    (tmp_path / f"step2.pt{end}").write_bytes(whole[:500])
+    (tmp_path / f"notes.txt{end}").write_text("abc")
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [1]} and archive.problems == ()
+    (note,) = archive.notes
+    assert "still being written" in note and "rename it to step2.pt" in note
+
+
+def test_a_folder_that_a_trainer_is_writing_is_noted_and_a_users_tmp_folder_is_read(tmp_path: Path) -> None:
+    trainer_checkpoint(tmp_path / "run" / "checkpoint-5", 5)
+    trainer_checkpoint(tmp_path / "run" / "tmp-checkpoint-10", 10)
+    trainer_checkpoint(tmp_path / "tmp-lr3" / "checkpoint-1", 1)
+    trainer_checkpoint(tmp_path / "sweep.tmp" / "checkpoint-2", 2)
+    trainer_checkpoint(tmp_path / "tmp-step-9" / "checkpoint-3", 3)
+    archive = open_archive(tmp_path, name="zoo")
+    assert archive.problems == ()
+    assert sorted(step for found in steps(archive).values() for step in found) == [1, 2, 3, 5]
+    assert any(note.startswith("run/tmp-checkpoint-10: left: ") for note in archive.notes)
+
+
+def test_when_nothing_is_found_each_file_is_named_with_the_reason(tmp_path: Path) -> None:
+    torch.save(torch.randn(20, 3), tmp_path / "embeddings.pt")
+    torch.save([{"w": torch.randn(4, 4)}], tmp_path / "ensemble.pt")
+    torch.save({"loss": 0.5}, tmp_path / "numbers.pt")
+    torch.save(adam_state(), tmp_path / "adam.pt")
+    (tmp_path / "README.md").write_text("x")
+    message = nothing_found(tmp_path)
+    for line in (
+        "embeddings.pt: holds no weights: a tensor, not a dict of weights",
+        "ensemble.pt: holds no weights: a list, not a dict of weights",
+        "numbers.pt: holds no weights: no tensors, but loss",
+        "left, as training state: adam.pt",
+        "torch.save(model.state_dict(), path)",
+        ".md (1)",
+    ):
+        assert line in message
+    assert "No file" not in message
+
+
+def test_a_file_given_by_name_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    assert "GGUF is not read: give the checkpoint that it was made from" in nothing_found(path)
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    save(tmp_path / "step1.pt")
+    os.mkfifo(tmp_path / "step2.pt")
+    os.mkfifo(tmp_path / "pipe")
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [1]}
+    assert [(problem.path, "not a regular file" in problem.reason) for problem in archive.problems] == [
+        ("step2.pt", True)
+    ]
+
+
+def test_the_hugging_face_cache_is_read_by_its_snapshots(tmp_path: Path) -> None:
+    blob = save(tmp_path / "models--a--b" / "blobs" / "0f1e2d").resolve()
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1a2b"
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").symlink_to(blob)
+    archive = open_archive(tmp_path, name="hub")
+    assert [checkpoint.path.name for run in archive.runs for checkpoint in run.checkpoints] == ["pytorch_model.bin"]
+
+
+def test_whatever_a_parser_raises_is_a_finding_of_its_file_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "step1.safetensors")
+    save(tmp_path / "step2.pt")
+
+    def broken(*_: object) -> object:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(torch_zip, "find_weights", broken)
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [1]}
+    (problem,) = archive.problems
+    assert problem.path == "step2.pt" and "RecursionError: too deep" in problem.reason
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    content=st.binary(max_size=300), start=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x81\xa1", b"\x89HDF"])
+)
+def test_any_bytes_are_recognised_as_something(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, start: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "file"
+    path.write_bytes(start + content)
+    recognised = recognise(path)
+    assert sum(map(bool, (recognised.format, recognised.unread, recognised.fault))) <= 1
