@@ -26,8 +26,14 @@ MAX_PICKLE_BYTES = 256 << 20
 # The pickles of most files are shorter. What is read grows by eight as long as they are cut off.
 FIRST_READ = 1 << 20
 
-# Bytes per element of storages whose tensors are not read, but have to be passed over.
-_QUANTIZED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1, "QUInt2x4Storage": 1}
+# Bytes per element; storages of quantised tensors, which are not read, have to be passed over.
+_ITEM_BYTES = {name: NUMPY[dtype].itemsize for name, dtype in STORAGES.items()} | {
+    "QInt8Storage": 1,
+    "QUInt8Storage": 1,
+    "QInt32Storage": 4,
+    "QUInt4x2Storage": 1,
+    "QUInt2x4Storage": 1,
+}
 
 
 def is_legacy(first: bytes) -> bool:
@@ -46,7 +52,7 @@ def scan_region(region: Region) -> Contents:
     """The weights of a legacy file that may itself be a member of a zip."""
     with region.open() as file:
         root, keys, start = _read_pickles(region, file)
-        stored = _storages(region, file, start, keys.value, _element_sizes(root))
+        stored = _storages(region, file, start, keys.value, _described(root))
         return TorchFile(region, stored.__getitem__).contents(find_weights(root.value))
 
 
@@ -79,20 +85,18 @@ def _five(data: bytes, region: Region) -> list[Pickled]:
     return pickles
 
 
-def _element_sizes(root: Pickled) -> dict[str, int | str]:
-    """Storage key → bytes per element, or the name of a storage type of unknown size."""
-    sizes: dict[str, int | str] = {}
+def _described(root: Pickled) -> dict[str, tuple[str, Any]]:
+    """Storage key → the name of its type and its number of elements, as the object's pickle has them."""
+    described: dict[str, tuple[str, Any]] = {}
     for persistent in root.persistent:
         match persistent.id:
-            case ("storage", Global() as storage_type, str(key), *_):
-                dtype = STORAGES.get(storage_type.name)
-                known = NUMPY[dtype].itemsize if dtype else _QUANTIZED.get(storage_type.name)
-                sizes.setdefault(key, storage_type.name if known is None else known)
-    return sizes
+            case ("storage", Global() as storage_type, str(key), _, count, *_):
+                described.setdefault(key, (storage_type.name, count))
+    return described
 
 
 def _storages(
-    region: Region, file: IO[bytes], start: int, keys: Any, element_sizes: dict[str, int | str]
+    region: Region, file: IO[bytes], start: int, keys: Any, described: dict[str, tuple[str, Any]]
 ) -> dict[str, Stored]:
     """Storage key → where its bytes lie. ArchiveError when they reach beyond the end of the file."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
@@ -100,16 +104,20 @@ def _storages(
     stored: dict[str, Stored] = {}
     size = region.size
     for number, key in enumerate(keys, 1):
-        element_size = element_sizes.get(key)
-        if not isinstance(element_size, int):
-            raise ArchiveError(f"{region}: storage {key!r:.40} is of unknown type {element_size}: its size is unknown")
+        type_name, expected = described.get(key, ("none", None))
+        if type_name not in _ITEM_BYTES:
+            raise ArchiveError(f"{region}: storage {key!r:.40} is of unknown type {type_name}: its size is unknown")
         file.seek(start)
         count = int.from_bytes(file.read(8), "little", signed=True)
-        nbytes = count * element_size
+        nbytes = count * _ITEM_BYTES[type_name]
         if count < 0 or start + 8 + nbytes > size:
             raise ArchiveError(
                 f"{region}: truncated or damaged: storage {number} of {len(keys)} ends at byte {start + 8 + nbytes}, "
                 f"the file has {size}"
+            )
+        if count != expected:
+            raise ArchiveError(
+                f"{region}: damaged: storage {number} of {len(keys)} has {count} elements, its description {expected}"
             )
         begins = start + 8 if region.member else region.start + start + 8
         stored[key] = Stored(begins, nbytes, region.member)

@@ -151,6 +151,16 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, share: float
         scan(path)
 
 
+def test_a_storage_of_another_size_than_described_is_damage(tmp_path: Path) -> None:
+    path = save_legacy(tmp_path / "w.pt", {"a": torch.ones(5), "b": torch.ones(6)})
+    raw = path.read_bytes()
+    at = raw.index(torch.ones(5).numpy().tobytes()) - 8
+    assert int.from_bytes(raw[at : at + 8], "little") in (5, 6)
+    path.write_bytes(raw[:at] + (4).to_bytes(8, "little") + raw[at + 8 :])
+    with pytest.raises(ArchiveError, match=r"w\.pt: damaged: storage 1 of 2 has 4 elements, its description [56]"):
+        scan(path)
+
+
 def test_a_hostile_object_does_not_run_and_does_not_hide_the_weights(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = save_legacy(tmp_path / "h.pt", {"model": weights(), "args": Hostile(marker)})
