@@ -47,11 +47,12 @@ def suffix(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """The name without the suffixes of weights files; what follows another dot belongs to the name ('0.1_state')."""
+    """The name without the suffixes of weights files; what follows another dot belongs to the name ('0.1_state'), but
+    for a word behind a mere number ('7.weights')."""
     name = path
     while name.suffix.lower() in _CUT:
         name = name.with_suffix("")
-    return name.name
+    return name.stem if name.stem.isdecimal() and name.suffix[1:].isalpha() else name.name
 
 
 def is_weights_name(path: Path) -> bool:

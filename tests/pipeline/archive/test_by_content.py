@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analyzers.errors import ArchiveError
@@ -48,6 +48,8 @@ def nothing_found(root: Path) -> str:
     kind=st.sampled_from(["zip", "legacy", "safetensors"]),
     stem=st.sampled_from(["step_7", "checkpoint-7", "7", "global_step7", "my.net_step7"]),
 )
+@example(suffix=".unheard", kind="zip", stem="7")
+@example(suffix=".pth.tar", kind="legacy", stem="7")
 def test_weights_are_read_under_any_suffix(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, kind: str, stem: str
 ) -> None:
