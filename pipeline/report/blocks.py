@@ -11,7 +11,7 @@ from pipeline.report.figures import Image
 
 LONG = 30
 """Characters of a cell above which it is broken anywhere."""
-PAPER_CHARACTERS = 100
+PAPER_CHARACTERS = 110
 """Characters that fit side by side on a printed page."""
 
 

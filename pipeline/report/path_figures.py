@@ -55,7 +55,7 @@ def path_blocks(node: xr.Dataset, look: Look) -> list[Block]:
 def _distances(whole: xr.Dataset, look: Look) -> Image | None:
     """How far each run moved from its first step, all on the same axes."""
     distance = whole["relative_distance"].transpose("run", "step")
-    attributes = "distance from the first step: ‖w − w_first‖ / ‖w_first‖ over all parameters", "1", True
+    attributes = "relative distance from the first step, ‖w − w_first‖ / ‖w_first‖", "1", True
     later = distance.where(distance > 0)  # the first step itself has no place on a logarithmic axis
     return curves(KeyVariable(NODE, "relative_distance", *attributes, later), look)
 

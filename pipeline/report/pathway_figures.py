@@ -292,7 +292,7 @@ def _last_steps(at: xr.Dataset, runs: Sequence[str]) -> Table:
         rows.append({"run": run, **ends, "p": number(p[-1]) if len(p) else ""})
     columns = {"run": "run", **{name: _words(name) for name in CORRELATED}, "p": "p of the last ratio"}
     return from_rows(
-        "First → last checkpoint of each run. p: shuffled labels that give so small a ratio.", rows, columns
+        "First → last checkpoint of each run. p: share of shuffled labellings whose ratio is as small.", rows, columns
     )
 
 

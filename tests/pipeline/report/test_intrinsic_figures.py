@@ -124,6 +124,20 @@ def test_activations_are_drawn_over_steps_where_there_are_some_and_over_layers_e
     assert over_steps.alt == over_layers.alt == "TwoNN, last step: first 9; second 10."
 
 
+def test_the_cells_of_the_table_are_the_reports_numbers() -> None:
+    one = tree()
+    section = intrinsic_section(one, Look.of(one, ["net"], STEPS))
+    assert section is not None
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    cells = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["step"] for row in cells] == [str(step) for step in STEPS for _ in range(2)]
+    assert {(row["full training"], row["before training"], row["trained models"]) for row in cells} == {
+        ("0.97", "0.1", "33")
+    }
+    of_first = [row["d_int local"] for row in cells if row["method"] == "did one_hot"]
+    assert of_first == ["above 4810", "107 [93 … 131]", "0 (before training)", "at or below 17", "107 [open … open] ⚑"]
+
+
 def test_every_doubt_is_told_in_the_table_and_the_summary_says_the_convention() -> None:
     (doubtful,) = (
         row for row in rows(tree()["intrinsic_dimension"].to_dataset().isel(method=[0])) if row["step"] == 40

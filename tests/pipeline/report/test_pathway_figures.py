@@ -86,6 +86,23 @@ def test_everything_that_was_measured_is_shown() -> None:
     assert any("n_eff < 8" in cell for row in whole.blocks[0].rows for cell in row)  # the run of five steps
 
 
+def test_the_cells_of_the_last_steps_are_the_reports_numbers() -> None:
+    tree = report(*EVERYTHING)
+    section = pathway_section(tree, look(tree))
+    assert section is not None and isinstance(section.blocks[1], Table)
+    table = section.blocks[1]
+    at = tree["pathway_metrics"].to_dataset().sel(threshold=0.7).isel(probe=0, column=0)
+    names = {name.replace("pathway_", "").replace("_", " "): name for name in EVERYTHING[:5]}
+    for run, row in zip(RUNS, table.rows, strict=True):
+        cells = dict(zip(table.columns, row, strict=True))
+        assert cells["run"] == run
+        for heading, name in names.items():
+            values = at[name].sel(run=run).dropna("step").values
+            assert cells[heading] == f"{values[0]:.3g} → {values[-1]:.3g}"
+        last_p = at["grouped_distance_ratio_p"].sel(run=run).dropna("step").values[-1]
+        assert cells["p of the last ratio"] == f"{last_p:.3g}"
+
+
 def test_a_report_with_distances_only_still_has_its_section() -> None:
     tree = report("pathway_distance", "pathway_distance_normalised", "pathway_length", "probe_loss")
     section = pathway_section(tree, look(tree))
