@@ -149,9 +149,9 @@ def prefect() -> Iterator[Check]:
         return
     local = server.running()
     if url is not None:
-        trouble = prefect_env.answers(url)
+        trouble = prefect_env.trouble_with(url)
         mend = "start that server, or unset PREFECT_API_URL; --no-flow needs none" if trouble else ""
-        found = f"{url} does not answer: {trouble}" if trouble else f"{url} answers{_server_version(url)}"
+        found = f"{url} cannot be used: {trouble}" if trouble else f"{url} answers{_server_version(url)}"
         yield Check("Prefect API", "bad" if trouble else "ok", found, mend)
     elif local is not None:
         yield Check("Prefect API", "ok", f"none configured; the local one at {local.url} answers and is used")

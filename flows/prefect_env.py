@@ -5,7 +5,9 @@ Which API: the one that the user configured; else the local server that `varve s
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +22,7 @@ ENVIRONMENT = {
     # The terminal shows our own lines; what Prefect logs still goes to its API.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
+CLOUD = ".prefect.cloud/"
 NO_FLOW_HINT = "Give --no-flow to run without Prefect."
 
 
@@ -50,40 +53,67 @@ def configured_url() -> str | None:
     return str(url) if url else None
 
 
-def answers(url: str, seconds: float = 5.0) -> str | None:
-    """None when a Prefect API answers at `url` in time, else what went wrong."""
+def trouble_with(url: str, seconds: float = 5.0, auth: str | None = None) -> str | None:
+    """None when a Prefect API answers at `url` in time and lets us in, else what is wrong.
+
+    `auth` is a server's password (name:secret); without it the credentials of Prefect's settings are used, if any.
+    What merely answers is not taken for Prefect: it must give Prefect's health and a version.
+    """
     import httpx
 
+    url = url.rstrip("/")
+    headers = _authorization(auth) if auth else _configured_authorization()
     try:
-        response = httpx.get(f"{url.rstrip('/')}/health", timeout=seconds, follow_redirects=True)
+        health = httpx.get(f"{url}/health", timeout=seconds, follow_redirects=True)
+        if health.status_code >= 400 and health.status_code not in (401, 403):
+            return f"HTTP {health.status_code}: not a Prefect API"
+        if CLOUD in url:
+            return None
+        version = httpx.get(f"{url}/admin/version", timeout=seconds, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return str(error) or type(error).__name__
-    if response.status_code >= 400 and response.status_code not in (401, 403):
-        return f"HTTP {response.status_code}: not a Prefect API"
+    if version.status_code in (401, 403):
+        return "it refuses our credentials (PREFECT_API_AUTH_STRING or PREFECT_API_KEY)"
+    if health.text.strip() != "true" or not re.fullmatch(r'"\d+\.\d+[\w.+-]*"', version.text.strip()):
+        return "something else than Prefect answers there"
     return None
+
+
+def _authorization(auth: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(auth.encode()).decode("ascii")}
+
+
+def _configured_authorization() -> dict[str, str]:
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().api
+    if api.auth_string is not None:
+        return _authorization(api.auth_string.get_secret_value())
+    return {"Authorization": f"Bearer {api.key.get_secret_value()}"} if api.key is not None else {}
 
 
 def choose_api() -> Api:
     """The API to use; checks that a configured one answers. Raises `PrefectUnavailable`."""
     url = configured_url()
     if url is not None:
-        if (trouble := answers(url)) is not None:
+        if (trouble := trouble_with(url)) is not None:
             raise PrefectUnavailable(
-                f"PREFECT_API_URL is {url}, but no Prefect server answers there: {trouble}. "
+                f"PREFECT_API_URL is {url}, but that Prefect server cannot be used: {trouble}. "
                 f"Start it, or unset PREFECT_API_URL for a temporary server. {NO_FLOW_HINT}"
             )
         return Api(url, "configured")
     from flows import server
 
     if (local := server.running()) is not None:
-        use(local.url)
+        use(local.url, local.auth)
         return Api(local.url, "local")
     return Api(None, "ephemeral")
 
 
-def use(url: str) -> None:
-    """Points this process, and those it starts, at a Prefect API."""
+def use(url: str, auth: str) -> None:
+    """Points this process, and those it starts, at a Prefect API of ours."""
     os.environ["PREFECT_API_URL"] = url
+    os.environ["PREFECT_API_AUTH_STRING"] = auth
     if "prefect" in sys.modules:
         from prefect.context import refresh_global_settings_context
 
@@ -91,25 +121,17 @@ def use(url: str) -> None:
 
 
 def open_api(api: Api) -> Api:
-    """The chosen API, ready: an ephemeral server is started, so that its failure is told here and not in a flow.
+    """The chosen API, ready: a temporary server is started, so that its failure is told here and not in a flow.
 
     Raises `PrefectUnavailable` with what to do when it does not start.
     """
     if api.kind != "ephemeral":
         return api
-    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    from prefect.context import refresh_global_settings_context
+    from flows import server
 
-    refresh_global_settings_context()
     try:
-        from prefect.server.api.server import SubprocessASGIServer
-
-        ephemeral = SubprocessASGIServer()
-        ephemeral.start()
-    except Exception as error:  # whatever keeps Prefect's own server from starting: import, port, database, time
-        home = os.environ.get("PREFECT_HOME", "~/.prefect")
-        raise PrefectUnavailable(
-            f"Prefect's temporary server did not start ({type(error).__name__}: {str(error)[:500]}). "
-            f"Its folder is {home} (PREFECT_HOME); `varve doctor` checks versions. {NO_FLOW_HINT}"
-        ) from error
-    return Api(ephemeral.api_url, "ephemeral")
+        temporary = server.start_temporary()
+    except PrefectUnavailable as error:
+        raise PrefectUnavailable(f"{error}. `varve doctor` checks versions. {NO_FLOW_HINT}") from error
+    use(temporary.url, temporary.auth)
+    return Api(temporary.url, "ephemeral")

@@ -1,23 +1,16 @@
-"""A schedule: a Prefect deployment of the nightly flow, served by this process against a server that outlives it.
-
-The deployment's name derives from the store, and it runs at most one at a time: the same store never has two writers,
-and a second `varve schedule` on it replaces the first one's times and options.
-"""
+"""When a schedule fires, in which time zone, and the server that it needs."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from analyzers.errors import ParameterError
 from flows import prefect_env, server
-from flows.options import AnalyzeOptions
-
-FLOW_NAME = "nightly"
 
 
 @dataclass(frozen=True)
@@ -30,8 +23,6 @@ class Schedule:
 
 def local_timezone() -> str:
     """The machine's IANA time zone, "UTC" where it has none that can be named."""
-    from zoneinfo import ZoneInfo
-
     candidates = [os.environ.get("TZ", "").removeprefix(":")]
     localtime = Path("/etc/localtime")
     if localtime.is_symlink():
@@ -69,21 +60,15 @@ def checked(cron: str, timezone: str | None) -> Schedule:
     return Schedule(cron, zone)
 
 
-def upcoming(schedule: Schedule, count: int = 3) -> list[datetime]:
-    """The next times it fires, in its time zone."""
-    from zoneinfo import ZoneInfo
+def upcoming(schedule: Schedule, count: int = 3, start: datetime | None = None) -> list[datetime]:
+    """The next times it fires after `start` (default: now), in its time zone. The server computes them in the same
+    way, so they hold on the days when clocks change as well."""
+    import anyio
+    from prefect.server.schemas.schedules import CronSchedule
 
-    from prefect._vendor.croniter import croniter
-
-    times = croniter(schedule.cron, datetime.now(UTC).astimezone(ZoneInfo(schedule.timezone)))
-    return [times.get_next(datetime) for _ in range(count)]
-
-
-def deployment_name(options: AnalyzeOptions) -> str:
-    """Readable and one per store: the folder's name and eight digits of the store's path."""
-    store = str(options.store_path.resolve())
-    label = options.name or Path(options.runs).name or "runs"
-    return f"{label}-{hashlib.sha256(store.encode()).hexdigest()[:8]}"
+    zone = ZoneInfo(schedule.timezone)
+    times = anyio.run(CronSchedule(cron=schedule.cron, timezone=schedule.timezone).get_dates, count, start)
+    return [time.astimezone(zone) for time in times]
 
 
 def ensure_server(tell: Callable[[str], None]) -> str:
@@ -91,35 +76,11 @@ def ensure_server(tell: Callable[[str], None]) -> str:
     api = prefect_env.choose_api()
     if api.kind == "configured" and api.url is not None:
         return api.url
-    local = server.running() or server.start(tell)
-    prefect_env.use(local.url)
+    local = server.running()
+    if local is None:
+        dead = server.recorded()
+        if dead is not None:
+            server.end(dead)  # it lives and does not answer
+        local = server.start(tell, like=dead)
+    prefect_env.use(local.url, local.auth)
     return local.url
-
-
-def serve(options: AnalyzeOptions, schedule: Schedule, now: bool, tell: Callable[[str], None]) -> None:
-    """Makes the deployment and serves it until interrupted; `now` also asks for one run at once."""
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.deployments import run_deployment
-    from prefect.deployments.runner import EntrypointType, RunnerDeployment
-    from prefect.flows import serve as serve_deployments
-    from prefect.schedules import Cron
-
-    from flows.nightly import nightly
-
-    name = deployment_name(options)
-    deployment = nightly.to_deployment(
-        name=name,
-        schedule=Cron(schedule.cron, timezone=schedule.timezone),
-        parameters={"options": options.model_dump(mode="json")},
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
-        description=f"varve analyze {options.runs} --out {options.out}",
-        tags=["varve"],
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
-    assert isinstance(deployment, RunnerDeployment)  # a coroutine only where an event loop runs
-    deployment.apply()
-    tell(f"Deployment {FLOW_NAME}/{name} is scheduled.")
-    if now:
-        run_deployment(f"{FLOW_NAME}/{name}", timeout=0)
-        tell("One run is asked for at once.")
-    serve_deployments(deployment, print_starting_message=False, limit=1)

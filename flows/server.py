@@ -1,37 +1,55 @@
-"""The persistent local Prefect server that schedules need: started once in the background, found again, stopped.
+"""Prefect servers of this machine: the lasting one that schedules need, and a temporary one for a single command.
 
-Its address, process and log stand in PREFECT_HOME/varve-server.json. An ephemeral server polls but never fires a
-schedule, so `varve schedule` wants this one or one that the user runs.
+Both listen on loopback only, ask for a password that is made for them, and accept no page of another origin. The
+lasting server's address, process, password and log stand in PREFECT_HOME/varve-server.json, which only its owner can
+read; `varve schedule` and later commands find it there. An answer on a port is not enough to be taken for it: the
+process of the record must still live, and be the user's own.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
 
-from flows.prefect_env import PrefectUnavailable, answers, prepare
+from flows.prefect_env import PrefectUnavailable, prepare, trouble_with
 
 DEFAULT_PORT = 4200
 START_SECONDS = 180.0
+RETENTION_DAYS = 30
+"""How long the server keeps runs, logs and events."""
 
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A server on this machine. `pid` 0: it answers at the default address, but somebody else started it."""
+    """A Prefect server that we started: its API, its process and when that began (seconds since 1970), its password
+    (name:secret, as Prefect's auth_string) and its log."""
 
     url: str
     pid: int
+    began: float
+    auth: str = field(repr=False)
     log: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process still lives; a process number that was given out anew does not count."""
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.began) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
 
 
 def home() -> Path:
@@ -43,82 +61,123 @@ def _record() -> Path:
     return home() / "varve-server.json"
 
 
-def _log() -> Path:
-    return home() / "varve-server.log"
-
-
 def recorded() -> LocalServer | None:
-    """The server that we started last, whether or not it still runs."""
+    """The server that we started last, whether or not it still runs. A record of another account is ignored."""
     try:
+        if hasattr(os, "geteuid") and _record().stat().st_uid != os.geteuid():
+            return None
         data = json.loads(_record().read_text(encoding="utf-8"))
-        return LocalServer(str(data["url"]), int(data["pid"]), str(data["log"]))
+        return LocalServer(
+            str(data["url"]), int(data["pid"]), float(data["began"]), str(data["auth"]), str(data["log"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def running() -> LocalServer | None:
-    """The server that we started, or one at Prefect's default address, if it answers."""
+    """The lasting server that we started, if it lives and answers as Prefect does."""
     server = recorded()
-    if server is not None and answers(server.url, 3.0) is None:
+    if server is not None and server.alive and trouble_with(server.url, 3.0, server.auth) is None:
         return server
-    default = f"http://127.0.0.1:{DEFAULT_PORT}/api"
-    if _listens(DEFAULT_PORT) and answers(default, 3.0) is None:
-        return LocalServer(default, 0, "")
     return None
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def start(tell: Callable[[str], None] = lambda line: None, like: LocalServer | None = None) -> LocalServer:
+    """Starts a server that outlives this process and waits until it answers. `like` one that died: its address and
+    password are kept where the port is free, so that its clients find the new one. Raises `PrefectUnavailable`."""
+    port = int(like.url.removesuffix("/api").rpartition(":")[2]) if like else DEFAULT_PORT
+    log = home() / "varve-server.log"
+    server, process = _launch(port, like.auth if like else None, log)
+    tell(f"Starting a Prefect server at {server.url.removesuffix('/api')} (half a minute the first time); log: {log}")
+    _wait(server, process, f"see {log}")
+    scratch = _record().with_suffix(".tmp")
+    scratch.unlink(missing_ok=True)
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(asdict(server), file)
+    scratch.replace(_record())
+    return server
 
 
-def _free_port() -> int:
-    """The default port where it is free, else any free one."""
-    for port in (DEFAULT_PORT, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise PrefectUnavailable("no free port on 127.0.0.1 for a Prefect server")
+def start_temporary() -> LocalServer:
+    """Starts a server that ends with this process, however it ends. Raises `PrefectUnavailable`."""
+    log = home() / "varve-temporary-server.log"
+    server, process = _launch(0, None, log, temporary=True)
+    atexit.register(_kill, server.pid)
+    _wait(server, process, f"see {log}")
+    return server
 
 
-def start(tell: Callable[[str], None] = lambda line: None) -> LocalServer:
-    """Starts a server that outlives this process and waits until it answers. Raises `PrefectUnavailable`."""
+def _launch(
+    port: int, auth: str | None, log: Path, temporary: bool = False
+) -> tuple[LocalServer, subprocess.Popen[bytes]]:
+    """The server's process; it may not answer yet. Raises `PrefectUnavailable` where none can be started."""
     prepare()
-    port = _free_port()
-    url, log = f"http://127.0.0.1:{port}/api", _log()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+    auth = auth or f"varve:{secrets.token_urlsafe(32)}"
+    command = [sys.executable, "-P", "-m", "flows.server_process"]
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        with _listening(port) as listening, log.open("wb" if temporary else "ab") as output:
+            origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
+                [*command, str(listening.fileno()), *(("temporary",) if temporary else ())],
+                stdin=subprocess.PIPE if temporary else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, **_settings(origin, auth)},
+                pass_fds=(listening.fileno(),),
                 start_new_session=True,  # Ctrl-C in our terminal must not reach it
             )
     except OSError as error:
         raise PrefectUnavailable(f"a Prefect server cannot be started, its log is {log}: {error}") from error
-    tell(f"Starting a Prefect server at {url.removesuffix('/api')} (half a minute the first time); its log: {log}")
+    began = psutil.Process(process.pid).create_time()
+    return LocalServer(f"{origin}/api", process.pid, began, auth, str(log)), process
+
+
+def _settings(origin: str, auth: str) -> dict[str, str]:
+    """What a server of ours is started with; the password is in its environment, which only its owner can read."""
+    return {
+        "PREFECT_API_URL": f"{origin}/api",
+        "PREFECT_UI_API_URL": f"{origin}/api",
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origin,
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RETENTION_DAYS * 86400),
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{RETENTION_DAYS}D",
+        # Another process may hold the database for a minute (a backup, a slow disk): wait rather than fail.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "120",
+        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "120",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+    }
+
+
+def _listening(port: int) -> socket.socket:
+    """A listening socket on loopback, at `port` where it is free and else at any."""
+    for wanted in (port, 0):
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", wanted))
+            listening.listen(2048)
+        except OSError:
+            listening.close()
+            continue
+        return listening
+    raise PrefectUnavailable("no free port on 127.0.0.1 for a Prefect server")
+
+
+def _wait(server: LocalServer, process: subprocess.Popen[bytes], where: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while answers(url, 2.0) is not None:
+    while (trouble := trouble_with(server.url, 5.0, server.auth)) is not None:
         if process.poll() is not None:
-            raise PrefectUnavailable(f"the Prefect server ended with exit code {process.returncode}; see {log}")
+            raise PrefectUnavailable(f"the Prefect server ended with exit code {process.returncode}; {where}")
         if time.monotonic() > deadline:
             _kill(process.pid)
-            raise PrefectUnavailable(f"the Prefect server did not answer within {START_SECONDS:.0f} s; see {log}")
+            raise PrefectUnavailable(
+                f"the Prefect server did not answer within {START_SECONDS:.0f} s ({trouble}); {where}"
+            )
         time.sleep(0.3)
-    server = LocalServer(url, process.pid, str(log))
-    scratch = _record().with_suffix(".tmp")
-    scratch.write_text(json.dumps(asdict(server)), encoding="utf-8")
-    scratch.replace(_record())
-    return server
 
 
 def _kill(pid: int) -> None:
@@ -141,21 +200,19 @@ def _kill(pid: int) -> None:
             continue
 
 
+def end(server: LocalServer) -> None:
+    """Ends a server's process, if it is still that one."""
+    if server.alive:
+        _kill(server.pid)
+
+
 def stop() -> LocalServer | None:
     """Stops the server that we started, if it runs; returns it, or None when there was none of ours."""
     server = recorded()
     if server is None:
         return None
-    ours = server.pid if _is_prefect(server.pid) else 0
-    if ours:
-        _kill(ours)
+    alive = server.alive
+    if alive:
+        _kill(server.pid)
     _record().unlink(missing_ok=True)
-    return server if ours else None
-
-
-def _is_prefect(pid: int) -> bool:
-    """Whether `pid` still is a Prefect server: process ids are given out anew."""
-    try:
-        return any("prefect" in part for part in psutil.Process(pid).cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
+    return server if alive else None

@@ -73,6 +73,7 @@ def schedule(
     and leaves the server; the same command resumes it.
     """
     import data_catalog
+    from flows import keeper
     from flows import schedule as schedules
     from flows.cli.request import options_from
 
@@ -88,7 +89,7 @@ def schedule(
     say(f"{when.cron} in {when.timezone}: next {times}")
     url = schedules.ensure_server(say)
     say(f"Prefect server: {url.removesuffix('/api')}")
-    schedules.serve(options, when, now, say)
+    keeper.Keeper(options, when, url, say).serve(now)
     _farewell(url)
     return 0
 
@@ -96,7 +97,6 @@ def schedule(
 def _farewell(url: str) -> None:
     from flows import server
 
-    say("\nStopped serving; the schedule is paused until the same command is given again.")
     ours = server.recorded()
     if ours is not None and ours.url == url:
         say(f"The Prefect server at {url.removesuffix('/api')} still runs (process {ours.pid}, log {ours.log}).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import os
@@ -10,32 +11,54 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import prefect_env, server
 from flows.prefect_env import Api, PrefectUnavailable
 from tests.end_to_end.archives import varve, write_run
 
+AUTH = "varve:secret"
+
+
+def _serving(answers: dict[str, bytes]) -> http.server.ThreadingHTTPServer:
+    """An HTTP server that knows these paths; those below /api/admin ask for the password."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answers.get(self.path, answers.get("*"))
+            wanted = "Basic " + base64.b64encode(AUTH.encode()).decode()
+            locked = self.path.startswith("/api/admin") and self.headers.get("Authorization") != wanted
+            self.send_response(404 if body is None else 401 if locked else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: object) -> None: ...
+
+    return http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+@contextmanager
+def _url_of(answers: dict[str, bytes]) -> Iterator[str]:
+    with _serving(answers) as fake:
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{fake.server_port}/api"
+        fake.shutdown()
+
 
 @pytest.fixture
 def healthy() -> Iterator[str]:
     """Something that answers as a Prefect API does."""
+    with _url_of({"/api/health": b"true", "/api/admin/version": b'"3.8.8"'}) as url:
+        yield url
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            ok = self.path == "/api/health"
-            self.send_response(200 if ok else 404)
-            self.end_headers()
-            self.wfile.write(b"true" if ok else b"")
 
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as fake:
-        threading.Thread(target=fake.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{fake.server_port}/api"
-        fake.shutdown()
+@pytest.fixture
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefect_env, "_configured_authorization", lambda: prefect_env._authorization(AUTH))
 
 
 @pytest.fixture
@@ -46,12 +69,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_api_that_answers_is_told_from_one_that_does_not(healthy: str) -> None:
-    assert prefect_env.answers(healthy) is None
-    assert prefect_env.answers("http://127.0.0.1:9/api") is not None
-    assert "404" in str(prefect_env.answers(healthy + "/elsewhere"))
+    assert prefect_env.trouble_with(healthy, auth=AUTH) is None
+    assert prefect_env.trouble_with("http://127.0.0.1:9/api") is not None
+    assert "404" in str(prefect_env.trouble_with(healthy + "/elsewhere"))
+    assert "refuses our credentials" in str(prefect_env.trouble_with(healthy, auth="varve:wrong"))
 
 
-def test_a_configured_api_is_used(monkeypatch: pytest.MonkeyPatch, healthy: str) -> None:
+@pytest.mark.parametrize("body", [b"", b"ok", b"true", b"<html>hello</html>", b'{"status": "up"}', b'"3"'])
+def test_what_merely_answers_is_not_taken_for_prefect(body: bytes) -> None:
+    with _url_of({"*": body}) as url:
+        assert "something else than Prefect" in str(prefect_env.trouble_with(url, auth=AUTH))
+
+
+def test_a_configured_api_is_used(monkeypatch: pytest.MonkeyPatch, healthy: str, password: None) -> None:
     monkeypatch.setattr(prefect_env, "configured_url", lambda: healthy)
     assert prefect_env.choose_api() == Api(healthy, "configured")
 
@@ -62,15 +92,44 @@ def test_a_configured_api_that_is_down_is_named_with_the_way_out(monkeypatch: py
         prefect_env.choose_api()
 
 
+def _record(home: Path, url: str, pid: int, began: float) -> None:
+    record = {"url": url, "pid": pid, "began": began, "auth": AUTH, "log": "x"}
+    (home / "varve-server.json").write_text(json.dumps(record))
+
+
 def test_the_server_that_a_schedule_left_running_is_found_again(
     monkeypatch: pytest.MonkeyPatch, home: Path, healthy: str
 ) -> None:
     monkeypatch.setattr(prefect_env, "configured_url", lambda: None)
-    monkeypatch.setenv("PREFECT_API_URL", "")  # restored afterwards
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "")  # restored afterwards
     assert prefect_env.choose_api().kind == "ephemeral"
-    (home / "varve-server.json").write_text(json.dumps({"url": healthy, "pid": 1, "log": "x"}))
-    monkeypatch.setattr(prefect_env, "use", lambda url: None)
+    _record(home, healthy, os.getpid(), psutil.Process().create_time())
     assert prefect_env.choose_api() == Api(healthy, "local")
+    assert os.environ["PREFECT_API_URL"] == healthy and os.environ["PREFECT_API_AUTH_STRING"] == AUTH
+
+
+def test_whoever_took_the_port_of_a_dead_server_does_not_get_its_password(home: Path, healthy: str) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid, began in ((ended.pid, time.time()), (os.getpid(), 1.0)):  # gone; and a number that was given out anew
+        _record(home, healthy, pid, began)
+        assert server.running() is None
+
+
+def test_a_foreign_server_at_the_default_port_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, home: Path, healthy: str
+) -> None:
+    monkeypatch.setattr(server, "DEFAULT_PORT", int(healthy.split(":")[2].removesuffix("/api")))
+    monkeypatch.setattr(prefect_env, "configured_url", lambda: None)
+    assert server.running() is None and prefect_env.choose_api().kind == "ephemeral"
+
+
+def test_the_password_is_in_no_text_about_the_server(home: Path) -> None:
+    _record(home, "http://127.0.0.1:9/api", 1, 1.0)
+    recorded = server.recorded()
+    assert recorded is not None and recorded.auth == AUTH
+    assert "secret" not in repr(recorded) and "secret" not in str(recorded)
 
 
 def test_a_broken_record_of_a_server_is_none(home: Path) -> None:
@@ -78,11 +137,10 @@ def test_a_broken_record_of_a_server_is_none(home: Path) -> None:
     assert server.recorded() is None and server.running() is None
 
 
-def test_stopping_never_ends_a_process_that_is_not_prefect(home: Path) -> None:
+def test_stopping_never_ends_a_process_that_got_the_number_of_a_dead_server(home: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        record = {"url": "http://127.0.0.1:9/api", "pid": other.pid, "log": "x"}
-        (home / "varve-server.json").write_text(json.dumps(record))
+        _record(home, "http://127.0.0.1:9/api", other.pid, psutil.Process(other.pid).create_time() - 3600)
         assert server.stop() is None
         assert other.poll() is None
     finally:
@@ -90,15 +148,12 @@ def test_stopping_never_ends_a_process_that_is_not_prefect(home: Path) -> None:
         other.wait()
 
 
-def test_a_temporary_server_that_does_not_start_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.server.api.server import SubprocessASGIServer
-
-    def fail(self: object, timeout: int | None = None) -> None:
-        raise RuntimeError("Timed out while attempting to connect")
-
-    monkeypatch.setenv("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    monkeypatch.setattr(SubprocessASGIServer, "start", fail)
-    with pytest.raises(PrefectUnavailable, match=r"Timed out.*--no-flow"):
+def test_a_temporary_server_that_does_not_start_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file"))
+    with pytest.raises(PrefectUnavailable, match=r"cannot be started.*varve doctor.*--no-flow"):
         prefect_env.open_api(Api(None, "ephemeral"))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from analyzers.errors import ParameterError
-from flows import schedule
+from flows import deployment, schedule
 from flows.cli.app import run
 from flows.options import AnalyzeOptions
 
@@ -16,6 +17,19 @@ def test_the_next_nights_are_told_in_the_zone() -> None:
     times = schedule.upcoming(schedule.checked("0 2 * * *", "Europe/Berlin"))
     assert len(times) == 3 and all(t.hour == 2 and t.minute == 0 for t in times)
     assert {str(t.tzinfo) for t in times} == {"Europe/Berlin"}
+
+
+@pytest.mark.parametrize(
+    ("start", "times"),
+    [  # At 02:00 on 29 March 2026 clocks in Berlin go to 03:00; at 03:00 on 25 October they go back to 02:00.
+        # 02:30 does not exist in the first night; the server then fires an hour early, and that is what is announced.
+        (datetime(2026, 3, 28, 12, tzinfo=UTC), ["29 01:30 +0100", "30 02:30 +0200", "31 02:30 +0200"]),
+        (datetime(2026, 10, 24, 12, tzinfo=UTC), ["25 02:30 +0200", "26 02:30 +0100", "27 02:30 +0100"]),
+    ],
+)
+def test_times_are_right_on_the_days_when_clocks_change(start: datetime, times: list[str]) -> None:
+    asked = schedule.checked("30 2 * * *", "Europe/Berlin")
+    assert [t.strftime("%d %H:%M %z") for t in schedule.upcoming(asked, 3, start)] == times
 
 
 @pytest.mark.parametrize("cron", ["", "nightly", "0 2 * *", "0 25 * * *", "61 * * * *", "0 2 * * * *"])
@@ -37,7 +51,7 @@ def test_the_machines_zone_is_the_default(monkeypatch: pytest.MonkeyPatch, varia
 
 def test_one_store_has_one_deployment_whatever_the_options(tmp_path: Path) -> None:
     def name(**more: str) -> str:
-        return schedule.deployment_name(AnalyzeOptions(runs=str(tmp_path / "runs"), **more))
+        return deployment.deployment_name(AnalyzeOptions(runs=str(tmp_path / "runs"), **more))
 
     assert name(out=str(tmp_path / "o"), steps="last") == name(out=str(tmp_path / "o"))
     assert name(out=str(tmp_path / "o")) != name(out=str(tmp_path / "p"))
