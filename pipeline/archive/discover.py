@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.architectures import architectures, in_words, shapes_of
 from pipeline.archive.findings import Findings
 from pipeline.archive.folder import Refused
 from pipeline.archive.formats import READ
@@ -83,6 +84,7 @@ def open_archive(
     _list_refused(refused, members, findings)
     runs = _assemble(unicodedata.normalize("NFC", name or own_name), members, findings, step_scale)
     note_joinable(runs, findings)
+    note_architectures(runs, findings)
     findings.close()
     return Archive(
         unicodedata.normalize("NFC", name or own_name),
@@ -176,6 +178,20 @@ def _list_refused(refused: list[Refused], members: dict[tuple[str, ...], list[He
             findings.note(file.path, f"not taken for a checkpoint: {file.reason} ({file.hint})")
         else:
             findings.problem(file.path, file.reason, file.hint)
+
+
+def note_architectures(runs: tuple[Run, ...], findings: Findings) -> None:
+    """One hint for each run whose checkpoints are of several architectures."""
+    for run in runs:
+        if any(checkpoint.kind == "adapter" for checkpoint in run.checkpoints):
+            continue
+        groups = architectures({checkpoint.step: shapes_of(checkpoint.tensors) for checkpoint in run.checkpoints})
+        if len(groups) > 1:
+            units = {checkpoint.step_unit for checkpoint in run.checkpoints}
+            findings.hint(
+                f"{run.id}: the checkpoints of this run are of {len(groups)} architectures: "
+                f"{in_words(groups, units.pop() if len(units) == 1 else 'step')}; steps are compared within one"
+            )
 
 
 def _assemble(

@@ -125,7 +125,7 @@ class SeriesUnits:
         shapes: dict[tuple[int, int], int] = {}
         skips: list[Skip] = []
         last = Because("the run has no checkpoint")
-        for step in self.sources.steps(run):
+        for step in self.sources.comparable_steps(run, name):
             got = self.members.of_step(p, run, step, name, skips)
             if isinstance(got, Because):
                 last = got

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.contract import MatrixInfo
 from analyzers.errors import ParameterError
+from pipeline.archive.architectures import Shapes, alike, architectures, shapes_of
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
 from pipeline.store.addresses import Because, CheckpointSource, Selection, Skip, Source
@@ -47,6 +48,8 @@ class Sources:
         self.skips: list[Skip] = []
         self._checkpoints: dict[str, dict[int, CheckpointRecord]] = {}
         self._steps: dict[str, tuple[int, ...]] = {}
+        self._architectures: dict[str, tuple[tuple[int, ...], ...]] = {}
+        self._shapes_of: dict[str, Shapes] = {}
         self._stored: dict[tuple[str, int], dict[str, Source]] = {}
         self._kept: dict[tuple[str, int], dict[str, Source]] = {}
         self._tuned: dict[tuple[str, int], Sourced] = {}
@@ -74,6 +77,35 @@ class Sources:
             is_base = record is not None and record.role == "base"
             self._steps[run] = every if is_base else self.selection.chosen_steps(every)
         return self._steps[run]
+
+    def architectures(self, run: str) -> tuple[tuple[int, ...], ...]:
+        """The chosen steps of each architecture among a run's checkpoints; adapters of one run are of one."""
+        if run not in self._architectures:
+            steps, there = self.steps(run), self.checkpoints(run)
+            if any(there[step].kind == "adapter" for step in steps):
+                self._architectures[run] = (steps,)
+            else:
+                self._architectures[run] = architectures({step: self._shapes(run, step) for step in steps})
+        return self._architectures[run]
+
+    def alike_steps(self, run: str, step: int) -> tuple[int, ...]:
+        """The chosen steps of a run that are of one architecture with this one."""
+        return next(steps for steps in self.architectures(run) if step in steps)
+
+    def comparable_steps(self, run: str, name: str | None) -> tuple[int, ...]:
+        """The steps that a statistic over steps sees: those of the architecture of which there are most, among those
+        that have the matrix `name`."""
+        groups = self.architectures(run)
+        if len(groups) == 1:
+            return groups[0]
+        having = [of for of in groups if name is None or any(name in self.kept(run, step) for step in of)]
+        return max(having, key=len, default=())
+
+    def _shapes(self, run: str, step: int) -> Shapes:
+        layout = self.checkpoints(run)[step].layout
+        if layout not in self._shapes_of:
+            self._shapes_of[layout] = shapes_of(self.store.layout(layout).tensors)
+        return self._shapes_of[layout]
 
     def base_of(self, run: str) -> tuple[str, int] | Because:
         """The run and step that a run is compared with: as given, or as recorded when it was ingested."""
@@ -185,7 +217,7 @@ class Sources:
                 return base
             there, at = base
         elif against in ("previous", "previous:2"):
-            steps, back = self.steps(run), 1 if against == "previous" else 2
+            steps, back = self.alike_steps(run, step), 1 if against == "previous" else 2
             index = bisect_left(steps, step)
             if index == 0:
                 return Because("is the first step, there is no previous one")
@@ -202,6 +234,8 @@ class Sources:
             at = step if step in others else next(iter(others))
         if (there, at) == (run, step):
             return Because("is the base itself" if against == "base" else "is what the others are compared with")
+        if len(self.architectures(run)) > 1 and not alike(self._shapes(run, step), self._shapes(there, at)):
+            return Because(f"is of another architecture than {there}@{at}, which it is compared with")
         matrices = self.stored(there, at) if as_stored else self.tuned(there, at)
         return Reference(there, at, matrices, self.twins(there, at))
 

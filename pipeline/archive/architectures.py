@@ -1,0 +1,48 @@
+"""Which checkpoints of a run are of one architecture, by the names and shapes of their tensors alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.archive.types import TensorHeader
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_of(tensors: Sequence[TensorHeader]) -> Shapes:
+    """Tensor name → shape."""
+    return {tensor.name: tensor.shape for tensor in tensors}
+
+
+def alike(one: Shapes, other: Shapes) -> bool:
+    """Whether two checkpoints are of one architecture: at least half of the tensors of the smaller one are in the other
+    with equal shapes. A new head, a new layer or a larger vocabulary does not change the architecture."""
+    equal = sum(other.get(name) == shape for name, shape in one.items())
+    return 2 * equal >= min(len(one), len(other))
+
+
+def architectures(checkpoints: Mapping[int, Shapes]) -> tuple[tuple[int, ...], ...]:
+    """The steps of each architecture among a run's checkpoints, in order of first appearance."""
+    groups: list[tuple[Shapes, list[int]]] = []
+    known: dict[int, list[int]] = {}  # checkpoints of one layout mostly share one object
+    for step, shapes in sorted(checkpoints.items()):
+        steps = known.get(id(shapes)) or next((steps for of, steps in groups if alike(of, shapes)), None)
+        if steps is None:
+            steps = []
+            groups.append((shapes, steps))
+        known[id(shapes)] = steps
+        steps.append(step)
+    return tuple(tuple(steps) for _, steps in groups)
+
+
+def in_words(groups: Sequence[Sequence[int]], unit: str = "step") -> str:
+    """The steps of each architecture: "steps 1, 2, 4 and step 3"."""
+    return " and ".join(_steps(steps, unit) for steps in groups)
+
+
+def _steps(steps: Sequence[int], unit: str, most: int = 8) -> str:
+    if len(steps) == 1:
+        return f"{unit} {steps[0]}"
+    if len(steps) <= most:
+        return f"{unit}s " + ", ".join(map(str, steps))
+    return f"{len(steps)} {unit}s from {steps[0]} to {steps[-1]}"
