@@ -14,7 +14,7 @@ from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.pair import Pair, cached_base, frobenius_norm, identify, load_pair, refusal
 from analyzers.intruder_dimensions.rounding import Format, base_rounding, pair_rounding, ulps, update_noise_floor
-from analyzers.linalg.blocks import BLOCK_BYTES, dense64
+from analyzers.linalg.blocks import BLOCK_BYTES, dense64, norm64
 from analyzers.linalg.subspaces import subspace_shares
 
 _BLOCK_ENTRIES = 1 << 16
@@ -65,7 +65,7 @@ class Change(Statistic):
             del base
         norms = {
             "norm_update": 0.0 if pair.identical else frobenius_norm(update),
-            "norm_base": float(torch.linalg.vector_norm(pair.reference, dtype=torch.float64)),
+            "norm_base": norm64(pair.reference),
             "noise_floor": update_noise_floor(pair, roundings),
         }
         scalars = norms | entry_changes(
@@ -117,7 +117,7 @@ def top_entries(
     top = greatest_entries(update, max(1, math.ceil(fraction * update.numel())))
     base = pair.reference.flatten()[top]
     delta = update.flatten()[top]
-    stored = pair.tuned.flatten()[top] if isinstance(pair.tuned, torch.Tensor) else delta + base
+    stored = pair.tuned.flatten()[top] if isinstance(pair.tuned, torch.Tensor) else delta + base.double()
     return top, delta.abs() > by_rounding(stored, base, formats)
 
 

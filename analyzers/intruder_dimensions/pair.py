@@ -81,13 +81,13 @@ def load_pair(observation: Observation) -> Pair:
             update, tuned = content, Sum(base, content)
         else:
             update = content.to(torch.float64)
-            tuned = update + base
+            tuned = update + base.to(torch.float64)
         identical = _is_zero(content)
     elif isinstance(content, LowRank):
         tuned, identical = content.dense(), False
     else:
         tuned = content
-        if isinstance(content, Sum) and (content.base is base or torch.equal(content.base, base)):
+        if isinstance(content, Sum) and (content.base is base or _bit_equal(content.base, base)):
             tuned = Sum(base, content.delta)
             update, identical = content.delta, _is_zero(content.delta)
         else:

@@ -10,13 +10,10 @@ import torch
 from analyzers.contract import Content, Context, Matrix
 from analyzers.intruder_dimensions.pair import Pair
 from analyzers.linalg.entries import entry_facts
-from analyzers.linalg.noise import noise_floor, storage_noise_floor, ulp_squared
+from analyzers.linalg.noise import NARROW_FORMATS, noise_floor, storage_noise_floor, ulp_squared
 
-_FORMATS = {
-    torch.float8_e4m3fn: (3, -6),
-    torch.float8_e5m2: (2, -14),
+_FORMATS = NARROW_FORMATS | {
     torch.bfloat16: (7, -126),
-    torch.float16: (10, -14),
     torch.float32: (23, -126),
     torch.float64: (52, -1022),
 }

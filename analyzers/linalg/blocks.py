@@ -35,7 +35,7 @@ def dense64(content: Content) -> torch.Tensor:
     if isinstance(content, LowRank):
         return content.dense(torch.float64)
     if isinstance(content, Sum):
-        return content.delta.dense(torch.float64).add_(content.base)
+        return content.delta.dense(torch.float64).add_(as_float64(content.base))  # float8 is never promoted
     return as_float64(content)
 
 
@@ -62,6 +62,13 @@ def as_float64(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_complex():
         raise Unmeasurable(f"complex entries ({tensor.dtype}) are not measured")
     return tensor.to(torch.float64)
+
+
+def norm64(tensor: torch.Tensor) -> float:
+    """‖tensor‖ in float64, of any real dtype."""
+    if tensor.dtype.itemsize == 1:  # float8 has no kernels of its own: its exact values in float32
+        tensor = tensor.to(torch.float32)
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
 def require_finite(content: Content) -> None:

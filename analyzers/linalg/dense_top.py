@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from analyzers.linalg.blocks import norm64
 from analyzers.linalg.krylov import REACH, RESIDUAL, Precondition, RitzSpace, carried, davidson, enclose
 from analyzers.linalg.norm_bound import MISS_PROBABILITY, deflated_bound, steps_wanted
 from analyzers.linalg.subspaces import BaseVectors
@@ -72,7 +73,7 @@ class Blend:
         if len(self.parts) == 1 and self.parts[0][0] == 1.0:
             return 0.0
         unit = float(torch.finfo(dtype).eps)
-        total = sum(abs(factor) * float(torch.linalg.vector_norm(t, dtype=torch.float64)) for factor, t in self.parts)
+        total = sum(abs(factor) * norm64(t) for factor, t in self.parts)
         return len(self.parts) * unit * total
 
     def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:

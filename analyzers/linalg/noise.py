@@ -11,7 +11,13 @@ from analyzers.contract import Content, LowRank, Sum
 from analyzers.linalg.entries import EntryFacts, entry_facts
 from analyzers.linalg.spectra import singular_values
 
-_FORMATS = {torch.float8_e4m3fn: (3, -6), torch.float8_e5m2: (2, -14), torch.float16: (10, -14)}
+NARROW_FORMATS = {
+    torch.float8_e4m3fn: (3, -6),
+    torch.float8_e4m3fnuz: (3, -7),
+    torch.float8_e5m2: (2, -14),
+    torch.float8_e5m2fnuz: (2, -15),
+    torch.float16: (10, -14),
+}
 """Fraction bits and least normal exponent of the formats whose subnormals are within reach."""
 
 
@@ -34,13 +40,13 @@ def ulp_squared(facts: EntryFacts, dtype: torch.dtype) -> float:
 
 
 def _format(facts: EntryFacts, dtype: torch.dtype) -> tuple[int, int]:
-    if dtype in _FORMATS:
-        return _FORMATS[dtype]
+    if dtype in NARROW_FORMATS:
+        return NARROW_FORMATS[dtype]
     if dtype == torch.bfloat16 or facts.mantissa_bits <= 7:
         # Below 2⁻¹⁷ bfloat16 is finer than float16's grid: where all entries keep to the grid, it is the spacing.
         return 7, -17 if dtype != torch.bfloat16 and _multiples_of(facts, -24) else -126
     if facts.mantissa_bits <= 10 and _multiples_of(facts, -24):
-        return _FORMATS[torch.float16]
+        return NARROW_FORMATS[torch.float16]
     if dtype == torch.float32 or facts.mantissa_bits <= 23:
         return 23, -126
     return 52, -1022
