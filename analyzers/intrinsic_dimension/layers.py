@@ -15,6 +15,7 @@ FIELDS = {
     "participation_ratio": "participation_ratio",
     "n_points": "points",
     "n_duplicates": "duplicates",
+    "tied_share": "ties",
 }
 """Variable → field of the statistic."""
 

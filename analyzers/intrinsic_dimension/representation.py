@@ -14,20 +14,24 @@ import torch
 
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import Unmeasurable
-from analyzers.intrinsic_dimension.estimators import gride, levina_bickel, participation_ratio, two_nn
+from analyzers.intrinsic_dimension.estimators import gride, levina_bickel, participation_ratio, tied_share, two_nn
 from analyzers.intrinsic_dimension.task import Data, Task
-from analyzers.linalg.neighbours import distinct, nearest
+from analyzers.linalg.neighbours import distinct, nearest, repetitions
 from analyzers.models import Material
 
 _NUMBERED = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.\d+$")
 BATCH = 64
 NEIGHBOURS = 20
+RESOLUTION = 16.0
+"""In roundings of an entry (float32, relative): the same input through another kernel or batch shape moves an output by
+about one, eight layers deep. Points nearer than that repeat each other, and distances closer than that are equal."""
 
 
 @dataclass(frozen=True)
 class Representation(Statistic):
-    """Fields, by layer: `layers` names; `two_nn`, `mle`, `participation_ratio` (L,); `gride` (L, scales); `points` and
-    `duplicates` (L,). NaN where the points of a layer have no such estimate (all alike).
+    """Fields, by layer: `layers` names; `two_nn`, `mle`, `participation_ratio` (L,); `gride` (L, scales); `points`,
+    `duplicates` (equal but for rounding, left out) and `ties` (share whose two nearest are equally far) (L,). NaN where
+    the points of a layer have no such estimate: all alike, or most of the ratios ties.
 
     `layers`: globs on module names; none: the numbered layers of the model, or where it has none its modules with a
     weight matrix. An output (n, tokens, width) is averaged over the tokens that are there; maps are flattened.
@@ -39,7 +43,7 @@ class Representation(Statistic):
     scales: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 
     name: ClassVar[str] = "representation_dimension"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Any] = "checkpoint"
     reads_matrices: ClassVar[bool] = False
     reads_models: ClassVar[bool] = True
@@ -126,6 +130,7 @@ def _estimates(points: torch.Tensor, scales: Sequence[int]) -> dict[str, np.ndar
     found: dict[str, np.ndarray] = {
         "points": np.array(len(kept)),
         "duplicates": np.array(dropped),
+        "ties": nan,
         "two_nn": nan,
         "mle": nan,
         "participation_ratio": nan,
@@ -133,18 +138,35 @@ def _estimates(points: torch.Tensor, scales: Sequence[int]) -> dict[str, np.ndar
     }
     if not bool(torch.isfinite(kept).all()) or len(kept) <= NEIGHBOURS:
         return found
-    distances = nearest(kept, min(max(NEIGHBOURS, 2 * max(scales)), len(kept) - 1))[0].cpu().numpy()
+    wanted = max(NEIGHBOURS, 2 * max(scales))
+    distances = nearest(kept, min(wanted, len(kept) - 1))[0]
+    rounding = RESOLUTION * torch.finfo(kept.dtype).eps
+    repeated = repetitions(kept, distances, rounding)
+    if bool(repeated.any()):
+        kept = kept[~repeated]
+        found |= {"points": np.array(len(kept)), "duplicates": np.array(len(points) - len(kept))}
+        if len(kept) <= NEIGHBOURS:
+            return found
+        distances = nearest(kept, min(wanted, len(kept) - 1))[0]
+    # Rounding moves each entry by itself: along the line between two points it is that of one entry.
+    entry = torch.linalg.vector_norm(kept, dim=1, dtype=torch.float64) / kept.shape[1] ** 0.5
+    return found | _from_distances(kept, distances.cpu().numpy(), (rounding * entry).cpu().numpy(), scales)
+
+
+def _from_distances(
+    kept: torch.Tensor, distances: np.ndarray, resolution: np.ndarray, scales: Sequence[int]
+) -> dict[str, np.ndarray]:
     measured = {
-        "two_nn": lambda: two_nn(distances),
+        "two_nn": lambda: two_nn(distances, resolution),
         "mle": lambda: levina_bickel(distances[:, :NEIGHBOURS]),
         "participation_ratio": lambda: participation_ratio(kept),
     }
-    for name, estimate in measured.items():
-        found[name] = np.array(_or_nan(estimate))
-    usable = [scale for scale in scales if 2 * scale <= distances.shape[1]]
-    of_scales = [_or_nan(functools.partial(gride, distances, scale, 2 * scale)) for scale in usable]
-    found["gride"][: len(usable)] = of_scales
-    return found
+    estimates = {name: np.array(_or_nan(estimate)) for name, estimate in measured.items()}
+    of_scales = np.full(len(scales), np.nan)
+    for index, scale in enumerate(scales):
+        if 2 * scale <= distances.shape[1]:
+            of_scales[index] = _or_nan(functools.partial(gride, distances, scale, 2 * scale, resolution))
+    return estimates | {"gride": of_scales, "ties": np.array(tied_share(distances, resolution))}
 
 
 def _or_nan(estimate: Callable[[], float]) -> float:

@@ -56,7 +56,8 @@ REPRESENTATION: tuple[Variable, ...] = (
     Variable("mle", _LAYERS, "Levina–Bickel, k = 20, harmonic mean", source="Levina & Bickel 2004"),
     Variable("gride", (*_LAYERS, "scale"), "GRIDE at neighbours n1 = scale, n2 = 2 scale", source="Denti et al. 2022"),
     Variable("participation_ratio", _LAYERS, "(Σλ)²/Σλ² of the covariance of the activations"),
-    Variable("n_duplicates", _LAYERS, "equal activations, dropped before estimating"),
+    Variable("n_duplicates", _LAYERS, "activations equal but for rounding, dropped before estimating"),
+    Variable("tied_share", _LAYERS, "share of the points whose two nearest neighbours are equally far"),
     Variable("n_points", _LAYERS, "distinct activations behind the estimates"),
 )
 

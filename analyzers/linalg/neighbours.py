@@ -44,6 +44,20 @@ def distinct(points: torch.Tensor) -> tuple[torch.Tensor, int]:
     return points[first.sort().values], len(points) - count
 
 
+def repetitions(points: torch.Tensor, distances: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """(n,) bool: an earlier point is nearer than `tolerance` · |x|, the larger |x| of the two. points (n, D);
+    distances (n, ≥ 1): each point's to its nearest others, which spares the others a look."""
+    x = points.to(torch.float64)
+    limits = tolerance * torch.linalg.vector_norm(x, dim=1)
+    repeated = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    close = (distances[:, 0] <= limits.max()).nonzero().flatten()
+    for own in close.split(max(1, CHUNK_BYTES // (8 * max(1, len(close))))):
+        exact = torch.cdist(x[own], x[close], compute_mode="donot_use_mm_for_euclid_dist")
+        within = exact <= torch.maximum(limits[own, None], limits[None, close])
+        repeated[own] = (within & (close[None, :] < own[:, None])).any(dim=1)
+    return repeated
+
+
 def nearest(points: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(distances (n, k) float64, ascending; indices (n, k) int64) of each point's k nearest others, itself excluded by
     index. points (n, D); k ≤ n − 1."""

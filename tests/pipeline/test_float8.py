@@ -14,7 +14,14 @@ import pipeline
 SHAPES = {"self_attn.q_proj": (24, 16), "self_attn.k_proj": (24, 16), "mlp.up_proj": (40, 24)}
 EXACT = {
     "weight_spectra": ("spectral_norm", "frobenius_norm", "stable_rank", "effective_rank"),
-    "intruder_dimensions": ("similarity", "sigma", "relative_change", "cosine_to_base", "delta_stable_rank", "delta_cosine"),
+    "intruder_dimensions": (
+        "similarity",
+        "sigma",
+        "relative_change",
+        "cosine_to_base",
+        "delta_stable_rank",
+        "delta_cosine",
+    ),
 }
 """Variables that depend on the values of the entries alone, not on the dtype that holds them."""
 
