@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows import prefect_env, server
+from pipeline.store import limits
 
 OUR_PACKAGES = ("analyzers", "pipeline", "flows", "data_catalog")
 _TRAPS = {
@@ -93,8 +94,7 @@ def devices() -> Iterator[Check]:
     except ImportError as error:
         yield Check("torch", "bad", f"cannot be imported: {error}", 'pip install "torch>=2.6"')
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Check("threads", "ok", f"{cores} cores usable, torch uses {torch.get_num_threads()} threads")
+    yield Check("threads", "ok", f"{limits.cores()} cores usable, torch uses {torch.get_num_threads()} threads")
     if not torch.backends.mkl.is_available() and not torch._C.has_lapack:
         yield Check(
             "LAPACK", "bad", "this torch has none: no spectra can be computed", "install a standard torch wheel"
@@ -114,12 +114,8 @@ def devices() -> Iterator[Check]:
 
 def room(where: Path) -> Iterator[Check]:
     """Memory, and disk at `where` or its nearest existing parent."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    limit = _memory_limit()
-    available = min(memory.available, limit) if limit else memory.available
-    found = f"{available / 1e9:.1f} GB available of {(limit or memory.total) / 1e9:.1f} GB"
+    available = limits.available_memory()
+    found = f"{available / 1e9:.1f} GB available of {limits.memory_limit() / 1e9:.1f} GB"
     little = available < _LITTLE_MEMORY
     mend = "close other programs, or give fewer --workers" if little else ""
     yield Check("memory", "note" if little else "ok", found, mend)
@@ -128,15 +124,6 @@ def room(where: Path) -> Iterator[Check]:
     short = free < _LITTLE_DISK
     mend = "free some space: a store takes about 3/4 of the checkpoints' bytes" if short else ""
     yield Check("disk", "note" if short else "ok", f"{free / 1e9:.1f} GB free at {folder}", mend)
-
-
-def _memory_limit() -> int | None:
-    """The container's memory limit in bytes, where there is one below the machine's."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def prefect() -> Iterator[Check]:

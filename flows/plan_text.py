@@ -11,8 +11,8 @@ from analyzers.errors import ParameterError
 from flows.console import duration, plural, size, table
 from flows.planning import Planned
 from pipeline.compute.calibration import Calibration
-from pipeline.compute.cluster import cores
 from pipeline.compute.estimate import GPUS, Estimate
+from pipeline.store.limits import cores
 
 _ASSUMED = (
     "Taken for granted: every tensor changes from checkpoint to checkpoint, and nothing is tied. What is equal is "

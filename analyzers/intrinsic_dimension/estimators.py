@@ -13,7 +13,6 @@ from scipy.optimize import brentq
 
 from analyzers.errors import Unmeasurable
 
-
 MOST = 0.5
 """Share of tied ratios above which nothing is estimated."""
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import psutil
 from threadpoolctl import threadpool_limits
 
 from analyzers.errors import ComputeError
 from pipeline.compute.allocator import keep_freed_memory
+from pipeline.store.limits import available_memory, cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,8 +146,8 @@ class ThreadCluster:
 
 
 def memory_per_worker(workers: int) -> int:
-    """Bytes that each of so many workers may use of what is free now."""
-    return int(0.9 * psutil.virtual_memory().available / workers)
+    """Bytes that each of so many workers may use of what the machine, or the container, has free now."""
+    return int(0.9 * available_memory() / workers)
 
 
 def _set_torch_threads(count: int) -> None:
@@ -156,16 +156,11 @@ def _set_torch_threads(count: int) -> None:
     torch.set_num_threads(count)  # holds for the calling thread
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _workers(plan: Plan | None) -> int:
     """As many as cores, groups and free memory allow."""
     if plan is None:
         return cores()
-    fit = int(0.9 * psutil.virtual_memory().available) // (plan.memory_bytes + WORKER_BYTES)
+    fit = int(0.9 * available_memory()) // (plan.memory_bytes + WORKER_BYTES)
     return max(1, min(cores(), len(plan.groups), fit))
 
 

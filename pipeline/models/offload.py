@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 import torch
 
 from analyzers.errors import ResourceError
 from analyzers.models import Checkpoint
+from pipeline.store.limits import available_memory
 
 SHARE = 0.8
 """Of the free memory, what a model may take: activations and the layer in hand need the rest."""
@@ -43,7 +43,7 @@ def disk_placement(checkpoint: Checkpoint, dtype: torch.dtype, memory_bytes: int
 
     The scratch folder is TMPDIR's and takes as much as does not fit. Raises `ResourceError` without accelerate or room.
     """
-    limit = int(SHARE * psutil.virtual_memory().available) if memory_bytes is None else memory_bytes
+    limit = int(SHARE * available_memory()) if memory_bytes is None else memory_bytes
     size = sum(math.prod(info.shape) for info in checkpoint.parameters) * dtype.itemsize
     if size <= limit:
         yield Placement()
