@@ -5,14 +5,51 @@ Results go to stdout, complaints to stderr. rich is imported only when a bar or 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+_PLAINER = str.maketrans(
+    {"·": "-", "→": "->", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-", "\u202f": " ", "≤": "<="}
+)
+"""What our own lines are written with where the terminal has no such letter."""
+
 LOG_EVERY_SECONDS = 10.0
 """How often a plain-line progress speaks in a log."""
+
+
+def survive_any_text() -> None:
+    """stdout and stderr write what their encoding lacks (ASCII, cp1252) as escapes, instead of raising."""
+    codecs.register_error("varve", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="varve")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    from pipeline.archive.text import encodable
+
+    text = encodable(error.object[error.start : error.end]).translate(_PLAINER)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def printed(text: str) -> str:
+    """The text as stdout shows it, for the widths of columns."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text if text.isascii() else text.encode(encoding, sys.stdout.errors or "strict").decode(encoding)
+
+
+def json_text(data: Any) -> str:
+    """Data as JSON for stdout, in ASCII where that has not every letter."""
+    every_letter = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(data, indent=2, ensure_ascii=not every_letter)
 
 
 def say(text: str = "") -> None:
@@ -63,7 +100,7 @@ def plural(count: int, noun: str, plural_form: str | None = None) -> str:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> str:
     """An aligned plain-text table, the same on a terminal, in a log and in a mail. `right`: columns of numbers."""
-    cells = [[str(h) for h in headers], *[["" if c is None else str(c) for c in row] for row in rows]]
+    cells = [[str(h) for h in headers], *[["" if c is None else printed(str(c)) for c in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
 
     def line(row: Sequence[str]) -> str:

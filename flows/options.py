@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from analyzers.errors import ParameterError
+from pipeline.archive.text import encodable_data, path_text, real_path
 from pipeline.models.yaml_file import read_yaml
 
 Settings = dict[str, dict[str, Any]]
@@ -45,17 +46,23 @@ class AnalyzeOptions(BaseModel):
     step_pattern: str | None = None
     step_scale: int | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, values: Any) -> Any:
+        """Paths and names are bytes; Prefect and the store keep text."""
+        return encodable_data(values)
+
     @field_validator("out", "store")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        return str(Path(value).expanduser().absolute()) if value is not None else None
+        return path_text(Path(value).expanduser().absolute()) if value is not None else None
 
     @field_validator("runs")
     @classmethod
     def _absolute_or_entry(cls, value: str) -> str:
         path = Path(value).expanduser()
-        may_be_entry = path.name == value and not path.exists()  # a name of the catalog
-        return value if may_be_entry else str(path.absolute())
+        may_be_entry = path.name == value and not real_path(path).exists()  # a name of the catalog
+        return value if may_be_entry else path_text(path.absolute())
 
     @field_validator("tasks", "probes")
     @classmethod
@@ -66,7 +73,12 @@ class AnalyzeOptions(BaseModel):
     @property
     def store_path(self) -> Path:
         """Where the store is: given, or beside the report."""
-        return Path(self.store) if self.store else Path(self.out) / "store.zarr"
+        return real_path(self.store) if self.store else self.out_path / "store.zarr"
+
+    @property
+    def out_path(self) -> Path:
+        """The folder that the report goes to."""
+        return real_path(self.out)
 
 
 def is_name(text: str) -> bool:

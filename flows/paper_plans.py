@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analyzers.errors import ParameterError
 from flows import plan_text
-from flows.console import duration, plural, size, table
+from flows.console import duration, json_text, plural, size, table
 from flows.options import AnalyzeOptions
 from flows.planning import estimate_paper
 from pipeline.models.yaml_file import read_yaml
@@ -169,4 +168,4 @@ def as_json(plans: Sequence[PaperPlan], calibration: Calibration, gpus: Sequence
             for plan in plans
         ],
     }
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    return json_text(data)

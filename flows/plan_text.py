@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from analyzers.errors import ParameterError
-from flows.console import duration, plural, size, table
+from flows.console import duration, json_text, plural, size, table
 from flows.planning import Planned
 from pipeline.compute.calibration import Calibration
 from pipeline.compute.estimate import GPUS, Estimate
@@ -163,12 +162,12 @@ def as_json(planned: Planned, calibration: Calibration, gpus: Sequence[str], wor
         "lower": estimate_data(planned.lower, calibration, gpus, workers),
         "problems": list(planned.problems),
     }
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    return json_text(data)
 
 
 def calibration_json(calibration: Calibration) -> str:
     """What was measured, for programs."""
-    return json.dumps(calibration.to_json(), indent=2, ensure_ascii=False)
+    return json_text(calibration.to_json())
 
 
 def calibration_lines(calibration: Calibration, path: Path) -> str:

@@ -69,7 +69,7 @@ def report(
     if profile is not None:
         tree.attrs["profile"] = json.dumps(profile)
     tree.attrs["options"] = json.dumps(options.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    out = Path(options.out)
+    out = options.out_path
     out.mkdir(parents=True, exist_ok=True)
     findings = archive_rows(tree, "contents")
     warnings, notes = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
+from pipeline.archive.text import path_text
 from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run
 from pipeline.selection import StepSelection
 
@@ -126,11 +127,11 @@ def _ids(archive: Archive) -> set[str]:
 
 def _vanished(store: Store, archive: Archive) -> tuple[str, ...]:
     """Recorded runs of this folder tree that it no longer has: their results stay in the report."""
-    there = _ids(archive) | {str(run.path) for run in archive.runs}
+    there = _ids(archive) | {path_text(run.path) for run in archive.runs}
     return tuple(
         run.id
         for run in store.runs()
-        if run.id not in there and run.source not in there and archive.root in Path(run.source).parents
+        if run.id not in there and run.source not in there and Path(path_text(archive.root)) in Path(run.source).parents
     )
 
 

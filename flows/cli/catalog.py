@@ -10,7 +10,7 @@ import typer
 
 from analyzers.errors import ParameterError
 from flows.cli.arguments import AsJson
-from flows.console import say, table
+from flows.console import json_text, say, table
 
 app = typer.Typer(
     help="Named archives: list them, show one, or train a demo archive for real.",
@@ -26,13 +26,11 @@ def list_entries(as_json: AsJson = False) -> None:
 
     Your own entries: put YAML files into a folder and name it in VARVE_CATALOG.
     """
-    import json
-
     import data_catalog
 
     entries = data_catalog.entries()
     if as_json:
-        say(json.dumps([e.model_dump(mode="json") for e in entries], indent=2, ensure_ascii=False))
+        say(json_text([e.model_dump(mode="json") for e in entries]))
         return
     rows = [(e.name, e.title, e.path, f"{e.recipe.minutes:g} min to make" if e.recipe else "") for e in entries]
     say(table(("name", "title", "path", "recipe"), rows))
@@ -41,15 +39,13 @@ def list_entries(as_json: AsJson = False) -> None:
 @app.command("show")
 def show(name: Name, as_json: AsJson = False) -> None:
     """Show one entry: where it lies, how it is read, how it can be made."""
-    import json
-
     import yaml
 
     import data_catalog
 
     shown = data_catalog.entry(name).model_dump(mode="json", exclude_none=True)
     if as_json:
-        say(json.dumps(shown, indent=2, ensure_ascii=False))
+        say(json_text(shown))
     else:
         say(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100).rstrip())
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.arguments import AsJson, Scheduler
-from flows.console import plural, say, table
+from flows.console import json_text, plural, say, table
 
 
 def doctor(
@@ -30,9 +30,7 @@ def doctor(
     checks = examine(scheduler, store)
     bad = [c for c in checks if c.state == "bad"]
     if as_json:
-        import json
-
-        say(json.dumps({"ok": not bad, "checks": [asdict(c) for c in checks]}, indent=2, ensure_ascii=False))
+        say(json_text({"ok": not bad, "checks": [asdict(c) for c in checks]}))
         return 1 if bad else 0
     say(table(("", "what", "found"), [(c.state, c.name, c.found) for c in checks]))
     unsound = [c for c in checks if c.state != "ok"]

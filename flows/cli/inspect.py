@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.arguments import AsJson, Name, Runs, StepPattern, StepScale
-from flows.console import plural, say, size, table
+from flows.console import json_text, plural, say, size, table
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def inspect(
     chosen = _chosen(archive, parameters)
     layouts = {run.id: layout_of(run.checkpoints[-1]) for run in chosen if run.checkpoints}
     if as_json:
-        import json
-
-        say(json.dumps(_as_data(archive, layouts), indent=2, ensure_ascii=False))
+        say(json_text(_as_data(archive, layouts)))
     else:
         _show(archive)
         for run_id, layout in layouts.items():
@@ -84,6 +82,9 @@ def steps_text(steps: list[int]) -> str:
 def _chosen(archive: Archive, wanted: str | None) -> list[Run]:
     if wanted is None:
         return []
+    from pipeline.archive.text import visible
+
+    wanted = visible(wanted)
     runs = [r for r in archive.runs if wanted == "all" or wanted in (r.id, r.id.removeprefix(f"{archive.name}/"))]
     if not runs:
         listed = ", ".join(r.id for r in archive.runs)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from flows.console import say, survive_any_text
+
 VERBS = (
     "analyze", "analyse", "inspect", "plan", "ingest", "report", "export", "verify", "schedule", "doctor", "catalog",
 )  # fmt: skip
@@ -37,10 +39,11 @@ def version() -> str:
 
 def main() -> None:
     """The console script. Exit codes: 0 all done, 1 doctor found something, 2 usage, 3 partly, 130 interrupted."""
+    survive_any_text()
     arguments = sys.argv[1:]
     line = first_line(arguments)
     if line is not None:
-        print(line, flush=True)
+        say(line)
     from flows.cli.app import run, stop_gracefully
 
     stop_gracefully()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.arguments import AsJson
-from flows.console import LOG_EVERY_SECONDS, plural, say, size
+from flows.console import LOG_EVERY_SECONDS, json_text, plural, say, size
 
 
 class Seen:
@@ -39,11 +39,9 @@ def verify(store: Annotated[Path, typer.Argument(metavar="S.zarr", help="The sto
 
     opened = Store.open(store, mode="r")
     if as_json:
-        import json
-
         problems = verify_store(opened)
         listed = [{"path": p.path, "tensor": p.tensor, "reason": p.reason, "hint": p.hint} for p in problems]
-        say(json.dumps({"ok": not problems, "problems": listed}, indent=2, ensure_ascii=False))
+        say(json_text({"ok": not problems, "problems": listed}))
         return 3 if problems else 0
     seen = Seen()
     problems = verify_store(opened, progress=seen)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from analyzers.errors import ArchiveError, BaseNotFoundError
 from pipeline.archive.recipes import digest
+from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Archive, Checkpoint, Layout, MatrixSpec, Run
 
 Opener = Callable[[Path, str], Archive]
@@ -176,9 +177,9 @@ def outside_name(path: Path) -> str:
     Two bases of one folder name (``a/checkpoint-500``, ``b/checkpoint-500``) never become one run of a store.
     """
     folder = path if path.is_dir() else path.parent
-    label = folder.name or "base"
+    label = visible(folder.name) or "base"
     if _STEP_LIKE.search(label) and folder.parent.name:
-        label = f"{folder.parent.name}/{label}"
+        label = f"{visible(folder.parent.name)}/{label}"
     return f"{label}~{digest(str(path))[:6]}"
 
 
@@ -282,7 +283,7 @@ class _Search:
 
     def path(self, path: Path, kind: str, name: str | None = None) -> ResolvedBase | None:
         """The run of the archive that lies at this path, or what lies there outside the archive, opened now."""
-        path = Path(os.path.normpath(path.absolute()))
+        path = real_path(os.path.normpath(path.absolute()))
         if found := self._inside(path, kind):
             return found
         if not _exists(path):

@@ -24,6 +24,7 @@ from pipeline.archive.placing import Placed, place
 from pipeline.archive.ranks import without_parts
 from pipeline.archive.runs import assemble_run, refuted, run_parts, settled
 from pipeline.archive.steps import compile_pattern
+from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Archive, Run
 from pipeline.archive.walk import single_file, walk
 
@@ -53,7 +54,7 @@ def open_archive(
     if not 0 < step_scale <= 1e9:
         raise ArchiveError(f"step scale {step_scale} is not between 0 and 10⁹")
     pattern = compile_pattern(step_pattern) if step_pattern else None
-    path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - a symlinked root keeps its own name
+    path = real_path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - a symlinked root keeps its own name
     refused: list[Refused] = []
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
@@ -70,6 +71,7 @@ def open_archive(
     else:
         raise ArchiveError(f"{path}: no such file or folder")
     own_name = own_name or "archive"
+    shown_name = visible(unicodedata.normalize("NFC", name or own_name))
     opened = _whole_folders([read_weights(checkpoint, findings) for checkpoint in found])
     found = [checkpoint.found for checkpoint in opened]
     headers = _read_all(place(found, own_name, pattern), opened, findings, on_progress)
@@ -82,12 +84,12 @@ def open_archive(
         members.setdefault(() if is_file else run_parts(one), []).append(one)
     members = without_parts(members, findings)
     _list_refused(refused, members, findings)
-    runs = _assemble(unicodedata.normalize("NFC", name or own_name), members, findings, step_scale)
+    runs = _assemble(shown_name, members, findings, step_scale)
     note_joinable(runs, findings)
     note_architectures(runs, findings)
     findings.close()
     return Archive(
-        unicodedata.normalize("NFC", name or own_name),
+        shown_name,
         findings.root,
         runs,
         tuple(findings.problems),
@@ -199,7 +201,7 @@ def _assemble(
 ) -> tuple[Run, ...]:
     runs: dict[str, Run] = {}
     for parts, headers in sorted(members.items()):
-        run_id = unicodedata.normalize("NFC", "/".join((name, *parts)))
+        run_id = visible(unicodedata.normalize("NFC", "/".join((name, *parts))))
         path = findings.root.joinpath(*parts)
         path = path if path.is_dir() else headers[0].path.parent
         if run_id in runs:

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.archive.text import encodable, path_text
 from pipeline.archive.types import Problem
 
 
@@ -24,8 +25,8 @@ class Findings:
     hints: list[str] = field(default_factory=list)
 
     def relative(self, path: Path) -> str:
-        """The path below the root, with forward slashes."""
-        return Path(os.path.relpath(path, self.root)).as_posix()
+        """The path below the root as text, with forward slashes."""
+        return path_text(Path(os.path.relpath(path, self.root)).as_posix())
 
     def made(self, path: Path, reason: object, hint: str = "", tensor: str | None = None) -> Problem:
         """A problem with one file; an error's message loses the path that it begins with."""
@@ -39,7 +40,7 @@ class Findings:
 
     def note(self, path: Path, text: str) -> None:
         """Something that was left out on purpose; `notes_by_run` tells to which run it belongs."""
-        self.notes.append(text if path == self.root else f"{self.relative(path)}: {text}")
+        self.notes.append(encodable(text if path == self.root else f"{self.relative(path)}: {text}"))
 
     def training_state(self, path: Path) -> None:
         """An optimizer's file or the like: the files of one folder become one note, see `close`."""

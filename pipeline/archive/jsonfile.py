@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.text import encodable_data
 
 MAX_BYTES = 512 << 20
 
@@ -17,7 +18,7 @@ def read_json(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ArchiveError(f"{path}: {size} bytes of JSON; more than {MAX_BYTES} is refused")
-        data = json.loads(path.read_bytes())
+        data = encodable_data(json.loads(path.read_bytes()))
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f"{path}: not valid JSON: {error}") from error
     except OSError as error:

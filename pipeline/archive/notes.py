@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.archive.text import path_text
 from pipeline.archive.types import Archive, Run
 
 WHOLE_ARCHIVE = ""
@@ -57,5 +58,5 @@ def _relative(path: Path, root: Path) -> str | None:
     """Forward slashes, "" for the root itself; None outside of it."""
     if not path.is_relative_to(root):
         return None
-    relative = path.relative_to(root).as_posix()
+    relative = path_text(path.relative_to(root).as_posix())
     return "" if relative == "." else relative

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.archive.recipes import Recipe
+from pipeline.archive.text import encodable, visible
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class TensorHeader:
     shape: tuple[int, ...]
     nbytes: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", visible(self.name))
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -40,6 +44,12 @@ class Problem:
     reason: str
     tensor: str | None = None
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", visible(self.path))
+        object.__setattr__(self, "reason", encodable(self.reason))
+        if self.tensor is not None:
+            object.__setattr__(self, "tensor", visible(self.tensor))
 
     def __str__(self) -> str:
         where = f"{self.path}: {self.tensor}" if self.tensor else self.path

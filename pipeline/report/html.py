@@ -41,7 +41,7 @@ def write_html(tree: xr.DataTree, path: Path | str) -> Path:
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
+        fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
         fresh.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.archive.text import path_text, visible
+
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Statistic
     from pipeline.store.store import Store
@@ -105,12 +107,12 @@ def root_attributes(
 ) -> dict[str, Any]:
     """The attributes of the tree's root: plain strings, structured ones as JSON text."""
     return {
-        "title": f"varve report: {', '.join(archives) or Path(store).name}",
+        "title": f"varve report: {', '.join(archives) or visible(Path(store).name)}",
         "Conventions": CONVENTIONS,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "varve_version": own_version(),
         "archive": ", ".join(archives),
-        "store": str(store),
+        "store": path_text(store),
         "store_schema": "" if store_schema is None else str(store_schema),
         "device": ", ".join(sorted({d for made in computed.values() for d in made["devices"]})),
         "computed": json.dumps(computed, sort_keys=True),

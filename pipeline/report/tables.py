@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pipeline.archive.text import encodable
+
 RESERVED = ("archive", "metrics", "provenance")
 """Nodes of the root that are not analyzers."""
 
@@ -72,7 +74,9 @@ def plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
             value = value.item()
         if isinstance(value, bool):
             plain[str(name)] = int(value)
-        elif isinstance(value, str | int | float):
+        elif isinstance(value, str):
+            plain[str(name)] = encodable(value)
+        elif isinstance(value, int | float):
             plain[str(name)] = value
         elif isinstance(value, list | tuple) and value and all(isinstance(v, int | float) for v in value):
             plain[str(name)] = list(value)
@@ -116,7 +120,8 @@ def storable(dataset: xr.Dataset) -> xr.Dataset:
 
 def _objects(values: np.ndarray) -> np.ndarray:
     flat = [
-        "" if value is None else value.decode() if isinstance(value, bytes) else str(value) for value in values.flat
+        "" if value is None else value.decode() if isinstance(value, bytes) else encodable(str(value))
+        for value in values.flat
     ]
     objects = np.empty(len(flat), dtype=object)
     objects[:] = flat

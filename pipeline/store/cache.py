@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from pipeline.archive.recipes import digest
+from pipeline.archive.text import encodable
 
 _LOG = logging.getLogger(__name__)
 _STRIPES = 64
@@ -80,7 +81,7 @@ class DiskCache:
 
     def _read(self, path: Path) -> Mapping[str, torch.Tensor] | None:
         try:
-            tensors = load_file(path)
+            tensors = load_file(path) if _is_text(path) else load(path.read_bytes())
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError) as error:
@@ -99,7 +100,11 @@ class DiskCache:
         try:
             self.folder.mkdir(exist_ok=True)
             looked = self._make_room(size)
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made)
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            if _is_text(made):
+                save_file(contiguous, made)
+            else:
+                made.write_bytes(save(contiguous))
             written = made.stat().st_size
             made.replace(path)
             self._total, self._unseen = self._total + written, self._unseen + written
@@ -164,3 +169,8 @@ class DiskCache:
         finally:
             self._held.lock = False
             os.close(descriptor)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the safetensors library can open the path: it knows none that is not UTF-8."""
+    return encodable(str(path)) == str(path)

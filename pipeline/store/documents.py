@@ -15,6 +15,7 @@ import numpy as np
 
 from analyzers.errors import StoreError
 from pipeline.archive.recipes import digest
+from pipeline.archive.text import encodable, path_text
 from pipeline.store.scratch import publish, scratch, sync
 
 FILE = "zarr.json"
@@ -87,19 +88,22 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON data equal to `value`: tuples become lists, numpy scalars numbers, non-finite floats are spelled."""
+    """JSON data equal to `value`: tuples become lists, numpy scalars numbers, non-finite floats are spelled, text is
+    what UTF-8 can hold."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {_FLOAT: repr(float(value))}
-    if value is None or isinstance(value, str | int):
+    if isinstance(value, str):
+        return encodable(value)
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {encodable(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, Path):
-        return str(value)
+        return path_text(value)
     raise TypeError(f"{value!r} of type {type(value).__name__} is not JSON data")
 
 

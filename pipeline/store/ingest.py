@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from analyzers.errors import ArchiveError, StoreError
+from pipeline.archive.text import path_text, real_path
 from pipeline.archive.types import Checkpoint, Layout, Problem, Run
 from pipeline.store.documents import create_document, replace_document
 from pipeline.store.records import Alias, CheckpointRecord, RunRecord
@@ -79,7 +80,7 @@ def ingest_checkpoint(
         digests=digests,
         places=writer.containers(digests),
         files=checkpoint.files,
-        source=str(checkpoint.path),
+        source=path_text(checkpoint.path),
         format=checkpoint.format,
         step_source=checkpoint.step_source,
         kind=checkpoint.kind,
@@ -114,7 +115,7 @@ def record_run(
     `archive_notes`: those that concern no single run.
     """
     store.check_writable()
-    store.ensure_run(RunRecord(run.id, run.role, source=str(run.path)))
+    store.ensure_run(RunRecord(run.id, run.role, source=path_text(run.path)))
     folder = store.run_folder(run.id)
     with store_errors(folder, "write"), _locked(folder):
         old = store.run(run.id)
@@ -129,7 +130,7 @@ def record_run(
             base=base,
             base_kind=base_kind,
             metrics=run.metrics or old.metrics,
-            source=str(run.path),
+            source=path_text(run.path),
             problems=tuple(problems),
             notes=tuple(notes),
             archive_notes=tuple(archive_notes),
@@ -196,8 +197,8 @@ def _publish(store: Store, record: CheckpointRecord) -> CheckpointRecord:
 
 def _add_alias(store: Store, original: CheckpointRecord, checkpoint: Checkpoint) -> CheckpointRecord:
     with _locked(store.run_folder(original.run)):
-        others = tuple(alias for alias in original.aliases if alias.source != str(checkpoint.path))
-        alias = Alias(str(checkpoint.path), checkpoint.files)
+        others = tuple(alias for alias in original.aliases if alias.source != path_text(checkpoint.path))
+        alias = Alias(path_text(checkpoint.path), checkpoint.files)
         record = dataclasses.replace(original, aliases=(*others, alias))
         _rewrite(store, record)
     return record
@@ -208,8 +209,8 @@ def _rewrite(store: Store, record: CheckpointRecord) -> None:
 
 
 def _check_same_source(store: Store, old: RunRecord, run: Run) -> None:
-    if old.source and old.source != str(run.path) and Path(old.source).exists() and run.path.exists():
-        if Path(old.source).samefile(run.path):
+    if old.source and old.source != path_text(run.path) and real_path(old.source).exists() and run.path.exists():
+        if real_path(old.source).samefile(run.path):
             return
         raise StoreError(
             f"run {run.id!r} is in {store.path} from {old.source}, which still exists, and {run.path} has the same id: "

@@ -1,7 +1,7 @@
 """What this process may use of the machine: its CPU affinity and the limits of its control groups, versions 1 and 2.
 
 A container (docker --cpus 1 --memory 1g, Kubernetes, a SLURM job) sees the whole machine in `psutil` and in
-`os.cpu_count`, and is throttled or killed at what its control group allows. Limits hold for a group and all its ancestors.
+`os.cpu_count`, and is throttled or killed at what its control group allows. Limits hold for a group and its ancestors.
 """
 
 from __future__ import annotations

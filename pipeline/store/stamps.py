@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.steps import is_alias
+from pipeline.archive.text import real_path
 from pipeline.archive.types import Checkpoint, FileStamp
 from pipeline.store.records import CheckpointRecord
 
@@ -53,7 +54,9 @@ def source_root(checkpoint: Checkpoint) -> Path | None:
     if not checkpoint.files:
         return None
     first = checkpoint.files[0].path
-    return next((folder for folder in (checkpoint.path, *checkpoint.path.parents) if (folder / first).exists()), None)
+    return next(
+        (folder for folder in (checkpoint.path, *checkpoint.path.parents) if real_path(folder / first).exists()), None
+    )
 
 
 def check_files(checkpoint: Checkpoint, root: Path | None, when: str) -> None:
@@ -61,7 +64,7 @@ def check_files(checkpoint: Checkpoint, root: Path | None, when: str) -> None:
     if root is None:
         return
     for stamp in checkpoint.files:
-        path = root / stamp.path
+        path = real_path(root / stamp.path)
         try:
             status = path.stat()
         except OSError as error:

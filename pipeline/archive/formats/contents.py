@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.archive.text import encodable, encodable_data, visible
 from pipeline.archive.types import Problem, TensorHeader
 
 
@@ -62,6 +63,23 @@ class Contents:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     training_state: bool = False
+
+    def __post_init__(self) -> None:
+        """Names become text here, whichever format they come from."""
+        if not all(map(str.isprintable, self.places)):
+            places: dict[str, Place] = {}
+            twice: list[Problem] = []
+            for place in self.places.values():
+                if places.setdefault(place.header.name, place) is not place:
+                    twice.append(
+                        Problem(str(place.path), "another tensor has this name when written as text", place.header.name)
+                    )
+            object.__setattr__(self, "places", places)
+            object.__setattr__(self, "problems", (*self.problems, *twice))
+        object.__setattr__(self, "steps", {visible(key): step for key, step in self.steps.items()})
+        object.__setattr__(self, "config", encodable_data(self.config))
+        object.__setattr__(self, "tied", tuple(tuple(map(visible, names)) for names in self.tied))
+        object.__setattr__(self, "notes", tuple(map(encodable, self.notes)))
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from analyzers.errors import ArchiveError
 from pipeline.archive.formats.contents import Contents, Place
 from pipeline.archive.jsonfile import read_json
+from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Problem
 
 INDEX_SUFFIX = ".index.json"
@@ -33,7 +34,7 @@ def shards(path: Path) -> dict[str, list[str]]:
         plain = isinstance(file, str) and file and PurePosixPath(file).name == file and "\\" not in file
         if not plain or file in (".", ".."):
             raise ArchiveError(f"{path}: {tensor}: {json.dumps(file)[:200]} is not the name of a file beside the index")
-        found.setdefault(file, []).append(tensor)
+        found.setdefault(file, []).append(visible(tensor))
     return found
 
 
@@ -44,7 +45,7 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
     tied: list[tuple[str, ...]] = []
     steps: dict[str, int] = {}
     for name, expected in sorted(shards(path).items()):
-        file = path.with_name(name)
+        file = real_path(path.with_name(name))
         try:
             contents = scan_one(file)
         except FileNotFoundError:
