@@ -48,8 +48,10 @@ def printed(text: str) -> str:
 
 def json_text(data: Any) -> str:
     """Data as JSON for stdout, in ASCII where that has not every letter."""
+    from pipeline.archive.text import encodable_data
+
     every_letter = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return json.dumps(data, indent=2, ensure_ascii=not every_letter)
+    return json.dumps(encodable_data(data), indent=2, ensure_ascii=not every_letter)
 
 
 def say(text: str = "") -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 """What no UTF-8 file, or no C string, can hold."""
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -28,6 +29,11 @@ def visible(name: str) -> str:
 def encodable(text: str) -> str:
     """Longer text (a message, a config's value) keeps its line breaks: only NUL and what UTF-8 lacks are escaped."""
     return text if text.isprintable() else _NO_TEXT.sub(_escape, text)
+
+
+def utf8(text: str) -> str:
+    """Text that a UTF-8 file can hold: half surrogate pairs escaped, nothing else."""
+    return text if text.isascii() else _SURROGATE.sub(_escape, text)
 
 
 def encodable_data(value: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from analyzers.errors import StoreError
 from pipeline.archive.recipes import digest
-from pipeline.archive.text import encodable, path_text
+from pipeline.archive.text import path_text, utf8
 from pipeline.store.scratch import publish, scratch, sync
 
 FILE = "zarr.json"
@@ -93,11 +93,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {_FLOAT: repr(float(value))}
     if isinstance(value, str):
-        return encodable(value)
+        return utf8(value)
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, Mapping):
-        return {encodable(str(name)): _plain(item) for name, item in value.items()}
+        return {utf8(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
