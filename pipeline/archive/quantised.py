@@ -38,6 +38,7 @@ _INSIDE = re.compile(
 )
 _TOOLS = {
     "qweight": "GPTQ or AWQ", "W_q": "HQQ", "_data": "quanto", "_weight_qdata": "torchao",
+    "qdata": "torchao",
     "weight_packed": "compressed-tensors", "absmax": "bitsandbytes", "SCB": "bitsandbytes", "Qidxs": "QuIP#",
     "codebooks": "AQLM", "tables": "FLUTE or HIGGS", "tables2": "FLUTE or HIGGS", "weight_scales": "EETQ",
     "centroids": "VPTQ", "trellis": "EXL3", "q_weight": "EXL2", "weight_scale_inv": "block-wise float8",

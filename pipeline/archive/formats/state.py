@@ -73,6 +73,10 @@ _TENSOR_CALLS = {
 }
 
 
+_QUANTISED = re.compile(r"quant|int\d|nf4|fp[468]|float[468]|nvfp|^mx|affine|aqt|awq|gptq|hqq", re.IGNORECASE)
+"""Class names of tensors that are codes with their scales, such as torchao's Int8Tensor."""
+
+
 @dataclass(frozen=True)
 class State:
     """The weights of a file, still as the calls that would rebuild them; `left` tells what else it holds.
@@ -153,13 +157,31 @@ def find_weights(root: Any) -> State:
     tensors: dict[str, Call] = {}
     for name, value in _leaves(top, left):
         if is_tensor(value):
-            tensors[name] = value
+            tensors |= _quantised_parts(name, value) or {name: value}
         elif _worth_saying(value):
             left.append(f"{name} ({_kind(value)})")
     training_state = not tensors and any(is_training_state(value) or _named_state(key) for key, value in top.items())
     if not tensors and not left:
         left.append(f"no tensors, but {', '.join(map(str, list(top)[:6])) or 'an empty dict'}")
     return State(tensors, tuple(left), training_state, values)
+
+
+def _quantised_parts(name: str, value: Any, depth: int = 0) -> dict[str, Call]:
+    """The tensors that a quantised tensor subclass keeps (codes, scales, zero points), by dotted name; {} of others."""
+    if not is_tensor(value) or not isinstance(value.args, tuple) or depth > 4:
+        return {}
+    if value.function.name in ("_rebuild_parameter", "_rebuild_parameter_with_state") and value.args:
+        return _quantised_parts(name, value.args[0], depth + 1)
+    if value.function.name != "_rebuild_from_type_v2" or len(value.args) != 4:
+        return {}
+    _, subclass, _, state = value.args
+    if not isinstance(subclass, Global) or not _QUANTISED.search(subclass.name) or not isinstance(state, dict):
+        return {}
+    parts: dict[str, Call] = {}
+    for key, part in state.items():
+        if isinstance(key, str) and is_tensor(part):
+            parts |= _quantised_parts(f"{name}.{key}", part, depth + 1) or {f"{name}.{key}": part}
+    return parts
 
 
 def _named_state(key: Any) -> bool:

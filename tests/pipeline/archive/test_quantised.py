@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.archive import describe
+from tests.pipeline.archive.folders import only_run
 from tests.pipeline.archive.tiny import PROPERTY, State, assert_accounted, layout_of
 
 P = "model.layers.0.self_attn.q_proj."
@@ -124,3 +129,43 @@ def test_real_parameters_stay_matrices(model: str) -> None:
     measured = {spec.recipe.tensor for spec in layout_of(REAL[model]).matrices}  # type: ignore[union-attr]
     floats = {name for name, tensor in REAL[model].items() if tensor.ndim > 1 and tensor.is_floating_point()}
     assert measured == floats
+
+
+class Int4Tensor(torch.Tensor):
+    """A tensor subclass as torchao makes them: it has no storage of its own, but codes and scales."""
+
+    @staticmethod
+    def __new__(cls, qdata: torch.Tensor, scale: torch.Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, (qdata.shape[0], 2 * qdata.shape[1]), dtype=scale.dtype)
+
+    def __init__(self, qdata: torch.Tensor, scale: torch.Tensor) -> None:
+        self.qdata, self.scale = qdata, scale
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            return args[0]
+        raise NotImplementedError(func)
+
+
+class LocalTensor(Int4Tensor):
+    """A subclass whose name says nothing of codes: what it holds is not known to be a quantised weight."""
+
+
+def test_a_tensor_subclass_of_codes_and_scales_is_listed_by_its_parts(tmp_path: Path) -> None:
+    codes, scale = torch.zeros(64, 32, dtype=torch.uint8), torch.zeros(64, 2)
+    state = {"fc.weight": Int4Tensor(codes, scale), "fc.bias": torch.zeros(64), "head.weight": torch.zeros(8, 64)}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (checkpoint,) = only_run(tmp_path).checkpoints
+    layout = describe(checkpoint)
+    assert not checkpoint.problems
+    assert [spec.name for spec in layout.matrices] == ["head"]
+    reasons = {u.tensor: u.reason for u in layout.unmeasured}
+    assert all("quantised weight" in reasons[name] for name in ("fc.weight.qdata", "fc.weight.scale"))
+
+
+def test_any_other_tensor_subclass_is_a_problem_not_a_weight(tmp_path: Path) -> None:
+    parts = torch.zeros(64, 32, dtype=torch.uint8), torch.zeros(64, 2)
+    torch.save({"fc.weight": LocalTensor(*parts), "head.weight": torch.zeros(8, 64)}, tmp_path / "pytorch_model.bin")
+    (checkpoint,) = only_run(tmp_path).checkpoints
+    assert [problem.tensor for problem in checkpoint.problems] == ["fc.weight"]
