@@ -25,6 +25,7 @@ _TOOLS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, tool in (
         (r"(?:^|\.)lora_(?:embedding_)?[AB]\.(?:[^.]+\.)?(?:weight|bias)$", "PEFT"),
         (r"(?:^|\.)lora_(?:embedding_[AB]|magnitude_vector)(?:\.|$)", "PEFT"),
+        (r"(?:^|\.)lora_E(?:\.|$)", "PEFT"),
         (r"(?:^|[._])lora_[AB](?:\.|$)", "loralib, LitGPT"),
         (r"(?:^|\.)lora_[ab]\.(?:weight|bias)$", "torchtune"),
         (r"(?:^|[._])lora_[ab]$", "MLX"),
@@ -32,17 +33,25 @@ _TOOLS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\.processor\..*lora|_lora\.(?:down|up)\.", "diffusers' attention processors"),
         (r"(?:^|\.)lora(?:_linear_layer)?\.(?:down|up)\.", "diffusers"),
         (r"(?:^|[._])lora_w\w+_l[12](?:\.|$)", "LLaMA-Adapter"),
+        (r"^(?:lora|lycoris)_.*\.(?:diff|diff_b|w_norm|b_norm)$", "LyCORIS"),
         (r"(?:^|\.)(?:lokr_[wt]\d|loha_|hada_[wt]\d|dora_scale|bypass_(?:down|up)|oft_(?:blocks|diag))", "LyCORIS"),
         (r"(?:^|\.)(?:b?oft_[rRs]|vera_[AB]|vera_lambda_[bd]|ia3_l|fourierft_spectrum|hra_u)(?:\.|$)", "PEFT"),
         (r"(?:^|\.)(?:vblora_\w+|randlora_\w+|shira_weight|c3a_kernel|miss_block|bone_block)(?:\.|$)", "PEFT"),
     )
 )
-_LORA = re.compile(r"(?:^|_)(?:lo[Rr][Aa]|LORA|LoRA|Lora)s?(?=_|$|[A-Z])")
+_MAY_BE = re.compile(
+    "lora|lokr|loha|hada|bypass_|oft_|vera_|ia3_l|fourierft|hra_u|shira|c3a_k|miss_b|bone_b|lycoris|adapter_|adaption|gating",
+    re.IGNORECASE,
+)
+"""A quick test: no name without one of these words is a factor by its name."""
+_LORA = re.compile(r"(?:^|_)(?:lo[Rr][Aa]|LORA|LoRA|Lora)s?\d*(?=_|$|[A-Z])")
+_LAYER_OF_A_SIDE = re.compile(r"^(?:(?:linear|dense|proj|fc)_)?(?:in|out|[abAB]|down|up)(?:_proj)?$")
 _LETTERS = tuple(map(frozenset, ("ab", "AB", ("l1", "l2"), "uv", "UV", "12")))
 _PLACES = tuple(map(frozenset, (("down", "up"), ("left", "right"), ("in", "out"), ("first", "second"))))
 _SIDE = frozenset().union(*_LETTERS[:-1], *_PLACES, ("mid",))
 _SCALES = words("alpha network_alpha lora_alpha lora_scaling scaling scale rank lora_rank magnitude m")
-_WRAPPED = words("base base_layer linear original orig original_layer org_module orig_module wrapped inner frozen")
+_WRAPPED = words("base_layer original orig original_layer org_module orig_module wrapped to_wrap frozen")
+_PERHAPS_WRAPPED = words("base linear inner")
 _LINEAR = re.compile(r"(?:^|_)(?:proj|projection|linear|lin\d*|dense|fc\d*|to_[qkvo]|conv\d*)$")
 _TOKENS = re.compile(r"[A-Za-z]+|\d+")
 
@@ -71,6 +80,8 @@ def _reason(tool: str) -> str:
 
 def _tool(name: str) -> str | None:
     """Whose names these are; None when the name does not speak of a factor."""
+    if not _MAY_BE.search(name):
+        return None
     for pattern, tool in _TOOLS:
         if pattern.search(name):
             return tool
@@ -79,7 +90,9 @@ def _tool(name: str) -> str | None:
         if lora := _LORA.search(part):
             # Only what comes after the word is a side: RWKV's `a_lora` is a real layer.
             tokens = _TOKENS.findall(part[lora.end() :]) or _TOKENS.findall(following)[:1]
-            if tokens and _SIDE & {tokens[0], tokens[-1]}:
+            letter = len(tokens) == 1 and len(tokens[0]) == 1 and tokens[0].isalpha()
+            after = tokens and not lora.start() and _LAYER_OF_A_SIDE.match(following)
+            if letter or after or (tokens and _SIDE & {tokens[0], tokens[-1]}):
                 return "by its name"
     return None
 
@@ -101,20 +114,24 @@ def _beside_their_weight(tensors: Sequence[TensorHeader], listed: Names) -> list
     """Pairs in a module whose own weight, or that of the layer it wraps, has the shape of their product."""
     matrices = {tuple(re.split(r"[./]", header.name)): header for header in _matrices(tensors, listed)}
     weights = {parts[:-1]: header.shape for parts, header in matrices.items() if parts[-1] in ("weight", "kernel")}
-    wrapped = {module[:-1]: shape for module, shape in weights.items() if len(module) > 1 and module[-1] in _WRAPPED}
+    wrapped = {
+        module[:-1]: (shape, module[-1] in _WRAPPED)
+        for module, shape in weights.items()
+        if len(module) > 1 and module[-1] in _WRAPPED | _PERHAPS_WRAPPED
+    }
     below: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
     for parts, header in matrices.items():
         for owner in (parts[:cut] for cut in range(max(len(parts) - 3, 1), len(parts))):
-            if prod(header.shape) < prod(weights.get(owner) or wrapped.get(owner) or ()):
+            if prod(header.shape) < prod(weights.get(owner) or wrapped.get(owner, ((), False))[0]):
                 below[owner].append(parts)
     pairs: list[TensorHeader] = []
     for owner, candidates in below.items():
-        shape = weights.get(owner) or wrapped[owner]
+        shape, certain = (weights[owner], True) if owner in weights else wrapped[owner]
         for one, other in combinations(candidates[:16], 2):
             if _product(matrices[one], matrices[other]) not in (shape, shape[::-1]):
                 continue
             own = one[:-1] == other[:-1] == owner and owner in weights
-            if own or _differ(one, other, _LETTERS + _PLACES if owner in weights else _LETTERS):
+            if own or _differ(one, other, _LETTERS + _PLACES if certain else _LETTERS):
                 pairs += [matrices[one], matrices[other]]
     return pairs
 

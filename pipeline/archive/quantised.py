@@ -25,6 +25,8 @@ _NO_CODES = re.compile(
 _CODES = re.compile(
     r"^(?:qweight|q_weight|w_q|weight_packed|packed_weight|qidxs|codes|trellis|_?(?:weight_)?q?data)$", re.I
 )
+_PACKED = re.compile(r"^(?:qweight|q_weight|w_q|weight_packed|packed_weight|qidxs|trellis)$", re.I)
+"""Names of codes that no module has beside a weight of its own."""
 _TABLE = re.compile(
     r"scale|zero|shift|absmax|amax|quant_(?:map|state)|^tables?\d*$|lookup_table|(?:^|_)lut|codebook|centroid|offset|"
     r"norm_?factor|^s[uv]h?$",
@@ -33,7 +35,7 @@ _TABLE = re.compile(
 _CODEBOOK = re.compile("codebook|centroid", re.IGNORECASE)
 _SCALE_OF_FLOATS = re.compile(r"scale|zero_?point|absmax|amax", re.IGNORECASE)
 _INSIDE = re.compile(
-    r"^(?:weight|kernel|meta|quant_state|tensor_impl|_packed_params|(?:res_)?centroids|\w+_quantizer|\w*fake_quant|"
+    r"^(?:weight|kernel|meta|quant_state|tensor_impl|_packed_params|(?:res_)?centroids|scales?|zeros?|zero_points?|codebooks?|\w+_quantizer|\w*fake_quant|"
     r"\w+_post_process)$"
 )
 _TOOLS = {
@@ -80,9 +82,12 @@ def _parts(module: str, members: Sequence[TensorHeader]) -> list[TensorHeader]:
     codes = [t for t in members if _is_codes(t, indexed)]
     tables = [t for t in members if t not in codes and any(_is_table(t, code, module) for code in codes)]
     named = any(_CODES.match(_leaf(t.name)) for t in codes)
+    certain = any(_PACKED.match(_leaf(t.name)) for t in codes)
     if codes and (tables or named):
         largest = max(_weight_count(t) for t in codes)
         whole = [t for t in members if t.dtype in FLOATS and t not in tables and prod(t.shape) > largest // 8]
+        if certain:
+            return list(members)
         if named or not whole:
             return [t for t in members if t not in whole]
     return _scaled_floats(members)

@@ -65,6 +65,10 @@ TOOLS: dict[str, State] = {
         "h.1.q_proj.factor_in": A,
         "h.1.q_proj.factor_out": B,
     },
+    "AdaLoRA": {"x.lora_A.default": A, "x.lora_B.default": B, "x.lora_E.default": torch.ones(4, 1)},
+    "NeMo": {"qkv.lora_kqv_adapter.linear_in.weight": A, "qkv.lora_kqv_adapter.linear_out.weight": B},
+    "XLabs": {"double_blocks.0.proj_lora1.down.weight": A, "double_blocks.0.proj_lora1.up.weight": B},
+    "LyCORIS full difference": {"lora_unet_x.diff": W, "lora_unet_x.diff_b": torch.ones(48)},
     "SAM": {"w_a_000": A, "w_b_000": B, "w_a_001": A, "w_b_001": B},
 }
 
@@ -103,6 +107,8 @@ def test_factors_of_any_names_are_told_by_the_weight_beside_them(
 
 
 def test_a_wrapped_layer_s_factors_are_told_by_its_weight() -> None:
+    bridge = {"qkv.to_wrap.weight": W, "qkv.adapter.linear_in.weight": A, "qkv.adapter.linear_out.weight": B}
+    assert [spec.name for spec in layout_of(bridge).matrices] == ["qkv.to_wrap"]
     state = {"q.linear.weight": W, "q.delta_a.weight": A, "q.delta_b.weight": B, "q.linear.bias": torch.zeros(48)}
     assert [spec.name for spec in layout_of(state).matrices] == ["q.linear"]
 

@@ -40,6 +40,9 @@ TOOLS: dict[str, State] = {
     "torchao": {"_weight_qdata": i(I8, 64, 64), "_weight_scale": f(64, 2), "_weight_zero_point": i(I8, 64, 2)},
     "torchao int4": {"_weight_qdata": i(I32, 8, 4, 32, 4), "_weight_scale_and_zero": f(2, 64, 2)},
     "compressed-tensors": {"weight_packed": i(I32, 64, 8), "weight_scale": f(64, 2), "weight_shape": i(I64, 2)},
+    "MLX": {"weight": i(torch.uint32, 64, 8), "scales": f(64, 2), "biases": f(64, 2)},
+    "AQT": {"qvalue": i(I8, 64, 64), "scale.0": f(1, 64)},
+    "SqueezeLLM": {"qweight": i(I32, 8, 64), "lookup_table": f(64, 16), "full_rows": f(10, 64)},
     "NVFP4": {"weight": i(U8, 64, 32), "weight_scale": torch.zeros(64, 4).to(F8), "weight_scale_2": f()},
     "FLUTE": {"weight": i(I16, 16, 64), "scales": f(64, 4), "tables": f(16), "tables2": f(16, 16)},
     "bitsandbytes 4 bit": {
