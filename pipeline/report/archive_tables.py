@@ -82,6 +82,7 @@ def _runs(runs: Sequence[RunRecord], checkpoints: Checkpoints) -> list[Row]:
                 "last_step": max(steps, default=None),
                 "formats": ", ".join(sorted({c.format for c in checkpoints[run.id]})),
                 "step_source": ", ".join(sorted({c.step_source for c in checkpoints[run.id]})),
+                "step_unit": ", ".join(sorted({c.step_unit for c in checkpoints[run.id] if c.step_source != "none"})),
                 "base": run.base or "",
                 "base_kind": run.base_kind or "",
                 "source": run.source,

@@ -12,6 +12,7 @@ import xarray as xr
 from analyzers.errors import ReportError
 from pipeline.report.archive_tables import archive_nodes
 from pipeline.report.provenance import computed_by, root_attributes
+from pipeline.report.step_units import mark_units
 from pipeline.report.tables import RESERVED, legal_names
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def assemble(
         tree[path] = xr.DataTree(dataset)
     archives = sorted({record.id.split("/")[0] for record in records if record.role == "run"})  # an id is archive/path
     tree.attrs = root_attributes(store.path, SCHEMA, archives, analyzers, computed_by(store, analyzers))
+    mark_units(tree)
     if problems:
         tree.attrs["problems"] = "\n".join(problems)
     return tree

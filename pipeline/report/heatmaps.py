@@ -44,7 +44,7 @@ def heatmaps(variable: KeyVariable, runs: Sequence[str], look: Look) -> Image | 
             mesh = axes.imshow(cells, aspect="auto", cmap=colormap, norm=norm, interpolation="nearest", origin="lower")
             axes.set_title(wrapped(look.label(run), 2.0), loc="left")
             axes.grid(False)
-            _ticks(axes, layers, steps, labelled=axes is grid_of_axes[0] or layers != panels[0][1])
+            _ticks(axes, layers, steps, look.steps.label, labelled=axes is grid_of_axes[0] or layers != panels[0][1])
         place(figure, len(panels), left=0.62, right=1.0, top=0.45, apart=(apart, 0))
         inches = (width - 0.9) / width, 0.5 / height, 0.14 / width, (height - 0.95) / height
         bar = figure.colorbar(mesh, cax=figure.add_axes(inches))
@@ -57,9 +57,8 @@ def heatmaps(variable: KeyVariable, runs: Sequence[str], look: Look) -> Image | 
             caption += " “none”: matrices outside the layers; the colour scale is that of the layers."
         caption += f" {look.roles_of(run for run, *_ in panels)}".rstrip()
         names = ", ".join(run for run, *_ in panels)
-        alt = (
-            f"Heatmap of {title}: layers by training steps, for {names}. From {finite.min():.3g} to {finite.max():.3g}."
-        )
+        extent = f"From {finite.min():.3g} to {finite.max():.3g}."
+        alt = f"Heatmap of {title}: layers by {look.steps.label}, for {names}. {extent}"
         return image(figure, title, caption, alt)
 
 
@@ -101,11 +100,11 @@ def _is_none(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 
-def _ticks(axes: Axes, layers: Sequence[str], steps: np.ndarray, labelled: bool) -> None:
+def _ticks(axes: Axes, layers: Sequence[str], steps: np.ndarray, label: str, labelled: bool) -> None:
     """A few labels at true positions: columns are checkpoints in order, not to the scale of steps."""
     columns = np.unique(np.linspace(0, steps.size - 1, min(4, steps.size)).round().astype(int))
     axes.set_xticks(columns, [short(int(steps[c])) for c in columns])
-    axes.set_xlabel("training step")
+    axes.set_xlabel(label)
     numbered = sum(label != "none" for label in layers)
     apart = max(1, -(-numbered // 6))  # "none" stands above the last layer, which then has no label of its own
     rows = [i for i in range(0, numbered, apart) if layers[-1] != "none" or numbered < 6 or i < numbered - 1]

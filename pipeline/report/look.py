@@ -12,6 +12,7 @@ from pipeline.archive.labels import labelled
 from pipeline.report.contents import archive_rows
 from pipeline.report.roles import Roles
 from pipeline.report.step_axis import StepScale
+from pipeline.report.step_units import unit_of
 from pipeline.report.style import RunStyle, run_styles
 
 
@@ -28,7 +29,9 @@ class Look:
     def of(tree: xr.DataTree, runs: Sequence[str], steps: np.ndarray) -> Look:
         """For a page of these runs (those analysed first), whose checkpoints stand at these steps."""
         named = {row["matrix"]: row["label"] for row in archive_rows(tree, "parameters") if row.get("label")}
-        return Look(run_styles(runs), StepScale.of(steps), Roles.from_tree(tree), named)
+        return Look(
+            run_styles(runs), StepScale.of(steps, unit_of(archive_rows(tree, "runs"))), Roles.from_tree(tree), named
+        )
 
     def label(self, run: str) -> str:
         """The run's name in figures."""

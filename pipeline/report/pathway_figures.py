@@ -182,7 +182,7 @@ def load_figure(at: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None
                 np.linspace(0, steps.size - 1, min(4 if each > 2 else 3, steps.size)).round().astype(int)
             )
             axes.set_xticks(columns, [short(int(steps[c])) for c in columns])
-            axes.set_xlabel("training step")
+            axes.set_xlabel(look.steps.label)
         row[0].set_ylabel("router × expert")
         place(figure, len(panels), right=1.0, top=0.45, apart=(0.25, 0))
         inches = (width - 0.8) / width, 0.5 / height, 0.14 / width, (height - 0.95) / height

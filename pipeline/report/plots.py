@@ -62,7 +62,7 @@ def curves(variable: KeyVariable, look: Look, spread: str = "matrices") -> Image
         what = f"Median over {spread}{band}" if over_matrices else "Value"
         roles = f" {look.roles_of(one.run for one in series)}" if over_matrices else ""
         caption = f"{what}, at each measured step of each run.{roles}".rstrip()
-        return image(figure, title, caption, f"Line plot: {title} over training steps. {_ends(series)}")
+        return image(figure, title, caption, f"Line plot: {title} over {look.steps.label}. {_ends(series)}")
 
 
 def draw_line(axes: Axes, steps: np.ndarray, values: np.ndarray, style: RunStyle) -> None:

@@ -109,7 +109,7 @@ def spectra_figure(spectra: Sequence[Spectrum], look: Look) -> Image | None:
                     linewidth=1.4,
                     marker="o" if sigma.size == 1 else "",  # of one value there is no line
                     markersize=4,
-                    label=f"step {spectrum.steps[index]}",
+                    label=look.steps.at(int(spectrum.steps[index])),
                 )
             axes.set_title(
                 f"{literal(look.matrix(spectrum.matrix), 38)}\n{literal(look.label(spectrum.run), 38)}",

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from pipeline.report.step_units import STEP, axis_label, word_of
+
 MARGIN = 0.03
 
 
@@ -21,17 +23,27 @@ class StepScale:
 
     threshold: float = 0.0
     from_zero: bool = False
+    unit: str = STEP
 
     @staticmethod
-    def of(steps: np.ndarray) -> StepScale:
-        """The scale for all steps that a page shows."""
+    def of(steps: np.ndarray, unit: str = STEP) -> StepScale:
+        """The scale for all steps that a page shows; `unit` as `step_units.unit_of` gives it."""
         if not log_steps(steps):
-            return StepScale()
-        return StepScale(float(steps[steps > 0].min()), bool(steps.min() <= 0))
+            return StepScale(unit=unit)
+        return StepScale(float(steps[steps > 0].min()), bool(steps.min() <= 0), unit)
+
+    @property
+    def label(self) -> str:
+        """The axis' label."""
+        return axis_label(self.unit)
+
+    def at(self, step: int) -> str:
+        """ "step 500", "epoch 3"."""
+        return f"{word_of(self.unit)} {step}"
 
     def draw(self, axes: Axes, steps: np.ndarray) -> None:
         """Scales, limits and labels the x axis for the steps of one figure."""
-        axes.set_xlabel("training step")
+        axes.set_xlabel(self.label)
         low, high = float(steps.min()), float(steps.max())
         if self.threshold:
             if self.from_zero or low <= 0:

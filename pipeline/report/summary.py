@@ -13,6 +13,7 @@ from pipeline.report.compare import KeyVariable, analyzer_nodes, compares, measu
 from pipeline.report.contents import Contents
 from pipeline.report.look import Look
 from pipeline.report.movers import MoverTable
+from pipeline.report.step_units import mixed_units
 
 SAID = 3
 """Variables and runs that the paragraph speaks of; the figures show the rest."""
@@ -25,7 +26,8 @@ def sentences(
     return tuple(
         sentence
         for sentence in (
-            _what(tree, contents),
+            _what(tree, contents, look),
+            mixed_units(contents.run_rows),
             _missing(contents, compares(tree)),
             _moved(variables, look),
             _top(movers, look),
@@ -37,14 +39,14 @@ def sentences(
     )
 
 
-def _what(tree: xr.DataTree, contents: Contents) -> str:
+def _what(tree: xr.DataTree, contents: Contents, look: Look) -> str:
     nodes = measured_nodes(tree)
     without = [node for node in analyzer_nodes(tree) if node not in nodes]
     steps = contents.steps
     span = (
-        f" between step {steps[0]} and step {steps[-1]}"
+        f" between {look.steps.at(int(steps[0]))} and {look.steps.at(int(steps[-1]))}"
         if steps.size > 1
-        else f" at step {steps[0]}"
+        else f" at {look.steps.at(int(steps[0]))}"
         if steps.size
         else ""
     )
