@@ -133,6 +133,11 @@ def _worth_opening(entry: os.DirEntry[str], path: Path) -> bool:
         return False
 
 
+def more_such_files(count: int) -> str:
+    """What follows a finding that stands for further files too; empty for none."""
+    return f" (and {count} more such file{'s' if count > 1 else ''})" if count else ""
+
+
 def _names_step(path: Path) -> bool:
     return step_from_name(filenames.stem(path), is_file=True) is not None
 
@@ -185,4 +190,4 @@ def _refuse(files: FolderFiles, known: Unread, names_step: bool, names: list[str
         files.refused += [refused(name) for name in names[:MAX_LISTED]]
         names = names[MAX_LISTED:]
     if names:
-        files.refused.append(refused(names[0], f" (and {len(names) - 1} more such files)" if len(names) > 1 else ""))
+        files.refused.append(refused(names[0], more_such_files(len(names) - 1)))

@@ -16,7 +16,7 @@ from typing import Literal
 from analyzers.errors import ArchiveError
 from pipeline.archive import filenames
 from pipeline.archive.findings import Findings
-from pipeline.archive.folder import FolderFiles, Refused, sort_files, unread_folder
+from pipeline.archive.folder import FolderFiles, Refused, more_such_files, sort_files, unread_folder
 from pipeline.archive.formats import sharded
 from pipeline.archive.steps import step_from_name
 
@@ -180,7 +180,7 @@ def _without_shards(folder: Path, weights: list[str], findings: Findings) -> lis
         elif name not in claimed:
             kept.append(name)
     if orphans:
-        more = f" (and {len(orphans) - 1} more such files)" if len(orphans) > 1 else ""
+        more = more_such_files(len(orphans) - 1)
         findings.problem(folder / orphans[0], f"a shard without its index (*.index.json){more}", "copy the index too")
     return kept
 

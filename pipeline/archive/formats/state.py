@@ -142,8 +142,9 @@ def find_weights(root: Any) -> State:
     top = as_mapping(root)
     if top is None:
         states = isinstance(root, list | tuple) and bool(root) and all(map(is_training_state, root[:1000]))
-        article = "an" if _kind(root)[0] in "aeiou" else "a"
-        return State({}, (f"{article} {_kind(root)}, not a dict of weights",), states)
+        kind = _kind(root)
+        article = "" if root is None else "an " if kind[0] in "aeiou" else "a "
+        return State({}, (f"{article}{kind}, not a dict of weights",), states)
     if is_training_state(top):
         return State({}, (f"training state: {', '.join(map(str, list(top)[:6]))}",), True)
     values = {key: value for key, value in top.items() if isinstance(key, str)}
@@ -274,4 +275,4 @@ def _kind(value: Any) -> str:
         return f"{len(entries)} entries"
     if isinstance(value, Call):
         return repr(value.function) if isinstance(value.function, Global) else "object"
-    return type(value).__name__
+    return "None" if value is None else type(value).__name__

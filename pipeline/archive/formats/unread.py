@@ -23,12 +23,12 @@ class Unread:
         return f"{self.what} not read yet" if self.standing == "weights" else f"{self.what} not read"
 
 
-_SAVE_ARRAYS = "save them with safetensors.numpy.save_file"
+_SAVE_ARRAYS = "save the arrays with safetensors.numpy.save_file"
 _FROM_WHICH = "give the checkpoint that it was made from"
 
-TENSORFLOW = Unread("TensorFlow checkpoints are", f"read its arrays with tf.train.load_checkpoint and {_SAVE_ARRAYS}")
+TENSORFLOW = Unread("TensorFlow checkpoints are", f"read it with tf.train.load_checkpoint and {_SAVE_ARRAYS}")
 SAVED_MODEL = Unread("TensorFlow SavedModels are", f"load it in TensorFlow, take its variables and {_SAVE_ARRAYS}")
-KERAS = Unread("Keras weights are", f"load them in Keras, take model.get_weights() and {_SAVE_ARRAYS}")
+KERAS = Unread("Keras weights are", f"load the model in Keras, take model.get_weights() and {_SAVE_ARRAYS}")
 HDF5 = Unread(
     "HDF5 files without Keras' marks are", f"if it holds weights: read them with h5py and {_SAVE_ARRAYS}", "data"
 )
@@ -73,9 +73,7 @@ EXECUTORCH = Unread("ExecuTorch programs are", _FROM_WHICH, "export")
 CORE_ML = Unread("Core ML models are", _FROM_WHICH, "export")
 TENSORRT = Unread("TensorRT engines are", _FROM_WHICH, "export")
 RUST_BERT = Unread("rust-bert weights (.ot) are", _FROM_WHICH, "export")
-TORCH_7 = Unread(
-    "Torch7 files (.t7) are", "load it with torchfile and save its arrays with safetensors.numpy.save_file"
-)
+TORCH_7 = Unread("Torch7 files (.t7) are", f"load it with torchfile and {_SAVE_ARRAYS}")
 CAFFE = Unread("Caffe models are", f"read its blobs with Caffe and {_SAVE_ARRAYS}")
 PADDLE = Unread("PaddlePaddle weights are", f"load them with paddle.load and {_SAVE_ARRAYS}")
 DARKNET = Unread("Darknet weights are", "convert them to torch and save a state_dict")
