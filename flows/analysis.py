@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from analyzers.errors import ParameterError
 from flows import console
 from flows.computing import Computed, check_scheduler, compute
+from flows.findings import in_lines
 from flows.lock import writing
 from flows.materials import named, told_apart
 from flows.options import AnalyzeOptions
@@ -87,7 +88,8 @@ def ingest(store: Store, source: Source, options: AnalyzeOptions, runner: Runner
     for gone in intake.gone:
         console.say(f"{gone.run}@{gone.step} is no longer in the archive; the store keeps it.")
     failed, found = _read_all(store, intake, options.rehash, runner)
-    problems = [*intake.problems, *found]
+    stored = (p for run in intake.runs for c in store.checkpoints(run) if not c.source_gone for p in c.problems)
+    problems = dict.fromkeys((*intake.problems, *found, *stored))  # those of checkpoints that are unchanged, too
     return Ingested(
         read=len(intake.items),
         unchanged=intake.unchanged,
@@ -149,7 +151,7 @@ def _stop_if_hopeless(failed: Failed) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an analysis did and where its report is; `exit_code` is 3 when something could not be read or measured."""
+    """What an analysis did and where its report is; `exit_code` is 3 when something that was asked for is missing."""
 
     ingested: Ingested
     computed: Computed
@@ -158,7 +160,7 @@ class Outcome:
     @property
     def problems(self) -> tuple[str, ...]:
         """Everything that could not be read, measured or derived, one line each."""
-        every = (*self.ingested.problems, *self.computed.findings, *self.written.problems)
+        every = (*in_lines(self.ingested.problems), *self.computed.findings, *self.written.problems)
         return tuple(dict.fromkeys(map(str, every)))
 
     @property

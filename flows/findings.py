@@ -7,13 +7,15 @@ design: the report lists them, and they leave the exit code at 0. The rest is a 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pipeline.store.addresses import LISTED
 from pipeline.store.reasons import cause
 
 if TYPE_CHECKING:
+    from pipeline.archive.types import Problem
     from pipeline.compute.plan import Plan
     from pipeline.store import Failure, Store
     from pipeline.store.addresses import Skip, UnitAddress
@@ -46,9 +48,35 @@ class Finding:
         return f"{where}{what}: {self.reason} ({_few(list(self.statistics))}{held})"
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """One value that is missing. `cause` is the reason that `reason` follows from, or `reason` itself."""
+
+    reason: str
+    cause: str
+    place: Place
+    statistic: str
+
+
+def _entry(reason: str, place: Place, statistic: str, its_cause: str = "") -> _Entry:
+    return _Entry(reason, its_cause or cause(reason)[0], place, statistic)
+
+
 def skipped(skips: Iterable[Skip]) -> list[Finding]:
-    """The skips that are problems, equal reasons together."""
-    return _together((s.reason, (s.run, s.step, s.matrix), s.statistic or "") for s in skips if s.wrong)
+    """The skips that are problems and not listed as such already, equal reasons together."""
+    return _together(
+        _entry(s.reason, (s.run, s.step, s.matrix), s.statistic or "", s.cause)
+        for s in skips
+        if s.wrong and s.code != LISTED
+    )
+
+
+def in_lines(problems: Iterable[Problem]) -> list[str]:
+    """One line per problem; those that say the same of several files are one."""
+    alike: dict[Problem, dict[str, None]] = defaultdict(dict)
+    for problem in problems:
+        alike[replace(problem, path="")][problem.path] = None
+    return [str(replace(problem, path=_few(list(paths)))) for problem, paths in alike.items()]
 
 
 def unmeasurable(store: Store, planned: Plan) -> list[Finding]:
@@ -56,32 +84,34 @@ def unmeasurable(store: Store, planned: Plan) -> list[Finding]:
     from analyzers.contract import IterativeStatistic  # brings torch, which no verb needs before it computes
     from pipeline.store.trials import reasons_of_trials
 
-    found: list[tuple[str, Place, str]] = []
+    entries: list[_Entry] = []
     for p in planned.units.prepared:
         units, places = planned.units.found(p).units, planned.units.found(p).places
         table = store.statistic(p.name)
         if isinstance(p.statistic, IterativeStatistic):
             for key, reason in reasons_of_trials(table, units).items():
-                found.append((reason, (units[key].run or "", units[key].step, units[key].matrix), p.name))
+                entries.append(_entry(reason, (units[key].run or "", units[key].step, units[key].matrix), p.name))
             continue
         reasons = table.reasons(units)
         at = {key: [(unit.run, unit.step, unit.matrix)] for key, unit in units.items() if key in reasons}
         for place, key in places.items():  # equal checkpoints are one unit: each of them is named
             if key in reasons and place not in at[key]:
                 at[key].append(place)
-        found += [(reasons[key], (run or "", step, name), p.name) for key in at for run, step, name in at[key]]
-    return _together(found)
+        entries += [_entry(reasons[key], (run or "", step, name), p.name) for key in at for run, step, name in at[key]]
+    return _together(entries)
 
 
 def without_matrices(store: Store, runs: Iterable[str]) -> list[Finding]:
-    """Checkpoints that hold tensors and not one matrix: nothing of them can be measured, and why."""
-    found = []
+    """Checkpoints that hold tensors and not one matrix: nothing of them can be measured, and why. One that could not be
+    read in full is listed already."""
+    entries = []
     for run in runs:
         for checkpoint in store.checkpoints(run):
-            if not store.matrices(checkpoint):
+            if not checkpoint.problems and not store.matrices(checkpoint):
                 why = "; ".join(f"{u.tensor}: {u.reason}" for u in store.unmeasured(checkpoint)[:_SHOWN])
-                found.append((f"no matrix to measure ({why or 'no tensor'})", (run, checkpoint.step, None), "all"))
-    return _together(found)
+                place = (run, checkpoint.step, None)
+                entries.append(_entry(f"no matrix to measure ({why or 'no tensor'})", place, "all"))
+    return _together(entries)
 
 
 def failed(failures: Iterable[Failure], blocked: Iterable[UnitAddress] = ()) -> list[Finding]:
@@ -91,8 +121,8 @@ def failed(failures: Iterable[Failure], blocked: Iterable[UnitAddress] = ()) -> 
     held: dict[str, Counter[str]] = defaultdict(Counter)
     for failure in failures:
         held[failure.error].update(waiting.get(failure.key, ()))
-    found = _together((f.error, (f.run or "", f.step, f.matrix), f.statistic) for f in failures)
-    return [replace(finding, held={**finding.held, **held[finding.reason]}) for finding in found]
+    listed = _together(_entry(f.error, (f.run or "", f.step, f.matrix), f.statistic) for f in failures)
+    return [replace(finding, held={**finding.held, **held[finding.reason]}) for finding in listed]
 
 
 def _waiting(failures: Collection[str], blocked: Iterable[UnitAddress]) -> dict[str, list[str]]:
@@ -108,24 +138,34 @@ def _waiting(failures: Collection[str], blocked: Iterable[UnitAddress]) -> dict[
     return found
 
 
-def _together(found: Iterable[tuple[str, Place, str]]) -> list[Finding]:
-    """One finding per reason; what lacks an input for a reason is counted with it, and not told again."""
-    places: dict[str, dict[Place, None]] = defaultdict(dict)
-    statistics: dict[str, dict[str, None]] = defaultdict(dict)
-    held: dict[str, Counter[str]] = defaultdict(Counter)
-    for reason, place, statistic in found:
-        own, of_input = cause(reason)
-        places[own][place] = None
-        if of_input:
-            held[own][statistic] += 1
-        else:
-            statistics[own][statistic] = None
-    return [
-        Finding(own, tuple(places[own]), tuple(statistics[own]), dict(held[own]))
-        if statistics[own]
-        else Finding(own, tuple(places[own]), tuple(held[own]))  # the input itself was not asked for
-        for own in places
-    ]
+def _together(entries: Iterable[_Entry]) -> list[Finding]:
+    """One finding per cause; what has no value because something else has none is counted with it, and not told again.
+
+    Where the cause itself was not asked for (an input, a base that is no run), its consequences stand for it.
+    """
+    by_cause: dict[str, list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        by_cause[entry.cause].append(entry)
+    listed: list[Finding] = []
+    for reason, entries_of in by_cause.items():
+        direct = [entry for entry in entries_of if entry.reason == reason]
+        if direct:
+            held = Counter(entry.statistic for entry in entries_of if entry.reason != reason)
+            listed.append(Finding(reason, _places(direct), _statistics(direct), dict(held)))
+            continue
+        by_reason: dict[str, list[_Entry]] = defaultdict(list)
+        for entry in entries_of:
+            by_reason[cause(entry.reason)[0]].append(entry)
+        listed += [Finding(own, _places(group), _statistics(group)) for own, group in by_reason.items()]
+    return listed
+
+
+def _places(entries: Sequence[_Entry]) -> tuple[Place, ...]:
+    return tuple(dict.fromkeys(entry.place for entry in entries))
+
+
+def _statistics(entries: Sequence[_Entry]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entry.statistic for entry in entries))
 
 
 def _steps(steps: list[int]) -> str:

@@ -184,12 +184,13 @@ def _failures(failures: Iterable[Failure]) -> list[Row]:
 def _skipped(skips: Iterable[Skip], files: Files) -> list[Row]:
     """What has no value, by statistic and reason: how many, and the first one's place, tensors and file.
 
-    `wrong` is 1 where something is amiss with the data, 0 where it is by design.
+    `wrong` is 1 where something is amiss with the data, 0 where it is by design. `code` is "listed" where that is a
+    row of the problems; `cause` is the reason that this one follows from, where it is another's.
     """
-    groups: dict[tuple[str, str, bool], Row] = {}
+    groups: dict[tuple[str, str, bool, str], Row] = {}
     for skip in skips:
         statistic = skip.statistic or "all"
-        key = (statistic, skip.reason, skip.wrong)
+        key = (statistic, skip.reason, skip.wrong, skip.code)
         if key not in groups:
             place = [skip.run, "" if skip.step is None else f"step {skip.step}", skip.matrix or ""]
             file, tensors = files.of(skip)
@@ -197,6 +198,8 @@ def _skipped(skips: Iterable[Skip], files: Files) -> list[Row]:
                 "statistic": statistic,
                 "reason": skip.reason,
                 "wrong": int(skip.wrong),
+                "code": skip.code,
+                "cause": skip.cause,
                 "count": 0,
                 "example": ", ".join(filter(None, place)),
                 "file": file,

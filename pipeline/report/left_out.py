@@ -10,6 +10,7 @@ import xarray as xr
 from pipeline.report.blocks import Block, Details, Prose, Section, from_rows, several
 from pipeline.report.compare import analyzer_nodes, measured_nodes
 from pipeline.report.contents import Contents, Rows
+from pipeline.store import addresses
 from pipeline.store.reasons import cause
 
 LISTED = 50
@@ -56,9 +57,7 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
     if contents.problems:
         columns = {"path": "file", "tensor": "tensor", "reason": "reason", "hint": "way out"}
         blocks.append(from_rows("Files and tensors that could not be read.", contents.problems, columns, LISTED))
-    # What lacks an input for a reason has that reason: it is counted with the input, and not told again.
-    wrong = [{**row, "reason": cause(str(row["reason"]))[0]} for row in contents.skipped if is_wrong(row)]
-    missing = _merged(wrong, ("file", "tensors", "reason"))
+    missing = _merged(_with_causes(contents.skipped), ("file", "tensors", "reason"))
     if missing:
         columns = {
             "file": "file",
@@ -70,11 +69,28 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
         }
         rows = [{**row, "hint": _way_out(str(row["reason"]))} for row in missing]
         blocks.append(from_rows("What has no value because something is wrong.", rows, columns, LISTED))
+    held = sum(int(row.get("count") or 0) for row in contents.skipped if row.get("code") == addresses.LISTED)
+    if held:
+        blocks.append(Prose((f"{several(held, 'value is', 'values are')} missing because of these files.",)))
     if contents.failures:
         columns = {"statistic": "statistic", "run": "run", "step": "step", "matrix": "matrix", "error": "error"}
         caption = "Computations that failed; the next run of the same command tries them again."
         blocks.append(from_rows(caption, contents.failures, columns, LISTED))
     return blocks
+
+
+def _with_causes(skipped: Rows) -> list[dict[str, Any]]:
+    """The rows of what is wrong and not listed elsewhere; what follows from another row gets its reason and place, so
+    that it is counted there and not told again."""
+    wrong = [row for row in skipped if is_wrong(row) and row.get("code") != addresses.LISTED]
+    places = {str(row["reason"]): {"file": row.get("file"), "tensors": row.get("tensors")} for row in wrong}
+    rows = []
+    for row in wrong:
+        own = str(row.get("cause") or cause(str(row["reason"]))[0])
+        rows.append(
+            {**row, "reason": own, **places[own]} if own in places else {**row, "reason": cause(str(row["reason"]))[0]}
+        )
+    return rows
 
 
 def _way_out(reason: str) -> str:

@@ -32,17 +32,27 @@ class CheckpointSource:
     base: CheckpointSource | None = None
 
 
+LISTED = "listed"
+"""The code of what is missing because of a file, tensor or base that is listed as a problem itself: it is counted, and
+not reported again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Because:
     """Why there is no unit, as a sentence for the report. `wrong`: something is amiss with the data (a shape, a base
-    that is not there); otherwise it is by design (a vector has no spectrum, a base is not compared with itself)."""
+    that is not there); otherwise it is by design (a vector has no spectrum, a base is not compared with itself).
+
+    `code` is "" or `LISTED`. `cause` is the reason that this one follows from, where it is another's.
+    """
 
     reason: str
     wrong: bool = False
+    code: str = ""
+    cause: str = ""
 
     def after(self, words: str) -> Because:
-        """The same reason, introduced by some words."""
-        return Because(f"{words}{self.reason}", self.wrong)
+        """The same reason, introduced by some words: something else follows from it."""
+        return Because(f"{words}{self.reason}", self.wrong, self.code, self.cause or self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,8 @@ class UnitAddress:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Something that is not measured, and why (`wrong`: see `Because`). None for step, matrix, statistic: all."""
+    """Something that is not measured, and why (`wrong`, `code`, `cause`: see `Because`). None for step, matrix,
+    statistic: all."""
 
     run: str
     step: int | None
@@ -110,6 +121,13 @@ class Skip:
     statistic: str | None
     reason: str
     wrong: bool = False
+    code: str = ""
+    cause: str = ""
+
+    @staticmethod
+    def of(because: Because, run: str, step: int | None, matrix: str | None, statistic: str | None) -> Skip:
+        """The same reason, at a place."""
+        return Skip(run, step, matrix, statistic, because.reason, because.wrong, because.code, because.cause)
 
 
 class Steps(Protocol):

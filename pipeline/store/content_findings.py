@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.store.equal_contents import within
 from pipeline.store.held import ContentFinding, Held, held_by, name_words, step_words
 from pipeline.store.outliers import outliers
+from pipeline.store.passed_over import passed_over
 from pipeline.store.runs_alike import between
 from pipeline.store.sketches import distance, numbers_of
 
@@ -28,12 +29,13 @@ def content_findings(
     """All findings, warnings first. `checkpoints` are those of each run that are looked at."""
     every = [held_by(store, run, checkpoints[run.id]) for run in runs]
     listed: list[ContentFinding] = []
-    for held in every:
+    for run, held in zip(runs, every, strict=True):
         if held.role == "base":
             continue
         listed += within(held, store.is_constant)
         listed += _not_finite(store, held, checkpoints[held.run])
         listed += _outliers(held, checkpoints[held.run], {step for one in listed for step in _copied(one, held)})
+        listed += passed_over(store, run, checkpoints[run.id])
     listed += between(every)
     rank = {code: at for at, code in enumerate(_FIRST)}
     return tuple(sorted(listed, key=lambda one: (one.severity != "warning", rank.get(one.code, len(rank)))))

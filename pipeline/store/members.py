@@ -55,6 +55,9 @@ class Members:
         refused = self._refusal(p, source.info, None)
         if refused is not None:
             return Because(refused)
+        not_finite = self.sources.not_finite(run, step, source.info.name)
+        if not_finite is not None:
+            return not_finite
         inputs: list[tuple[str, str]] = []
         for one in p.inputs:
             got = self.matrix(one, run, step, source)
@@ -124,7 +127,7 @@ class Members:
                 got = self._observe(p, run, step, each, statistic.against, strict=False)
                 if isinstance(got, Because):
                     reason = got
-                    skips.append(Skip(run, step, each, p.name, got.reason, got.wrong))
+                    skips.append(Skip.of(got, run, step, each, p.name))
                 else:
                     members.append(got)
         if not members and (of_matrices or name is not None):
@@ -154,21 +157,18 @@ class Members:
         source = self.sources.stored(run, step)[name] if as_stored else self.sources.tuned(run, step)[name]
         if isinstance(source, Because):
             return source
+        not_finite = self.sources.not_finite(run, step, name)
+        if not_finite is not None:
+            return not_finite
         reference: Source | None = None
         there: Reference | Because | None = None
         if against is not None:
-            there = self.sources.reference(run, step, against, as_stored)
+            there = self.sources.reference_of(run, step, against, name, as_stored)
             if isinstance(there, Because):
                 return there
-            where = f"{there.run}@{there.step}"
-            other = there.matrices.get(name) or there.twins.get(name)  # where the two are one, either is compared
-            if other is None:
-                return Because(f"{where}, which it is compared with, has no matrix of this name", wrong=True)
+            other = self.sources.counterpart(run, step, name, source, there)
             if isinstance(other, Because):
-                return other.after(f"in {where}, which it is compared with: ")
-            if other.info.shape != source.info.shape:
-                reason = f"its shape is {source.info.shape}, and {other.info.shape} in {where}, its reference"
-                return Because(reason, wrong=True)
+                return other
             reference = other
         refused = self._refusal(p, source.info, reference.info if reference else None)
         if refused is not None:

@@ -83,7 +83,7 @@ class SeriesUnits:
                     continue
                 got = self.series(p, run, name)
                 if isinstance(got, Because):
-                    self.members.found[p.identity].skips.append(Skip(run, None, name, p.name, got.reason, got.wrong))
+                    self.members.found[p.identity].skips.append(Skip.of(got, run, None, name, p.name))
                 else:
                     alike.setdefault(self._likeness(p, run, name, got), []).append((run, got))
             self._groups[at] = [self._group(p, name, group) for group in alike.values()]

@@ -17,12 +17,18 @@ from analyzers.errors import ParameterError
 from pipeline.archive.architectures import Shapes, alike, architectures, shapes_of
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
-from pipeline.store.addresses import Because, CheckpointSource, Selection, Skip, Source
+from pipeline.store.addresses import LISTED, Because, CheckpointSource, Selection, Skip, Source
 
 if TYPE_CHECKING:
     from pipeline.store.records import CheckpointRecord, RunRecord
     from pipeline.store.store import Store
 
+PREVIOUS = {"previous": 1, "previous:2": 2}
+"""What a statistic can be against → how many steps back that is."""
+NO_PREVIOUS = (
+    Because("is the first step, there is no previous one"),
+    Because("is the second step, there is no step before the previous one"),
+)
 Sourced = Mapping[str, Source | Because]
 """Canonical name → the matrix, or why there is none."""
 
@@ -35,6 +41,10 @@ class Reference:
     step: int
     matrices: Sourced
     twins: Mapping[str, Source]
+
+    def has(self, name: str) -> bool:
+        """Whether a matrix can be compared with one of this name here."""
+        return isinstance(self.matrices.get(name), Source) or name in self.twins
 
 
 class Sources:
@@ -54,6 +64,9 @@ class Sources:
         self._kept: dict[tuple[str, int], dict[str, Source]] = {}
         self._tuned: dict[tuple[str, int], Sourced] = {}
         self._references: dict[tuple[str, int, str, bool], Reference | Because] = {}
+        self._places: dict[tuple[str, int, bool], Reference] = {}
+        self._alike: dict[tuple[str, int, str, int], bool] = {}
+        self._not_finite: dict[tuple[str, int], dict[str, Because]] = {}
         self._wholes: dict[tuple[str, int], CheckpointSource | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
         self._ranked: dict[tuple[int, int | None], MatrixInfo] = {}  # `_infos` keeps what the ids are of
@@ -188,7 +201,10 @@ class Sources:
     def _find_whole(self, run: str, step: int) -> CheckpointSource | Because:
         record = self.checkpoints(run)[step]
         if record.problems:
-            return Because(f"the checkpoint is not whole: {record.problems[0]}", wrong=True)
+            return Because(f"the checkpoint is not whole: {record.problems[0]}", True, LISTED)
+        if record.not_finite:
+            name = self.store.layout(record.layout).tensors[record.not_finite[0]].name
+            return Because(f"its tensor {name} holds NaN or infinity", wrong=True)
         base: CheckpointSource | None = None
         if record.kind == "adapter":
             there = self.base_of(run)
@@ -216,13 +232,11 @@ class Sources:
             if isinstance(base, Because):
                 return base
             there, at = base
-        elif against in ("previous", "previous:2"):
-            steps, back = self.alike_steps(run, step), 1 if against == "previous" else 2
+        elif against in PREVIOUS:
+            steps, back = self.alike_steps(run, step), PREVIOUS[against]
             index = bisect_left(steps, step)
-            if index == 0:
-                return Because("is the first step, there is no previous one")
             if index < back:
-                return Because("is the second step, there is no step before the previous one")
+                return NO_PREVIOUS[0 if index == 0 else 1]
             there, at = run, steps[index - back]
         else:
             there = against.removeprefix("run:")
@@ -236,15 +250,94 @@ class Sources:
             return Because("is the base itself" if against == "base" else "is what the others are compared with")
         if len(self.architectures(run)) > 1 and not alike(self._shapes(run, step), self._shapes(there, at)):
             return Because(f"is of another architecture than {there}@{at}, which it is compared with")
-        matrices = self.stored(there, at) if as_stored else self.tuned(there, at)
-        return Reference(there, at, matrices, self.twins(there, at))
+        return self._reference_at(there, at, as_stored)
+
+    def _reference_at(self, run: str, step: int, as_stored: bool) -> Reference:
+        at = (run, step, as_stored)
+        if at not in self._places:
+            matrices = self.stored(run, step) if as_stored else self.tuned(run, step)
+            self._places[at] = Reference(run, step, matrices, self.twins(run, step))
+        return self._places[at]
+
+    def reference_of(
+        self, run: str, step: int, against: str, name: str, as_stored: bool = False
+    ) -> Reference | Because:
+        """What one matrix of a checkpoint is compared with. Earlier steps at which this matrix could not be read, or
+        holds NaN or infinity, are passed over: "previous" is the last step before at which it is there."""
+        there = self.reference(run, step, against, as_stored)
+        if isinstance(there, Because) or against not in PREVIOUS:
+            return there
+        steps = self.alike_steps(run, step)
+        usable = 0
+        for at in reversed(steps[: bisect_left(steps, step)]):
+            earlier = self._reference_at(run, at, as_stored)
+            if earlier.has(name) and self.not_finite(run, at, name) is None:
+                usable += 1
+                if usable == PREVIOUS[against]:
+                    return earlier
+        return NO_PREVIOUS[usable].after("of those that have this matrix, it ")
+
+    def counterpart(self, run: str, step: int, name: str, source: Source, there: Reference) -> Source | Because:
+        """The matrix that one is compared with; where the two are one in the reference, either."""
+        where = f"{there.run}@{there.step}"
+        other = there.matrices.get(name) or there.twins.get(name)
+        if other is None:
+            if self.checkpoints(there.run)[there.step].problems:
+                return Because(f"{where}, which it is compared with, could not be read in full", True, LISTED)
+            reason = f"{where}, which it is compared with, has no matrix of this name"
+            return Because(reason, wrong=not self._mostly_alike(run, step, there))
+        if isinstance(other, Because):
+            return other.after(f"in {where}, which it is compared with: ")
+        if other.info.shape != source.info.shape:
+            reason = f"its shape is {source.info.shape}, and {other.info.shape} in {where}, its reference"
+            return Because(reason, wrong=not self._mostly_alike(run, step, there))
+        not_finite = self.not_finite(there.run, there.step, name)
+        return other if not_finite is None else not_finite.after(f"in {where}, which it is compared with: ")
+
+    def absent(self, run: str, step: int, there: Reference) -> Because:
+        """Why a checkpoint lacks a matrix that its reference has."""
+        if self.checkpoints(run)[step].problems:
+            return Because(f"{run}@{step} could not be read in full", True, LISTED)
+        reason = f"{there.run}@{there.step} has this matrix, this checkpoint has not"
+        return Because(reason, wrong=not self._mostly_alike(run, step, there))
+
+    def _mostly_alike(self, run: str, step: int, there: Reference) -> bool:
+        """Whether most matrices of a checkpoint have their counterpart: what has none is then a part of its own (a new
+        head), and nothing that was asked for is missing. Otherwise the reference is the wrong one."""
+        at = (run, step, there.run, there.step)
+        if at not in self._alike:
+            own = self.stored(run, step)
+            matched = sum(
+                isinstance(other, Source) and other.info.shape == source.info.shape
+                for name, source in own.items()
+                for other in (there.matrices.get(name) or there.twins.get(name),)
+            )
+            self._alike[at] = 2 * matched > len(own)
+        return self._alike[at]
+
+    def not_finite(self, run: str, step: int, name: str) -> Because | None:
+        """Why a matrix cannot be measured whose tensors hold NaN or infinity; None where they do not."""
+        record = self.checkpoints(run)[step]
+        if not record.not_finite:
+            return None
+        at = (run, step)
+        if at not in self._not_finite:
+            tensors = self.store.layout(record.layout).tensors
+            bad = {tensors[index].name for index in record.not_finite}
+            self._not_finite[at] = {
+                spec.name: Because(f"its tensor {held[0]} holds NaN or infinity", wrong=True)
+                for spec in self.store.layout(record.layout).matrices
+                if (held := [tensor for tensor in tensors_of(spec.recipe) if tensor in bad])
+            }
+        return self._not_finite[at].get(name)
 
     def _merged(self, run: str, name: str, source: Source) -> Source | Because:
         if source.info.role != "delta" or not isinstance(source.recipe, LowRankProduct):
             return source
         base = self.base_of(run)
         if isinstance(base, Because):
-            return Because(f"it is an adapter's Δ, and {base.reason}", wrong=True)
+            record = self._all[run]
+            return Because(f"it is an adapter's Δ, and {base.reason}", True, LISTED if record.problems else "")
         where = f"{base[0]}@{base[1]}"
         under = self.stored(*base).get(name) or self.twins(*base).get(name)
         if under is None:
@@ -254,6 +347,9 @@ class Sources:
         if under.info.shape != source.info.shape:
             reason = f"it is an adapter's Δ of shape {source.info.shape}, its base {where} has {under.info.shape}"
             return Because(reason, wrong=True)
+        not_finite = self.not_finite(*base, name)
+        if not_finite is not None:
+            return not_finite.after(f"in its base {where}: ")
         recipe = Merged(under.recipe, source.recipe)
         at = (id(under.info), source.info.rank)
         if at not in self._ranked:

@@ -81,20 +81,18 @@ class Units:
                 continue
             reference = self.sources.reference(run, step, against, p.statistic.as_stored)
             if isinstance(reference, Because):
-                found.skips.append(Skip(run, step, None, p.name, reference.reason, reference.wrong))
+                found.skips.append(Skip.of(reference, run, step, None, p.name))
                 continue
             stored = self.sources.stored(run, step)
             for name in self.sources.kept(run, step):
                 _note(found, p, (run, step, name), self.members.pair(p, run, step, name))
             if any(source.info.role == "delta" for source in stored.values()):
                 continue  # an adapter leaves the rest of its base as it is
-            where = f"{reference.run}@{reference.step}"
             twins = self.sources.twins(run, step)
-            missing = (name for name in reference.matrices if name not in stored and name not in twins)
-            found.skips.extend(
-                Skip(run, step, name, p.name, f"{where} has this matrix, this checkpoint has not", wrong=True)
-                for name in missing
-            )
+            missing = [name for name in reference.matrices if name not in stored and name not in twins]
+            if missing:
+                why = self.sources.absent(run, step, reference)
+                found.skips.extend(Skip.of(why, run, step, name, p.name) for name in missing)
 
     def _checkpoints(self, p: Prepared, found: Found) -> None:
         for run, step in self._places():
@@ -127,6 +125,6 @@ def _note(found: Found, p: Prepared, place: Place, got: str | Because) -> None:
     if isinstance(got, Because):
         run, step, name = place
         assert run is not None
-        found.skips.append(Skip(run, step, name, p.name, got.reason, got.wrong))
+        found.skips.append(Skip.of(got, run, step, name, p.name))
     else:
         found.places[place] = got
