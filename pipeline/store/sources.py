@@ -204,7 +204,7 @@ class Sources:
             return Because(f"the checkpoint is not whole: {record.problems[0]}", True, LISTED)
         if record.not_finite:
             name = self.store.layout(record.layout).tensors[record.not_finite[0]].name
-            return Because(f"its tensor {name} holds NaN or infinity", wrong=True)
+            return Because(f"its tensor {name} is not finite: it holds NaN or infinity", wrong=True)
         base: CheckpointSource | None = None
         if record.kind == "adapter":
             there = self.base_of(run)
@@ -325,7 +325,7 @@ class Sources:
             tensors = self.store.layout(record.layout).tensors
             bad = {tensors[index].name for index in record.not_finite}
             self._not_finite[at] = {
-                spec.name: Because(f"its tensor {held[0]} holds NaN or infinity", wrong=True)
+                spec.name: Because(f"its tensor {held[0]} is not finite: it holds NaN or infinity", wrong=True)
                 for spec in self.store.layout(record.layout).matrices
                 if (held := [tensor for tensor in tensors_of(spec.recipe) if tensor in bad])
             }

@@ -134,7 +134,24 @@ def test_what_needs_a_failed_unit_waits_for_it_and_is_not_stored(tmp_path: Path)
     assert found is not None and int(found["layer"]) == 2
 
 
-def test_a_matrix_of_nan_is_unmeasurable_once_and_the_rest_is_measured(tmp_path: Path) -> None:
+def test_a_matrix_of_nan_is_known_from_the_ingest_and_the_rest_is_measured(tmp_path: Path) -> None:
+    broken = weights(0)
+    broken[LAYERS[0]][3, 2] = np.nan
+    write_full(tmp_path / "runs" / "run" / "checkpoint-1", broken)
+    store, log = ingest(tmp_path / "runs", tmp_path / "S.zarr"), str(tmp_path)
+    first = run(store, Norm(log))
+    assert (first.measured, first.unmeasurable, first.complete) == (2, 0, True)
+    assert len(calls(log)) == 2, "not tried"
+    view = StoreView(store, [Everything(Norm())])
+    assert view.get(Norm(), "runs/run", 1, "layers.0.mlp.up_proj") is None
+    reason = f"its tensor {LAYERS[0]} is not finite: it holds NaN or infinity"
+    assert [(s.matrix, s.reason, s.wrong) for s in view.skips] == [("layers.0.mlp.up_proj", reason, True)]
+
+
+def test_a_matrix_of_nan_in_a_store_that_does_not_know_it_is_unmeasurable_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.writing.all_finite", lambda values: True)  # as the first stores were written
     broken = weights(0)
     broken[LAYERS[0]][3, 2] = np.nan
     write_full(tmp_path / "runs" / "run" / "checkpoint-1", broken)
@@ -143,7 +160,6 @@ def test_a_matrix_of_nan_is_unmeasurable_once_and_the_rest_is_measured(tmp_path:
     assert (first.measured, first.unmeasurable, first.complete) == (2, 1, True)
     assert run(store, Norm(log)).measured == 0 and len(calls(log)) == 3, "found once, not tried again"
     view = StoreView(store, [Everything(Norm())])
-    assert view.get(Norm(), "runs/run", 1, "layers.0.mlp.up_proj") is None
     assert [(s.matrix, s.reason) for s in view.skips] == [
         ("layers.0.mlp.up_proj", "layers.0.mlp.up_proj has NaN entries")
     ]
