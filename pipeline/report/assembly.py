@@ -82,7 +82,8 @@ def tree_of(derived: Sequence[tuple[Analyzer, Derived]]) -> xr.DataTree:
         if name in RESERVED or legal_names([name])[name] != name:
             raise ReportError(f"the analyzer's name {name!r} cannot be a node of the report: rename it")
         nodes[f"/{name}"] = node_of(analyzer, result)
-        for run, legal in legal_names(result.runs).items():
+        inherited = map(str, nodes[f"/{name}"].coords)  # xarray refuses a group called as a coordinate above it
+        for run, legal in legal_names(result.runs, taken=inherited).items():
             nodes[f"/{name}/runs/{legal}"] = _of_run(run, result.runs[run], nodes[f"/{name}"])
     return xr.DataTree.from_dict(nodes)
 

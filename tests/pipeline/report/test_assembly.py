@@ -101,3 +101,15 @@ def test_logs_are_joined_over_runs_and_steps() -> None:
     np.testing.assert_array_equal(dataset["loss"].values, [[2.0, np.nan, 1.0], [np.nan, 3.0, np.nan]])
     assert dataset["eval_loss"].attrs["long_name"] == "eval/loss"
     assert metrics_dataset([RunRecord("c")]) is None
+
+
+@pytest.mark.parametrize("name", ["run", "step", "matrix", "Run"])
+def test_a_run_may_be_called_as_an_axis_is(name: str, tmp_path: Path) -> None:
+    derived = Derived(
+        xr.Dataset({"size": parent()["size"]}), runs={name: xr.Dataset({"size": ("matrix", [1.0, 2.0, 3.0])})}
+    )
+    tree = tree_of([(Plain(), derived)])
+    (child,) = tree["plain/runs"].children.values()
+    assert child.attrs["run"] == name
+    save(tree, tmp_path / "report.zarr")
+    assert load(tmp_path / "report.zarr")["plain/runs"].children
