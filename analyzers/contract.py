@@ -357,7 +357,10 @@ class Stack:
 
 
 class View(Protocol):
-    """All stored results of the chosen runs, as an analyzer's `derive` sees them. Loading is lazy and batched."""
+    """All stored results of the chosen runs, as an analyzer's `derive` sees them. Loading is lazy and batched.
+
+    Where runs share no axes, an analyzer with variables over `matrix` gets a view of each group of runs that do.
+    """
 
     runs: tuple[RunInfo, ...]
     steps: np.ndarray
@@ -367,6 +370,10 @@ class View(Protocol):
 
     def info(self, run: str, matrix: str) -> MatrixInfo | None:
         """Shape, layer, kind and role of a matrix in a run; None where the run has no such matrix."""
+        ...
+
+    def compared(self, matrix: str) -> tuple[RunInfo, ...]:
+        """All runs of the report that have the matrix, in order: those of `runs`, and those of other groups."""
         ...
 
     def reference_info(self, run: str, matrix: str) -> MatrixInfo | None:
@@ -394,7 +401,8 @@ class View(Protocol):
         ...
 
     def stacks(self, statistic: Statistic, field: str) -> Iterator[Stack]:
-        """All values of a field of a matrix or pair statistic, grouped by shape, for vectorised derivation."""
+        """All values of a field of a matrix or pair statistic, for vectorised derivation: one stack for each shape, or
+        several where they are large."""
         ...
 
     def array(self, statistic: Statistic, field: str, fill: float = np.nan) -> np.ndarray:

@@ -51,10 +51,10 @@ def report(
         "steps": parse_steps(options.steps),
     }
 
-    def of(analyzer: Analyzer) -> Derived:
+    def of(analyzer: Analyzer) -> tuple[Derived, ...]:
         return derive(store, analyzer, runs, **selection)
 
-    derived: dict[str, Derived] = {}
+    derived: dict[str, tuple[Derived, ...]] = {}
     problems: list[str] = []
     answers = runner.each("derive", of, analyzers, lambda a: a.name, here=True)
     for analyzer, answer in zip(analyzers, answers, strict=True):

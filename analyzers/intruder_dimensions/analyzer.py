@@ -124,7 +124,7 @@ class IntruderDimensions(Analyzer):
             "phi_i": np.array(s.phi_ranks),
             "phi_j": np.array(s.phi_ranks),
             "matched_to": ["geometric_mean", *compared],
-            "other_run": [run.id for run in view.runs],
+            "other_run": [run.id for run in derivation.compared_runs(view)],
         }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from analyzers.contract import MatrixInfo, Result, Stack, Statistic, Variable, View
+from analyzers.contract import MatrixInfo, Result, RunInfo, Stack, Statistic, Variable, View
 from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
 from analyzers.intruder_dimensions.change import Change
 from analyzers.intruder_dimensions.counts import (
@@ -147,16 +147,18 @@ def of_matched(
 
     `matched_to` begins with the geometric mean, the one norm common to all.
     """
-    compared = tuple(run.id for run in view.runs if run.role == "run")
-    place = {run: index for index, run in enumerate(compared)}
+    results = list(_run_results(view, statistic))
+    compared = tuple(run.id for run in compared_runs(view) if run.role == "run")
+    place, own = {run: index for index, run in enumerate(compared)}, _run_index(view)
     k, runs, matrices = settings.scored, len(view.runs), len(view.matrices)
     scores = np.full((runs, len(compared) + 1, matrices, 2, k), np.nan)
     norms = np.full((runs, len(compared) + 1, matrices), np.nan)
-    for matrix, result, members in _run_results(view, statistic):
+    for matrix, result, members in results:
         columns = np.array([*(1 + place[run] for run in members), 0])
         for row, run in enumerate(members):
-            norms[_run_index(view)[run], columns, matrix] = result["norm"]
-            scores[_run_index(view)[run], columns, matrix] = result["similarity"][row][:, :, :k]
+            if run in own:
+                norms[own[run], columns, matrix] = result["norm"]
+                scores[own[run], columns, matrix] = result["similarity"][row][:, :, :k]
     counts = count_below(scores, settings.ks, settings.epsilons)
     counts[np.isnan(scores).all(axis=-1)] = np.nan
     arrays = {"n_intruders_matched": counts, "similarity_matched": scores, "matched_norm": norms}
@@ -167,14 +169,16 @@ def of_matched(
 def of_runs(view: View, statistic: ChangeAcrossRuns, settings: IntruderParameters) -> Arrays:
     """Cosines, mask overlaps and φ between runs, with their chances."""
     runs, matrices, grid = len(view.runs), len(view.matrices), len(settings.phi_ranks)
+    others = {run.id: index for index, run in enumerate(compared_runs(view))}
     fields = {"delta_cosine": "cosine", "mask_iou": "mask_iou", "mask_iou_above_noise": "mask_iou_above_noise"}
-    arrays = {name: np.full((runs, runs, matrices), np.nan) for name in fields}
-    arrays["lora_phi"] = np.full((runs, runs, matrices, grid, grid), np.nan)
+    arrays = {name: np.full((runs, len(others), matrices), np.nan) for name in fields}
+    arrays["lora_phi"] = np.full((runs, len(others), matrices, grid, grid), np.nan)
     where = _run_index(view)
     for matrix, result, members in _run_results(view, statistic):
-        at = np.ix_([where[run] for run in members], [where[run] for run in members], [matrix])
+        rows = [row for row, run in enumerate(members) if run in where]
+        at = np.ix_([where[members[row]] for row in rows], [others[run] for run in members], [matrix])
         for name, field in (*fields.items(), ("lora_phi", "phi")):
-            arrays[name][at] = result[field][:, :, None]
+            arrays[name][at] = result[field][rows][:, :, None]
     if np.isnan(arrays["lora_phi"]).all():
         del arrays["lora_phi"]  # no two adapters: nothing of the LoRA paper applies
     else:
@@ -183,6 +187,12 @@ def of_runs(view: View, statistic: ChangeAcrossRuns, settings: IntruderParameter
         )
     s = settings.top_fraction
     return arrays | {"mask_iou_chance": np.array(s / (2 - s))}
+
+
+def compared_runs(view: View) -> tuple[RunInfo, ...]:
+    """The view's runs, and after them those of other groups of the report that have some of its matrices."""
+    every = {run.id: run for matrix in view.matrices for run in view.compared(matrix)}
+    return tuple({run.id: run for run in (*view.runs, *every.values())}.values())
 
 
 def delta_spectra(view: View, statistic: UpdateSpectrum, variable: Variable) -> dict[str, xr.Dataset]:
@@ -268,13 +278,13 @@ def _where(stack: Stack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _run_results(view: View, statistic: Statistic) -> Iterator[tuple[int, Result, tuple[str, ...]]]:
     """(matrix index, result, the runs in it, in order), for each group of runs that one unit compared.
 
-    A unit's rows are positional, in the order of the view's runs; its field `members` tells one group from another.
+    A unit's rows are positional, in the order of the report's runs; its field `members` tells one group from another.
     """
     for index, matrix in enumerate(view.matrices):
         groups: dict[bytes, tuple[Result, list[str]]] = {}
-        for run in view.runs:
+        for run in view.compared(matrix):
             result = view.get(statistic, run=run.id, matrix=matrix) if run.role == "run" else None
-            if result is not None and view.info(run.id, matrix) is not None:
+            if result is not None:
                 groups.setdefault(result["members"].tobytes(), (result, []))[1].append(run.id)
         for result, runs in groups.values():
             if len(runs) == result["members"].size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from analyzers.errors import ReportError
+from pipeline.report import groups
 from pipeline.report.archive_tables import archive_nodes
 from pipeline.report.provenance import computed_by, root_attributes
 from pipeline.report.step_units import mark_units
@@ -17,8 +19,12 @@ from pipeline.report.tables import RESERVED, legal_names
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Derived, View
+    from pipeline.report.view import StoreView
     from pipeline.store.addresses import Steps
     from pipeline.store.store import Store
+
+PADDING_LIMIT = 256 * 2**20
+"""Bytes of NaN that a run's own dataset may carry to stand on its node's axes."""
 
 
 def derive(
@@ -28,11 +34,23 @@ def derive(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     steps: Steps | Collection[int] | None = None,
-) -> Derived:
-    """What one analyzer says of the runs (all where None), from what is stored. The selection is `compute`'s."""
+) -> tuple[Derived, ...]:
+    """What one analyzer says of the runs (all where None), from what is stored. The selection is `compute`'s.
+
+    One entry, or one for each group of runs that share axes (`pipeline.report.groups`).
+    """
     from pipeline.report.view import StoreView
 
-    return analyzer.derive(StoreView(store, [analyzer], runs, include, exclude, steps))
+    return _derived(analyzer, StoreView(store, [analyzer], runs, include, exclude, steps))
+
+
+def _derived(analyzer: Analyzer, view: StoreView) -> tuple[Derived, ...]:
+    """Only an analyzer with variables over matrices is asked about each group by itself."""
+    return tuple(map(analyzer.derive, view.groups() if _of_matrices(analyzer) else (view,)))
+
+
+def _of_matrices(analyzer: Analyzer) -> bool:
+    return any("matrix" in variable.dims for variable in analyzer.variables)
 
 
 def assemble(
@@ -42,7 +60,7 @@ def assemble(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     steps: Steps | Collection[int] | None = None,
-    derived: Mapping[str, Derived] | None = None,
+    derived: Mapping[str, Sequence[Derived]] | None = None,
     problems: Sequence[str] = (),
 ) -> xr.DataTree:
     """The report: one node per analyzer, /archive, /metrics, /provenance; the root's attributes say where from.
@@ -55,8 +73,9 @@ def assemble(
 
     view = StoreView(store, analyzers, runs, include, exclude, steps)
     ready = derived or {}
-    parts = [(a, ready[a.name] if a.name in ready else a.derive(view)) for a in analyzers]
-    tree = tree_of(parts)
+    members = [[run.id for run in part.runs] for part in view.groups()]
+    parts = [(a, ready[a.name] if a.name in ready else _derived(a, view)) for a in analyzers]
+    tree = tree_of(parts, members)
     records = [record for record in store.runs() if record.id in _named(view)]
     chosen = {info.id: info.steps for info in view.runs}
     for path, dataset in archive_nodes(store, records, chosen, view.skips, view.failures).items():
@@ -74,18 +93,45 @@ def _named(view: View) -> set[str]:
     return {info.id for info in view.runs} | {info.base.rpartition("@")[0] for info in view.runs if info.base}
 
 
-def tree_of(derived: Sequence[tuple[Analyzer, Derived]]) -> xr.DataTree:
-    """One node per analyzer, in order, with a child per run under `runs` where it gave datasets of single runs."""
+def tree_of(
+    derived: Sequence[tuple[Analyzer, Sequence[Derived]]], members: Sequence[Sequence[str]] = ()
+) -> xr.DataTree:
+    """One node per analyzer, in order, with a child per run under `runs` where it gave datasets of single runs.
+
+    Where runs share no axes, `members` has the runs of each group and an analyzer one result for each: these are the
+    nodes /groups/<number>/<analyzer>, and the analyzer's own node joins what they say over runs and steps.
+    """
     nodes: dict[str, xr.Dataset] = {}
-    for analyzer, result in derived:
+    grouped: dict[str, xr.Dataset] = {}
+    for analyzer, results in derived:
         name = analyzer.name
         if name in RESERVED or legal_names([name])[name] != name:
             raise ReportError(f"the analyzer's name {name!r} cannot be a node of the report: rename it")
-        nodes[f"/{name}"] = node_of(analyzer, result)
+        datasets = [node_of(analyzer, result) for result in results]
+        if len(datasets) == 1:
+            nodes[f"/{name}"] = datasets[0]
+        else:
+            nodes[f"/{name}"] = _joined(datasets, [run for runs in members for run in runs])
+            grouped |= {f"/groups/{number}/{name}": dataset for number, dataset in enumerate(datasets, 1)}
+        of_runs = {run: dataset for result in results for run, dataset in result.runs.items()}
+        padding = PADDING_LIMIT if len(datasets) == 1 else 0
         inherited = map(str, nodes[f"/{name}"].coords)  # xarray refuses a group called as a coordinate above it
-        for run, legal in legal_names(result.runs, taken=inherited).items():
-            nodes[f"/{name}/runs/{legal}"] = _of_run(run, result.runs[run], nodes[f"/{name}"])
-    return xr.DataTree.from_dict(nodes)
+        for run, legal in legal_names(of_runs, taken=inherited).items():
+            nodes[f"/{name}/runs/{legal}"] = _of_run(run, of_runs[run], nodes[f"/{name}"], padding)
+    if grouped:
+        for number, runs in enumerate(members, 1):
+            nodes[f"/groups/{number}"] = xr.Dataset(attrs={"runs": json.dumps(list(runs))})
+    return xr.DataTree.from_dict(nodes | grouped)
+
+
+def _joined(datasets: Sequence[xr.Dataset], runs: Sequence[str]) -> xr.Dataset:
+    """The node of an analyzer whose runs stand in groups: what is not of matrices, and the remarks all groups share."""
+    whole = groups.joined(datasets, runs)
+    said = [str(dataset.attrs.get("notes", "")).splitlines() for dataset in datasets]
+    common = [line for line in said[0] if all(line in lines for lines in said)]
+    common.append(f"The runs stand in {len(datasets)} groups that share no axes: /groups/<number> has the variables.")
+    whole.attrs = {**datasets[0].attrs, "notes": "\n".join(common)}
+    return whole
 
 
 def node_of(analyzer: Analyzer, result: Derived) -> xr.Dataset:
@@ -119,13 +165,13 @@ def measured_mask(dataset: xr.Dataset) -> xr.DataArray | None:
     return kept
 
 
-def _of_run(run: str, dataset: xr.Dataset, parent: xr.Dataset) -> xr.Dataset:
+def _of_run(run: str, dataset: xr.Dataset, parent: xr.Dataset, padding_limit: int) -> xr.Dataset:
     """An analyzer may give a run several datasets, and then names the run in the attribute itself."""
-    child = fitted(dataset, parent)
+    child = fitted(dataset, parent, padding_limit)
     return child if "run" in child.attrs else child.assign_attrs(run=run)
 
 
-def fitted(dataset: xr.Dataset, parent: xr.Dataset, padding_limit: int = 256 * 2**20) -> xr.Dataset:
+def fitted(dataset: xr.Dataset, parent: xr.Dataset, padding_limit: int = PADDING_LIMIT) -> xr.Dataset:
     """A run's dataset on its parent's axes, as a DataTree demands: a dim of one name has one index in a branch.
 
     Steps and matrices that the run has not are NaN. Where that would add more than `padding_limit` bytes, and where a

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from pipeline.report import groups
 from pipeline.report.blocks import Table, from_rows, number
 from pipeline.report.compare import analyzer_nodes, compares_runs, quartiles
 from pipeline.report.roles import Roles
@@ -21,12 +21,16 @@ def tables_between_runs(tree: xr.DataTree) -> Iterator[Table]:
     """A table for each key variable over (run, other_run, matrix): its median over the matrices of both runs."""
     roles = Roles.from_tree(tree)
     for node in analyzer_nodes(tree):
-        dataset = tree[node].to_dataset()
-        for name, array in dataset.data_vars.items():
-            if compares_runs(array):
-                rows = list(_pairs(array, roles, last_steps(dataset)))
-                if rows:
-                    yield _table(str(name), str(array.attrs.get("long_name", name)), rows)
+        datasets = groups.datasets(tree, node)
+        last = {run: step for dataset in datasets for run, step in last_steps(dataset).items()}
+        compared: dict[str, list[xr.DataArray]] = {}
+        for dataset in datasets:
+            for name, array in dataset.data_vars.items():
+                if compares_runs(array):
+                    compared.setdefault(str(name), []).append(array)
+        for name, arrays in compared.items():
+            if rows := list(_pairs(arrays, roles, last)):
+                yield _table(name, str(arrays[0].attrs.get("long_name", name)), rows)
 
 
 def last_steps(dataset: xr.Dataset) -> dict[str, int]:
@@ -40,14 +44,15 @@ def last_steps(dataset: xr.Dataset) -> dict[str, int]:
     return {}
 
 
-def _pairs(array: xr.DataArray, roles: Roles, last: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """One row for each two runs, whichever comes first."""
-    shown = roles.only(array).transpose("run", "other_run", "matrix")
-    columns = {str(run): i for i, run in enumerate(shown["other_run"].values)}
-    for (i, run), (_, other) in combinations(enumerate(str(run) for run in shown["run"].values), 2):
-        if other not in columns:
+def _pairs(arrays: Sequence[xr.DataArray], roles: Roles, last: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """One row for each two runs, whichever comes first. arrays: one for each group of runs that share axes."""
+    told: set[frozenset[str]] = set()
+    tables = (roles.only(array).transpose("run", "other_run", "matrix") for array in arrays)
+    for shown, run, other in ((t, str(r), str(o)) for t in tables for r in t["run"].values for o in t["other_run"].values):
+        if run == other or frozenset((run, other)) in told:
             continue
-        values = shown.values[i, columns[other]]
+        told.add(frozenset((run, other)))
+        values = shown.sel(run=run, other_run=other).values
         count = int(np.isfinite(values).sum())
         if count:
             low, median, high = quartiles(values)

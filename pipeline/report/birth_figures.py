@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from pipeline.report import groups
 from pipeline.report.blocks import Table, from_rows
 from pipeline.report.compare import prefer
 from pipeline.report.figures import Image, canvas, image, place
@@ -34,7 +35,12 @@ class Births:
 
 def births_of(tree: xr.DataTree) -> tuple[list[Births], str]:
     """Each run's births at the preferred side, k and ε, and which these are. Runs of one step are left out."""
-    dataset = tree[NODE].to_dataset() if NODE in tree.children else xr.Dataset()
+    of_groups = [_births(dataset) for dataset in groups.datasets(tree, NODE)]
+    labels = [label for births, label in of_groups if births]
+    return [one for births, _ in of_groups for one in births], labels[0] if labels else ""
+
+
+def _births(dataset: xr.Dataset) -> tuple[list[Births], str]:
     if not {"birth_step", "birth_after", "n_intruders"} <= set(dataset.data_vars):
         return [], ""
     step, after, labels = dataset["birth_step"], dataset["birth_after"], []

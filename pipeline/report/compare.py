@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
+from pipeline.report import groups
 from pipeline.report.roles import Roles
 from pipeline.report.tables import RESERVED
 
@@ -21,7 +22,8 @@ PREFERRED = {"side": "left", "k": 10, "epsilon": 0.5, "matched_to": "geometric_m
 
 @dataclass(frozen=True)
 class KeyVariable:
-    """A variable that gets curves and heatmaps. `values` has dims from (run, step, matrix), in this order.
+    """A variable that gets curves and heatmaps. `values` has dims from (run, step, matrix), in this order; `further`
+    are those of the other groups of runs, where runs share no axes.
 
     `label` says which entry of further dims it is ("side = left, k = 10"), empty where there are none.
     """
@@ -33,6 +35,14 @@ class KeyVariable:
     log: bool
     values: xr.DataArray
     label: str = ""
+    further: tuple[xr.DataArray, ...] = ()
+
+    def of_run(self, run: str) -> xr.DataArray | None:
+        """(step, matrix) of one run; `values` where they have no runs; None where no group has the run."""
+        if "run" not in self.values.dims:
+            return self.values
+        array = groups.of_run((self.values, *self.further), run)
+        return None if array is None else array.isel(run=[str(r) for r in array["run"].values].index(run))
 
 
 def analyzer_nodes(tree: xr.DataTree) -> list[str]:
@@ -42,7 +52,12 @@ def analyzer_nodes(tree: xr.DataTree) -> list[str]:
 
 def measured_nodes(tree: xr.DataTree) -> list[str]:
     """Those of them with a value of a run: an analyzer that lacked its input leaves a node of NaN or of nothing."""
-    return [name for name in analyzer_nodes(tree) if any(_has_value(node.to_dataset()) for node in tree[name].subtree)]
+
+    def measured(name: str) -> bool:
+        nodes = [*tree[name].subtree, *(part[name] for part in groups.parts_with(tree, name))]
+        return any(_has_value(node.to_dataset()) for node in nodes)
+
+    return [name for name in analyzer_nodes(tree) if measured(name)]
 
 
 def _has_value(dataset: xr.Dataset) -> bool:
@@ -64,12 +79,17 @@ def key_variables(tree: xr.DataTree, per_variable: int = 2) -> Iterator[KeyVaria
     """
     roles = Roles.from_tree(tree)
     for node in analyzer_nodes(tree):
-        dataset = tree[node].to_dataset()
-        for name, array in dataset.data_vars.items():
-            if compares_runs(array):
-                continue  # these have tables of their own: `between_runs`
-            if array.attrs.get("key") and array.dtype.kind in "fiub" and {"run", "matrix"} & set(array.dims):
-                yield from _slices(node, str(name), array, per_variable, roles)
+        joint: dict[tuple[str, str], KeyVariable] = {}
+        for dataset in groups.datasets(tree, node):
+            for name, array in dataset.data_vars.items():
+                if compares_runs(array):
+                    continue  # these have tables of their own: `between_runs`
+                if array.attrs.get("key") and array.dtype.kind in "fiub" and {"run", "matrix"} & set(array.dims):
+                    for part in _slices(node, str(name), array, per_variable, roles):
+                        known = joint.get((part.name, part.label))
+                        both = part if known is None else replace(known, further=(*known.further, part.values))
+                        joint[part.name, part.label] = both
+        yield from joint.values()
 
 
 def compares_runs(array: xr.DataArray) -> bool:
@@ -160,7 +180,10 @@ class Series:
 
 def series_of(variable: KeyVariable) -> list[Series]:
     """Each run's median and quartiles over its matrices, at its own steps. Runs without a value are left out."""
-    values = variable.values
+    return [one for values in (variable.values, *variable.further) for one in _series(values)]
+
+
+def _series(values: xr.DataArray) -> list[Series]:
     for dim in ("run", "step", "matrix"):
         if dim not in values.dims:
             values = values.expand_dims({dim: ["all" if dim == "run" else 0]})

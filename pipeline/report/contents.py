@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pipeline.report import groups
 from pipeline.report.compare import analyzer_nodes
 from pipeline.report.tables import rows_of
 
@@ -42,8 +43,7 @@ class Contents:
         found: list[str] = []
         names: dict[str, None] = {}
         steps: set[int] = set()
-        for node in analyzer_nodes(tree):
-            dataset = tree[node].to_dataset()
+        for dataset in (dataset for node in analyzer_nodes(tree) for dataset in groups.datasets(tree, node)):
             found += [str(r) for r in dataset["run"].values.ravel()] if "run" in dataset.coords else []
             steps |= {int(s) for s in dataset["step"].values.ravel()} if "step" in dataset.coords else set()
             if "matrix" in dataset.coords:

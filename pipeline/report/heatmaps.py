@@ -64,14 +64,12 @@ def heatmaps(variable: KeyVariable, runs: Sequence[str], look: Look) -> Image | 
 
 def _layer_grid(variable: KeyVariable, run: str) -> tuple[list[str], np.ndarray, np.ndarray] | None:
     """Labels of layers, (layer, step) medians, and the steps that the run measured."""
-    values = variable.values
-    if "run" in values.dims:
-        values = values.isel(run=[str(r) for r in values["run"].values].index(run))
-    if "step" not in values.dims:
+    values = variable.of_run(run)
+    if values is None or "step" not in values.dims:
         return None
     table = values.transpose("step", "matrix").values.astype(float)
     measured = ~np.isnan(table).all(axis=1)
-    layers = np.array([np.nan if _is_none(v) else float(v) for v in variable.values["layer"].values])
+    layers = np.array([np.nan if _is_none(v) else float(v) for v in values["layer"].values])
     present = ~np.isnan(table).all(axis=0)
     numbers = sorted(set(layers[present & ~np.isnan(layers)].tolist()))
     members = [layers == number for number in numbers]

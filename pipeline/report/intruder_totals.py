@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from pipeline.report import groups
 from pipeline.report.compare import prefer
 
 NODE = "intruder_dimensions"
@@ -67,10 +68,13 @@ class Totals:
 
 def has_counts(tree: xr.DataTree) -> bool:
     """Whether the report has intruder counts over runs, steps and matrices."""
-    if NODE not in tree.children:
-        return False
-    array = tree[NODE].to_dataset().get("n_intruders")
-    return array is not None and {"run", "step", "matrix"} <= set(array.dims)
+    return bool(_counted(tree))
+
+
+def _counted(tree: xr.DataTree) -> list[xr.Dataset]:
+    """The datasets of groups of runs with counts over runs, steps and matrices."""
+    having = (dataset for dataset in groups.datasets(tree, NODE) if "n_intruders" in dataset)
+    return [dataset for dataset in having if {"run", "step", "matrix"} <= set(dataset["n_intruders"].dims)]
 
 
 def over_steps(tree: xr.DataTree) -> tuple[list[Totals], str]:
@@ -84,7 +88,12 @@ def over_epsilon(tree: xr.DataTree) -> tuple[list[Totals], str]:
 
 
 def _totals(tree: xr.DataTree, along: str) -> tuple[list[Totals], str]:
-    dataset = tree[NODE].to_dataset()
+    of_groups = [_totals_of(dataset, along) for dataset in _counted(tree)]
+    labels = [label for totals, label in of_groups if totals]
+    return [one for totals, _ in of_groups for one in totals], labels[0] if labels else ""
+
+
+def _totals_of(dataset: xr.Dataset, along: str) -> tuple[list[Totals], str]:
     if along not in dataset["n_intruders"].dims:
         return [], ""
     label, arrays = "", {}

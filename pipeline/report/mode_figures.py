@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 
+from pipeline.report import groups
 from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.look import Look
 from pipeline.report.spectra import NODE
@@ -30,9 +31,9 @@ class ModeCurves:
 
 def modes_of(tree: xr.DataTree, run: str, matrix: str) -> ModeCurves | None:
     """The modes over the steps, the greatest first, or None where the report follows none."""
-    dataset = tree[NODE].to_dataset() if NODE in tree.children else xr.Dataset()
-    array = dataset.get("mode_sigma")
-    if array is None or run not in array["run"].values or matrix not in array["matrix"].values:
+    followed = [dataset["mode_sigma"] for dataset in groups.datasets(tree, NODE) if "mode_sigma" in dataset]
+    array = groups.of_run(followed, run)
+    if array is None or matrix not in array["matrix"].values:
         return None
     sigma = array.sel(run=run, matrix=matrix).transpose("step", "mode").values.astype(float)
     seen = ~np.isnan(sigma)

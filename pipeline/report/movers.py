@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
+from pipeline.report import groups
 from pipeline.report.compare import COUNTED, PREFERRED, analyzer_nodes, prefer
 from pipeline.report.roles import Roles
 from pipeline.report.spectra import run_datasets, spectral_changes
@@ -44,7 +45,7 @@ def most_moved(tree: xr.DataTree, limit: int = 20, per_run: int = 5) -> MoverTab
     for measure, values in _measures(tree):
         order = _largest(values, limit, per_run)
         if order:
-            variables = {n: v for n in CHANGES if (v := find(tree, n)) is not None}
+            variables = {n: arrays for n in CHANGES if (arrays := find(tree, n))}
             counts, counted = _counts(tree)
             movers = tuple(
                 Mover(
@@ -56,33 +57,36 @@ def most_moved(tree: xr.DataTree, limit: int = 20, per_run: int = 5) -> MoverTab
                 )
                 for run, matrix, moved in order
             )
-            return MoverTable(measure, movers, counted, int(np.isfinite(values.values).sum()))
+            return MoverTable(measure, movers, counted, sum(int(np.isfinite(v.values).sum()) for v in values))
     return None
 
 
-def find(tree: xr.DataTree, name: str, dims: Sequence[str] = ("run", "step", "matrix")) -> xr.DataArray | None:
-    """A variable of any analyzer with that name and at least these dims."""
+def find(tree: xr.DataTree, name: str, dims: Sequence[str] = ("run", "step", "matrix")) -> list[xr.DataArray]:
+    """A variable of the first analyzer that has it with at least these dims: one array, or one for each group of runs
+    that share axes."""
     for node in analyzer_nodes(tree):
-        dataset = tree[node].to_dataset()
-        if name in dataset.data_vars and set(dims) <= set(dataset[name].dims):
-            return dataset[name]
-    return None
+        having = [dataset[name] for dataset in groups.datasets(tree, node) if name in dataset.data_vars]
+        if having and all(set(dims) <= set(array.dims) for array in having):
+            return having
+    return []
 
 
-def _measures(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataArray]]:
-    """(name, (run, matrix) values), the best measure first."""
+def _measures(tree: xr.DataTree) -> Iterator[tuple[str, list[xr.DataArray]]]:
+    """(name, (run, matrix) values of each group of runs), the best measure first."""
     roles = Roles.from_tree(tree)
-    change = find(tree, CHANGE)
-    if change is not None and set(change.dims) == {"run", "step", "matrix"}:
-        yield "‖Δ‖ / ‖W₀‖ at the last step, Frobenius norms", _at_end(roles.only(change))
-    norm = find(tree, "frobenius_norm")
-    if norm is not None and set(norm.dims) == {"run", "step", "matrix"}:
-        norm = roles.only(norm)
-        spectral = roles.only(_spectral_movement(tree, norm))
-        if np.isfinite(spectral.values).any():
+    changes, norms = (
+        [roles.only(array) for array in find(tree, name) if set(array.dims) == {"run", "step", "matrix"}]
+        for name in (CHANGE, "frobenius_norm")
+    )
+    if changes:
+        yield "‖Δ‖ / ‖W₀‖ at the last step, Frobenius norms", [_at_end(change) for change in changes]
+    if norms:
+        spectral = [roles.only(_spectral_movement(tree, norm)) for norm in norms]
+        if any(np.isfinite(values.values).any() for values in spectral):
             yield "‖σ(last) − σ(first)‖ / ‖σ(first)‖ (never more than the relative change of the weights)", spectral
-        first = _pick(norm, lambda there: there.argmax(axis=1))
-        yield "relative change of the Frobenius norm, first to last step", abs(_at_end(norm) / first - 1)
+        first = [_pick(norm, lambda there: there.argmax(axis=1)) for norm in norms]
+        moved = [abs(_at_end(norm) / start - 1) for norm, start in zip(norms, first, strict=True)]
+        yield "relative change of the Frobenius norm, first to last step", moved
 
 
 def _pick(values: xr.DataArray, index: Callable[[np.ndarray], np.ndarray]) -> xr.DataArray:
@@ -109,36 +113,38 @@ def _spectral_movement(tree: xr.DataTree, norm: xr.DataArray) -> xr.DataArray:
     return norm.isel(step=0, drop=True).transpose("run", "matrix").copy(data=values)
 
 
-def _largest(values: xr.DataArray, limit: int, per_run: int) -> list[tuple[str, str, float]]:
-    table = np.asarray(values.transpose("run", "matrix").values, dtype=float)
-    runs, matrices = (values[d].values for d in ("run", "matrix"))
+def _largest(values: Sequence[xr.DataArray], limit: int, per_run: int) -> list[tuple[str, str, float]]:
     rows = []
-    for i, run in enumerate(runs):
-        finite = np.flatnonzero(np.isfinite(table[i]))
-        for j in finite[np.argsort(-table[i][finite], kind="stable")][:per_run]:
-            rows.append((str(run), str(matrices[j]), float(table[i, j])))
+    for array in values:
+        table = np.asarray(array.transpose("run", "matrix").values, dtype=float)
+        runs, matrices = (array[d].values for d in ("run", "matrix"))
+        for i, run in enumerate(runs):
+            finite = np.flatnonzero(np.isfinite(table[i]))
+            for j in finite[np.argsort(-table[i][finite], kind="stable")][:per_run]:
+                rows.append((str(run), str(matrices[j]), float(table[i, j])))
     return sorted(rows, key=lambda row: -row[2])[:limit]
 
 
-def _counts(tree: xr.DataTree) -> tuple[dict[str, xr.DataArray], str]:
+def _counts(tree: xr.DataTree) -> tuple[dict[str, list[xr.DataArray]], str]:
     """The counts at the preferred side, k, ε and norm, over (run, matrix) and perhaps step; and which these are."""
-    found: dict[str, xr.DataArray] = {}
+    counts: dict[str, list[xr.DataArray]] = {}
     label = ""
     for name in COUNTED:
-        array = find(tree, name, ("run", "matrix"))
-        if array is None:
-            continue
-        shown = []
-        for dim in [d for d in PREFERRED if d in array.dims]:
-            array, part = prefer(array, dim)
-            shown.append(part)
-        if set(array.dims) <= {"run", "step", "matrix"}:
-            found[name] = array.load()
-            label = ", ".join(shown) if name == "n_intruders" else label
-    return found, label
+        for array in find(tree, name, ("run", "matrix")):
+            shown = []
+            for dim in [d for d in PREFERRED if d in array.dims]:
+                array, part = prefer(array, dim)
+                shown.append(part)
+            if set(array.dims) <= {"run", "step", "matrix"}:
+                counts.setdefault(name, []).append(array.load())
+                label = ", ".join(shown) if name == "n_intruders" else label
+    return counts, label
 
 
-def _series(array: xr.DataArray, run: str, matrix: str) -> np.ndarray:
+def _series(arrays: Sequence[xr.DataArray], run: str, matrix: str) -> np.ndarray:
+    array = groups.of_run(arrays, run)
+    if array is None:
+        return np.empty(0)
     runs, matrices = ([str(v) for v in array[d].values] for d in ("run", "matrix"))
     if run not in runs or matrix not in matrices or not set(array.dims) <= {"run", "step", "matrix"}:
         return np.empty(0)
@@ -146,11 +152,11 @@ def _series(array: xr.DataArray, run: str, matrix: str) -> np.ndarray:
     return values[~np.isnan(values)]
 
 
-def _first_last(array: xr.DataArray, run: str, matrix: str) -> tuple[float, float] | None:
-    values = _series(array, run, matrix)
+def _first_last(arrays: Sequence[xr.DataArray], run: str, matrix: str) -> tuple[float, float] | None:
+    values = _series(arrays, run, matrix)
     return (float(values[0]), float(values[-1])) if values.size else None
 
 
-def _last(array: xr.DataArray, run: str, matrix: str) -> float | None:
-    values = _series(array, run, matrix)
+def _last(arrays: Sequence[xr.DataArray], run: str, matrix: str) -> float | None:
+    values = _series(arrays, run, matrix)
     return float(values[-1]) if values.size else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import numpy as np
 from analyzers.contract import IterativeStatistic, Result, Statistic
 from analyzers.errors import StoreError
 from pipeline.store.addresses import Selection, Skip
-from pipeline.store.columns import Columns
+from pipeline.store.columns import Columns, Piece
 from pipeline.store.keys import identity
 from pipeline.store.members import Found, Place
 from pipeline.store.prepared import Prepared
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.store.store import Store
 
 CACHE_BYTES = 512 * 2**20
+STACK_BYTES = 64 * 2**20
+"""Values that `by_shape` reads at a time."""
 _At = tuple[str | None, int | None]
 
 
@@ -39,6 +43,30 @@ class _Layout:
     columns: Columns
 
 
+class _Cache:
+    """What was read last, up to `CACHE_BYTES`."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, _At], tuple[Mapping[str, Result | str], int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, at: tuple[str, _At]) -> Mapping[str, Result | str] | None:
+        if at not in self._kept:
+            return None
+        self._kept.move_to_end(at)
+        return self._kept[at][0]
+
+    def keep(self, at: tuple[str, _At], values: Mapping[str, Result | str]) -> Mapping[str, Result | str]:
+        """Keeps the values, forgets the oldest where there are too many, and returns the values."""
+        size = sum(array.nbytes for value in values.values() if not isinstance(value, str) for array in value.values())
+        self._kept[at] = (values, size)
+        self._bytes += size
+        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
+            _, (_, gone) = self._kept.popitem(last=False)
+            self._bytes -= gone
+        return values
+
+
 class Results:
     """The stored results of statistics over a selection. Tables are as they were when they were first asked for."""
 
@@ -49,9 +77,15 @@ class Results:
         self._others: dict[str, Units] = {}
         self._tables: dict[str, StatisticTable] = {}
         self._keys: dict[str, dict[_At, dict[str | None, str]]] = {}
-        self._cache: OrderedDict[tuple[str, _At], tuple[Mapping[str, Result | str], int]] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache = _Cache()
         self._layouts: dict[str, _Layout] = {}
+        self._runs: frozenset[str] | None = None
+
+    def part(self, runs: Collection[str]) -> Results:
+        """The same results, of which `places` and `by_shape` give those of some runs."""
+        part = copy.copy(self)
+        part._layouts, part._runs = {}, frozenset(runs)
+        return part
 
     def prepared(self, statistic: Statistic) -> tuple[Units, Prepared]:
         """A statistic as its units know it; one that no analyzer declared is looked for all the same."""
@@ -88,10 +122,10 @@ class Results:
         key = keys.get(place[2])
         if key is None:
             return None
-        if (p.identity, at) not in self._cache:
-            self._keep((p.identity, at), self.table(p.name).read(dict.fromkeys(keys.values())))
-        self._cache.move_to_end((p.identity, at))
-        value = self._cache[p.identity, at][0].get(key)
+        read = self._cache.get((p.identity, at))
+        if read is None:
+            read = self._cache.keep((p.identity, at), self.table(p.name).read(dict.fromkeys(keys.values())))
+        value = read.get(key)
         return None if isinstance(value, str) else value
 
     def by_key(self, statistic: Statistic, key: str) -> Result | None:
@@ -104,10 +138,10 @@ class Results:
         return self._layout(statistic).places
 
     def by_shape(self, statistic: Statistic, field: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions (n,) in `places` and values (n, *shape) of a field, for each shape and dtype that occur; one at a
-        time is read."""
+        """Positions (n,) in `places`, ascending, and values (n, *shape) of a field, for each shape and dtype that occur,
+        `STACK_BYTES` at a time."""
         layout = self._layout(statistic)
-        for pieces in layout.columns.shapes(field):
+        for pieces in (few for alike in layout.columns.shapes(field) for few in _bounded(alike)):
             try:
                 units, values = layout.columns.read(pieces)
             except StoreError:  # a batch may have been compacted away since: by key it is found where it is now
@@ -131,7 +165,8 @@ class Results:
         if p.identity not in self._layouts:
             at: dict[str, list[Place]] = {}
             for place, key in self.found(statistic).places.items():
-                at.setdefault(key, []).append(place)
+                if self._runs is None or place[0] in self._runs:
+                    at.setdefault(key, []).append(place)
             keys = list(at)
             first = np.cumsum([0, *(len(places) for places in at.values())])
             places = [place for of_key in at.values() for place in of_key]
@@ -168,10 +203,21 @@ class Results:
         found = (skip for p in self.units.prepared for skip in self.units.found(p).skips)
         return tuple(dict.fromkeys((*self.sources.skips, *found)))
 
-    def _keep(self, at: tuple[str, _At], values: Mapping[str, Result | str]) -> None:
-        size = sum(array.nbytes for value in values.values() if not isinstance(value, str) for array in value.values())
-        self._cache[at] = (values, size)
-        self._cached_bytes += size
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, (_, gone) = self._cache.popitem(last=False)
-            self._cached_bytes -= gone
+
+def _bounded(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+    """The pieces of one shape and dtype cut into parts of `STACK_BYTES`, by ascending positions."""
+    positions = np.sort(np.concatenate([piece.positions for piece in pieces]))
+    column, row = pieces[0].column, int(pieces[0].rows[0])
+    shape = column.shape if column.shape is not None else column.shapes[row]
+    count = max(1, STACK_BYTES // max(1, np.dtype(column.dtype).itemsize * math.prod(shape)))
+    if len(positions) <= count:
+        yield pieces
+        return
+    for start in range(0, len(positions), count):
+        first, last = positions[start], positions[min(start + count, len(positions)) - 1]
+        inside = ((piece, (piece.positions >= first) & (piece.positions <= last)) for piece in pieces)
+        yield [
+            Piece(piece.batch, piece.column, piece.rows[chosen], piece.positions[chosen])
+            for piece, chosen in inside
+            if chosen.any()
+        ]

@@ -12,7 +12,7 @@ import xarray as xr
 
 from pipeline.archive.text import encodable
 
-RESERVED = ("archive", "metrics", "provenance")
+RESERVED = ("archive", "groups", "metrics", "provenance")
 """Nodes of the root that are not analyzers."""
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pipeline.report.groups import NODE as GROUPS
 from pipeline.report.tables import datasets_of, plain_attributes
 
 LEADING = ("run", "step", "matrix")
@@ -30,17 +31,42 @@ class TidyTable:
 
 
 def tidy_tables(tree: xr.DataTree) -> Iterator[TidyTable]:
-    """One table per node and set of dimensions, made one at a time."""
+    """One table per node and set of dimensions, made one at a time. A table has no axes to fill: the groups of runs
+    that share none (`pipeline.report.groups`) stand in the same tables, one below the other."""
+    for stem, datasets in _by_table(tree).items():
+        for dims, name in _table_names(stem, datasets).items():
+            chosen = [(d, [n for n, v in d.data_vars.items() if v.dims == dims]) for d in datasets]
+            yield _stacked([_tidy(name, d[names].load(), dims) for d, names in chosen if names])
+
+
+def _by_table(tree: xr.DataTree) -> dict[str, list[xr.Dataset]]:
+    """Name of a node's tables → its datasets: one, or those of all groups. What a node joins of its groups is theirs
+    already."""
+    groups = tree[GROUPS].children if GROUPS in tree.children else {}
+    grouped = {name for group in groups.values() for name in group.children}
+    tables: dict[str, list[xr.Dataset]] = {}
     for path, dataset in datasets_of(tree).items():
-        names = _table_names(path.strip("/").replace("/", ".") or "report", dataset)
-        for dims, name in names.items():
-            variables = [n for n, v in dataset.data_vars.items() if v.dims == dims]
-            yield _tidy(name, dataset[variables].load(), dims)
+        parts = path.strip("/").split("/")
+        if parts[0] == GROUPS:
+            parts = parts[2:]
+        elif parts[0] in grouped and len(parts) == 1:
+            continue
+        if parts:
+            tables.setdefault(".".join(parts) or "report", []).append(dataset)
+    return tables
 
 
-def _table_names(stem: str, dataset: xr.Dataset) -> dict[tuple[str, ...], str]:
+def _stacked(tables: Sequence[TidyTable]) -> TidyTable:
+    if len(tables) == 1:
+        return tables[0]
+    frame = pd.concat([table.frame for table in tables], ignore_index=True)
+    attributes = {name: described for table in tables for name, described in table.attributes.items()}
+    return replace(tables[0], frame=frame, attributes=attributes)
+
+
+def _table_names(stem: str, datasets: Sequence[xr.Dataset]) -> dict[tuple[str, ...], str]:
     """Dims → table name, distinct: the main table has the node's name, the others add their further dims."""
-    groups = dict.fromkeys(tuple(map(str, v.dims)) for v in dataset.data_vars.values())
+    groups = dict.fromkeys(tuple(map(str, v.dims)) for dataset in datasets for v in dataset.data_vars.values())
     names: dict[tuple[str, ...], str] = {}
     for dims in sorted(groups, key=lambda d: (-sum(dim in LEADING for dim in d), len(d))):
         further = [dim for dim in dims if dim not in LEADING] if names else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from analyzers.contract import (
 )
 from analyzers.errors import ContractError, Unmeasurable
 from pipeline.report.axes import dataset
+from pipeline.report.groups import Extent, group
 from pipeline.report.results import Results
 from pipeline.store.addresses import Because, Selection, Skip, Steps
 from pipeline.store.failures import Failure
@@ -54,19 +56,48 @@ class StoreView:
         self._results = Results(store, [s for a in analyzers for s in a.statistics()], selection)
         self._sources = sources = self._results.sources
         self.runs: tuple[RunInfo, ...] = tuple(self._run_info(record) for record in sources.runs)
-        self.steps: np.ndarray = np.array(sorted({s for run in self.runs for s in run.steps}), dtype=np.int64)
         self._infos: dict[tuple[str, str], MatrixInfo] = {}
-        names: dict[str, None] = {}
+        having: dict[str, dict[str, None]] = {}
         for run in self.runs:
             for step in run.steps:
                 for name, source in sources.kept(run.id, step).items():
-                    names.setdefault(name)
+                    having.setdefault(name, {}).setdefault(run.id)
                     self._infos.setdefault((run.id, name), source.info)
-        self.matrices: tuple[str, ...] = tuple(names)
+        infos = {run.id: run for run in self.runs}
+        self._having = {name: tuple(infos[run] for run in runs) for name, runs in having.items()}
+        self._stand_on(self.runs)
+
+    def _stand_on(self, runs: tuple[RunInfo, ...]) -> None:
+        """Makes the axes those of these runs."""
+        ids = {run.id for run in runs}
+        self.runs = runs
+        self.steps = np.array(sorted({s for run in runs for s in run.steps}), dtype=np.int64)
+        self.matrices: tuple[str, ...] = tuple(
+            name for name, having in self._having.items() if any(run.id in ids for run in having)
+        )
         self._run_at = {run.id: index for index, run in enumerate(self.runs)}
         self._step_at = {int(step): index for index, step in enumerate(self.steps)}
         self._matrix_at = {name: index for index, name in enumerate(self.matrices)}
         self._indexes: dict[str, np.ndarray] = {}
+
+    def groups(self) -> tuple[StoreView, ...]:
+        """A view of each group of runs that share axes (`pipeline.report.groups`); this one where all do."""
+        names: dict[str, set[str]] = {run.id: set() for run in self.runs}
+        for run, matrix in self._infos:
+            names[run].add(matrix)
+        extents = [Extent(run.id, frozenset(run.steps), frozenset(names[run.id])) for run in self.runs]
+        grouped = group(extents)
+        return (self,) if len(grouped) == 1 else tuple(self._part(frozenset(runs)) for runs in grouped)
+
+    def _part(self, runs: frozenset[str]) -> StoreView:
+        part = copy.copy(self)
+        part._results = self._results.part(runs)
+        part._stand_on(tuple(run for run in self.runs if run.id in runs))
+        return part
+
+    def compared(self, matrix: str) -> tuple[RunInfo, ...]:
+        """See `analyzers.contract.View.compared`."""
+        return self._having.get(matrix, ())
 
     @property
     def measured(self) -> np.ndarray:
@@ -152,7 +183,7 @@ class StoreView:
         return None if isinstance(key, Because) else self._results.by_key(statistic, key)
 
     def stacks(self, statistic: Statistic, field: str) -> Iterator[Stack]:
-        """All values of a field of a matrix or pair statistic, one stack for each shape and dtype of values."""
+        """All values of a field of a matrix or pair statistic, in stacks of one shape and dtype and of bounded size."""
         _require_matrices(statistic)
         its_identity = identity(statistic)
         if its_identity not in self._indexes:

@@ -70,6 +70,9 @@ class MemoryView:
         self._cache: dict = {}
         self._references = {name: Matrix.of(base, name) for name, base in self.bases.items()}
 
+    def compared(self, matrix: str) -> tuple[RunInfo, ...]:
+        return tuple(run for run in self.runs if self.info(run.id, matrix) is not None)
+
     def info(self, run: str, matrix: str) -> MatrixInfo | None:
         found = [m[matrix] for m in self.tuned[run].values() if matrix in m]
         return Matrix.of(found[0], matrix).info if found else None

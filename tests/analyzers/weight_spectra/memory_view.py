@@ -77,6 +77,9 @@ class MemoryView:
             known[statistic.name] = compute(statistic, matrix, known, earlier[-back] if back else None)
             self._results[statistic.name, *place] = known[statistic.name]
 
+    def compared(self, matrix: str) -> tuple[RunInfo, ...]:
+        return tuple(run for run in self.runs if self.info(run.id, matrix) is not None)
+
     def info(self, run: str, matrix: str) -> MatrixInfo | None:
         return self._infos.get((run, matrix))
 

@@ -49,7 +49,7 @@ def of_run(steps: list[int], matrices: list[str]) -> xr.Dataset:
 
 
 def test_variables_say_what_they_are_and_where_they_were_measured() -> None:
-    node = tree_of([(Plain(), Derived(parent(), notes=("one", "two")))])["plain"]
+    node = tree_of([(Plain(), (Derived(parent(), notes=("one", "two")),))])["plain"]
     wanted = {"long_name": "size", "units": "m", "source": "ruler", "key": 1, "log": 1}
     assert node["size"].attrs == wanted
     np.testing.assert_array_equal(node["measured"].values, [[True, True, True], [True, False, False]])
@@ -58,7 +58,7 @@ def test_variables_say_what_they_are_and_where_they_were_measured() -> None:
 
 def test_runs_of_other_steps_and_alike_names_stand_side_by_side(tmp_path: Path) -> None:
     runs = {"x/1": of_run([0, 2], ["b", "c"]), "x:1": of_run([1], ["a"])}
-    loaded = load(save(tree_of([(Plain(), Derived(parent(), runs))]), tmp_path / "report.zarr"))
+    loaded = load(save(tree_of([(Plain(), (Derived(parent(), runs),))]), tmp_path / "report.zarr"))
     children = loaded["plain/runs"].children
     assert {node.attrs["run"] for node in children.values()} == {"x/1", "x:1"}
     first = next(node for node in children.values() if node.attrs["run"] == "x/1")["sigma"]
@@ -77,7 +77,7 @@ def test_an_analyzer_cannot_take_a_name_of_the_reports_own() -> None:
         analyzer = Plain()
         analyzer.__class__ = type("Other", (Plain,), {"name": name})
         with pytest.raises(ReportError, match="rename it"):
-            tree_of([(analyzer, Derived(parent()))])
+            tree_of([(analyzer, (Derived(parent()),))])
 
 
 @given(st.lists(st.text(), unique=True))
