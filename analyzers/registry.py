@@ -64,6 +64,12 @@ def names() -> tuple[str, ...]:
     return tuple(_entries()[0])
 
 
+def targets() -> dict[str, tuple[str, str]]:
+    """Name → where it comes from ("built-in", or a distribution and its version) and its "module:class"; imports no
+    analyzer."""
+    return {entry.name: (entry.origin, entry.target) for entry in _entries()[0].values()}
+
+
 def clashes() -> tuple[str, ...]:
     """Entry points that are not used because their name is taken, one sentence each."""
     return _entries()[1]

@@ -22,6 +22,7 @@ from flows.materials import named, told_apart
 from flows.options import AnalyzeOptions
 from flows.reporting import Written, report
 from flows.running import Failed, Runner
+from flows.unchanged import inputs_of, remember
 from pipeline.archive.types import Archive, Checkpoint, Problem
 from pipeline.intake import Intake, ingest_one, plan_intake
 from pipeline.selection import parse_steps
@@ -176,6 +177,7 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
     analyzers = analyzers_for(options)
     require_something(options, analyzers)
     check_scheduler(options)
+    inputs = inputs_of(options)
     source = find_archive(options)
     with writing(options.store_path):
         store = open_store(options.store_path)
@@ -183,7 +185,9 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
         ingested = ingest(store, source, options, runner)
         computed = compute(store, analyzers, options, ingested.runs, runner)
         written = report(store, analyzers, options, ingested.runs, runner, computed.profile)
-    return Outcome(ingested, computed, written)
+        outcome = Outcome(ingested, computed, written)
+        remember(options, inputs, outcome.exit_code == 0, store)
+    return outcome
 
 
 def analyzers_for(options: AnalyzeOptions, store: Store | None = None) -> tuple[Analyzer, ...]:

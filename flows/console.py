@@ -95,6 +95,11 @@ def number(count: float) -> str:
     return f"{count:,.0f}".replace(",", "\u202f")
 
 
+def report_lines(html: object, zarr: object) -> str:
+    """Where a report is, in two lines."""
+    return f"report: {html}\n        {zarr}  (xarray.open_datatree)"
+
+
 def plural(count: int, noun: str, plural_form: str | None = None) -> str:
     """1 run, 2 runs; 1 entry, 2 entries when the plural is given."""
     return f"{number(count)} {noun if count == 1 else plural_form or noun + 's'}"

@@ -16,8 +16,7 @@ def lines(outcome: Outcome) -> list[str]:
     said += profile_text.lines(outcome.computed.profile)
     said += content_lines(outcome.written)
     said += problem_lines(outcome.problems)
-    said += ["", f"report: {outcome.written.html}", f"        {outcome.written.zarr}  (xarray.open_datatree)"]
-    return said
+    return [*said, "", console.report_lines(outcome.written.html, outcome.written.zarr)]
 
 
 def problem_lines(problems: tuple[str, ...]) -> list[str]:

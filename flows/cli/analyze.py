@@ -42,10 +42,12 @@ def analyze(
 
     RUNS is a folder or the name of a catalog entry. Writes OUT/report.html, OUT/report.zarr (opens with
     xarray.open_datatree) and OUT/store.zarr. The same command again computes only what is new, and completes what was
-    interrupted. Exit code 3 when something could not be read or measured: the rest is in the report, with the reason.
+    interrupted; where nothing is new it leaves the report as it is. Exit code 3 when something could not be read or
+    measured: the rest is in the report, with the reason.
     """
     from flows.cli.request import options_from
-    from flows.cli.running import run_analyze
+    from flows.console import report_lines, say
+    from flows.unchanged import unchanged
 
     options = options_from(
         runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,
@@ -53,4 +55,9 @@ def analyze(
         rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale, task=task, probe=probe, model=model,
         profile=profile,
     )  # fmt: skip
+    if (earlier := unchanged(options)) is not None:
+        say(f"Nothing new since the report was written.\n\n{report_lines(earlier.html, earlier.zarr)}")
+        return 0
+    from flows.cli.running import run_analyze
+
     return run_analyze(options, with_prefect=not no_flow)

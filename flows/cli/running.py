@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flows import analysis, summary
-from flows.console import plural, say
+from flows.console import plural, report_lines, say
 from flows.options import AnalyzeOptions
 from flows.running import PlainRunner
 
@@ -55,7 +55,7 @@ def run_report(options: AnalyzeOptions, runs: Sequence[str], with_prefect: bool)
         written = analysis.report_only(options, list(runs) or None, PlainRunner())
     for line in (*summary.content_lines(written), *summary.problem_lines(written.problems)):
         say(line)
-    say(f"\nreport: {written.html}\n        {written.zarr}  (xarray.open_datatree)")
+    say(f"\n{report_lines(written.html, written.zarr)}")
     return 3 if written.problems else 0
 
 

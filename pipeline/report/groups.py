@@ -81,7 +81,7 @@ def group(extents: Sequence[Extent]) -> tuple[tuple[str, ...], ...]:
 
 
 def joint_rows(extents: Sequence[Extent]) -> int:
-    """Places (run, step, matrix) of the report's groups together, filled or not: what its memory is in proportion to."""
+    """Places (run, step, matrix) of all groups together, filled or not: the report's memory is in proportion to them."""
     by_run = {extent.run: extent for extent in extents}
     return sum(_Group(by_run[run] for run in runs).rows for runs in group(extents))
 

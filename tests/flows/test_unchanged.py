@@ -1,0 +1,133 @@
+"""An analysis with nothing to add is recognised from names, sizes and times, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.options import AnalyzeOptions
+from flows.unchanged import inputs_of, remember, unchanged
+from pipeline.store import Store
+
+
+@pytest.fixture
+def analysed(tmp_path: Path) -> AnalyzeOptions:
+    """Options whose report stands, with an archive, a base, and a record of it all."""
+    for name in (
+        "runs/a/step_1.pt",
+        "runs/a/step_2.pt",
+        "given/model.pt",
+        "out/report.html",
+        "out/report.zarr/zarr.json",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    options = AnalyzeOptions(runs=str(tmp_path / "runs"), out=str(tmp_path / "out"), base=(str(tmp_path / "given"),))
+    remember(options, inputs_of(options), True, Store.create(options.store_path))
+    return options
+
+
+def test_the_same_options_on_the_same_files_have_nothing_to_add(analysed: AnalyzeOptions) -> None:
+    earlier = unchanged(analysed)
+    assert earlier is not None
+    assert earlier.html == Path(analysed.out) / "report.html"
+
+
+def _append(path: Path) -> None:
+    path.write_text(path.read_text() + "more")
+
+
+def _rewrite(path: Path) -> None:
+    """Another content of the same size at another time."""
+    path.write_text("X" * len(path.read_text()))
+    os.utime(path, ns=(1, 1))
+
+
+def _new(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("new")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a checkpoint grew": (_append, "runs/a/step_1.pt"),
+    "a checkpoint was rewritten": (_rewrite, "runs/a/step_1.pt"),
+    "a checkpoint is gone": (Path.unlink, "runs/a/step_2.pt"),
+    "a checkpoint came": (_new, "runs/b/step_1.pt"),
+    "the base changed": (_append, "given/model.pt"),
+    "a base appeared beside the archive": (_new, "base/model.pt"),
+    "the page is gone": (Path.unlink, "out/report.html"),
+    "the report was written by another": (_append, "out/report.zarr/zarr.json"),
+    "the store was written to": (_new, "out/store.zarr/runs/b/zarr.json"),
+    "the record is damaged": (_append, "out/.report-inputs.json"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_is_seen(analysed: AnalyzeOptions, tmp_path: Path, change: str) -> None:
+    apply, path = CHANGES[change]
+    apply(tmp_path / path)
+    assert unchanged(analysed) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"rehash": True}, {"profile": True}, {"steps": "last"}, {"settings": {"weight_spectra": {"track": False}}}],
+    ids=str,
+)
+def test_other_options_are_another_analysis(analysed: AnalyzeOptions, other: dict[str, object]) -> None:
+    assert unchanged(analysed.model_copy(update=other)) is None
+
+
+def test_an_incomplete_analysis_is_tried_again(analysed: AnalyzeOptions) -> None:
+    remember(analysed, inputs_of(analysed), False, Store.open(analysed.store_path))
+    assert unchanged(analysed) is None
+
+
+def test_an_archive_that_changed_during_the_analysis_is_not_recorded(analysed: AnalyzeOptions, tmp_path: Path) -> None:
+    before = inputs_of(analysed)
+    _append(tmp_path / "runs/a/step_2.pt")
+    remember(analysed, before, True, Store.open(analysed.store_path))
+    assert unchanged(analysed) is None
+
+
+def test_an_output_folder_inside_the_archive_does_not_count_as_a_change(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "step_1.pt").write_text("weights")
+    options = AnalyzeOptions(runs=str(tmp_path / "runs"), out=str(tmp_path / "runs" / "out"))
+    before = inputs_of(options)
+    Path(options.out).mkdir()
+    remember(options, before, True, Store.create(options.store_path))
+    assert unchanged(options) is not None
+
+
+COMMAND = """
+import json, sys
+from flows.cli.app import run
+code = run(["analyze", "runs", "--out", "out", "--no-flow", "--analyzers", "weight_spectra"])
+print(json.dumps([code, "torch" in sys.modules, "zarr" in sys.modules]))
+"""
+
+
+def test_the_second_command_imports_nothing_heavy_and_leaves_the_report_alone(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for step in (1, 2):
+        torch.save({"layer.weight": torch.randn(8, 8)}, tmp_path / "runs" / f"step_{step}.pt")
+
+    def command() -> tuple[str, list[object]]:
+        done = subprocess.run([sys.executable, "-c", COMMAND], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout, json.loads(done.stdout.splitlines()[-1])
+
+    assert command()[1] == [0, True, True]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    text, answer = command()
+    assert answer == [0, False, False]
+    assert "Nothing new" in text
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
