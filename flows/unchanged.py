@@ -138,8 +138,9 @@ def _of_model(source: Path) -> Path:
 def _code(package: str) -> Iterator[str]:
     """Names, sizes and times of a package's modules; nothing is imported."""
     spec = find_spec(package)
-    for place in (spec.submodule_search_locations or [spec.origin]) if spec else ():
-        yield from (line for line in _tree(Path(str(place))) if "__pycache__" not in line)
+    if spec is not None:
+        for place in spec.submodule_search_locations or ([spec.origin] if spec.origin else []):
+            yield from (line for line in _tree(Path(place)) if "__pycache__" not in line)
 
 
 def _tree(root: Path, but: Iterable[Path] = ()) -> Iterator[str]:

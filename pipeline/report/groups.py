@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import xarray as xr
 
 NODE = "groups"
@@ -66,14 +65,14 @@ def group(extents: Sequence[Extent]) -> tuple[tuple[str, ...], ...]:
     """The runs of each group, in order. Runs that share a matrix's name, directly or through others, stand together.
 
     A report with more than `JOINT_ROWS` places, of which fewer than one in `PADDING` is filled, gets narrower groups.
-    A run without any matrix stands in the first group where there is only one, else in none.
+    A run without any matrix stands in no group, or in the only one where there is room for it.
     """
     measured = [extent for extent in extents if extent.rows]
     connected = _connected(measured)
-    filled = sum(one.filled for one in connected)
-    if sum(one.rows for one in connected) > max(JOINT_ROWS, PADDING * filled):
+    allowed = max(JOINT_ROWS, PADDING * sum(one.filled for one in connected))
+    if sum(one.rows for one in connected) > allowed:
         connected = [narrow for one in connected for narrow in _narrower(one)]
-    if len(connected) < 2:
+    if len(connected) < 2 and _Group(extents).rows <= allowed:
         return (tuple(extent.run for extent in extents),)
     place = {extent.run: index for index, extent in enumerate(extents)}
     members = (sorted((extent.run for extent in one.extents), key=place.__getitem__) for one in connected)
@@ -81,7 +80,7 @@ def group(extents: Sequence[Extent]) -> tuple[tuple[str, ...], ...]:
 
 
 def joint_rows(extents: Sequence[Extent]) -> int:
-    """Places (run, step, matrix) of all groups together, filled or not: the report's memory is in proportion to them."""
+    """Places (run, step, matrix) of all groups together, filled or not: the report's memory is proportional to them."""
     by_run = {extent.run: extent for extent in extents}
     return sum(_Group(by_run[run] for run in runs).rows for runs in group(extents))
 
@@ -126,7 +125,7 @@ def joined(datasets: Sequence[xr.Dataset], runs: Sequence[str]) -> xr.Dataset:
     Where runs and all steps would have far more places than there are checkpoints, only what has no step is joined.
     """
     parts = [_without_matrices(dataset) for dataset in datasets]
-    steps = np.unique(np.concatenate([part["step"].values for part in parts if "step" in part.coords] or [[]]))
+    steps = {int(step) for part in parts if "step" in part.coords for step in part["step"].values}
     checkpoints = sum(int(part["measured"].sum()) for part in parts if "measured" in part)
     if len(runs) * len(steps) > max(JOINT_ROWS, PADDING * checkpoints):
         parts = [part.drop_dims("step", errors="ignore") for part in parts]

@@ -138,8 +138,8 @@ class Results:
         return self._layout(statistic).places
 
     def by_shape(self, statistic: Statistic, field: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions (n,) in `places`, ascending, and values (n, *shape) of a field: one shape and dtype after the other,
-        `STACK_BYTES` at a time."""
+        """Positions (n,) in `places`, ascending, and values (n, *shape) of a field, `STACK_BYTES` at a time, for each
+        shape and dtype that occur."""
         layout = self._layout(statistic)
         for pieces in (few for alike in layout.columns.shapes(field) for few in _bounded(alike)):
             try:

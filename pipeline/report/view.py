@@ -87,7 +87,7 @@ class StoreView:
             names[run].add(matrix)
         extents = [Extent(run.id, frozenset(run.steps), frozenset(names[run.id])) for run in self.runs]
         grouped = group(extents)
-        return (self,) if len(grouped) == 1 else tuple(self._part(frozenset(runs)) for runs in grouped)
+        return (self,) if len(grouped[0]) == len(self.runs) else tuple(self._part(frozenset(runs)) for runs in grouped)
 
     def _part(self, runs: frozenset[str]) -> StoreView:
         part = copy.copy(self)
