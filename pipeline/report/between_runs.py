@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,13 @@ def _pairs(arrays: Sequence[xr.DataArray], roles: Roles, last: dict[str, int]) -
     """One row for each two runs, whichever comes first. arrays: one for each group of runs that share axes."""
     told: set[frozenset[str]] = set()
     tables = (roles.only(array).transpose("run", "other_run", "matrix") for array in arrays)
-    for shown, run, other in ((t, str(r), str(o)) for t in tables for r in t["run"].values for o in t["other_run"].values):
+    places = ((t, place) for t in tables for place in product(range(t.sizes["run"]), range(t.sizes["other_run"])))
+    for shown, (row, column) in places:
+        run, other = str(shown["run"].values[row]), str(shown["other_run"].values[column])
         if run == other or frozenset((run, other)) in told:
             continue
         told.add(frozenset((run, other)))
-        values = shown.sel(run=run, other_run=other).values
+        values = shown.values[row, column]
         count = int(np.isfinite(values).sum())
         if count:
             low, median, high = quartiles(values)
