@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyzers.errors import ParameterError
 from flows import console
 from flows.computing import Computed, check_scheduler, compute
+from flows.earlier import with_earlier
 from flows.findings import in_lines
 from flows.lock import writing
 from flows.materials import named, told_apart
 from flows.options import AnalyzeOptions
 from flows.reporting import Written, report
 from flows.running import Failed, Runner
-from flows.unchanged import inputs_of, remember
+from flows.unchanged import Done, inputs_of, remember
 from pipeline.archive.types import Archive, Checkpoint, Problem
 from pipeline.intake import Intake, ingest_one, plan_intake
 from pipeline.selection import parse_steps
@@ -115,7 +116,7 @@ def tell_archive(archive: Archive) -> None:
 def _read_all(store: Store, intake: Intake, rehash: bool, runner: Runner) -> tuple[int, list[Problem]]:
     """Ingests every item; a checkpoint that fails costs itself. Returns how many failed, and all problems."""
     if not intake.items:
-        console.say(f"Nothing to read: {console.plural(intake.unchanged, 'checkpoint')} unchanged in the store.")
+        console.say(console.nothing_to_read(intake.unchanged))
         return 0, []
     unchanged = f", {intake.unchanged} unchanged" if intake.unchanged else ""
     console.say(f"To read: {console.plural(len(intake.items), 'checkpoint')}, {console.size(intake.nbytes)}{unchanged}")
@@ -165,6 +166,13 @@ class Outcome:
         return tuple(dict.fromkeys(map(str, every)))
 
     @property
+    def done(self) -> Done:
+        """What a later analysis with nothing to add has to tell."""
+        checkpoints = self.ingested.read + self.ingested.unchanged
+        units = self.computed.present + self.computed.measured
+        return Done(checkpoints, units, self.written.warnings, self.written.notes)
+
+    @property
     def exit_code(self) -> int:
         """0, or 3 where something is listed."""
         return 3 if self.problems else 0
@@ -184,10 +192,30 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
         record_materials(store, materials_of(analyzers), options.model)
         ingested = ingest(store, source, options, runner)
         computed = compute(store, analyzers, options, ingested.runs, runner)
-        written = report(store, analyzers, options, ingested.runs, runner, computed.profile)
+        written = write(store, analyzers, options, ingested.runs, runner, computed.profile)
         outcome = Outcome(ingested, computed, written)
-        remember(options, inputs, outcome.exit_code == 0, store)
+        remember(options, inputs, None if outcome.problems else outcome.done, store)
     return outcome
+
+
+def write(
+    store: Store,
+    analyzers: Sequence[Analyzer],
+    options: AnalyzeOptions,
+    runs: Sequence[str] | None,
+    runner: Runner,
+    profile: Mapping[str, Any] | None = None,
+) -> Written:
+    """Writes the report. What an earlier one in OUT has of other analyzers stays in it (`flows.earlier`)."""
+    wider = with_earlier(store, options)
+    ready = {analyzer.name: analyzer for analyzer in analyzers}
+    others = tuple(name for name in wider.analyzers if name not in ready)
+    if others:
+        console.say(f"Kept in the report: {', '.join(others)}.")
+        asked = {"analyzers": others, "tasks": (), "probes": (), "model": None}
+        ready |= {analyzer.name: analyzer for analyzer in analyzers_for(wider.model_copy(update=asked), store)}
+        analyzers = [ready[name] for name in wider.analyzers]
+    return report(store, analyzers, wider, runs, runner, profile)
 
 
 def analyzers_for(options: AnalyzeOptions, store: Store | None = None) -> tuple[Analyzer, ...]:
@@ -267,7 +295,7 @@ def report_only(options: AnalyzeOptions, globs: Sequence[str] | None, runner: Ru
 
     store = Store.open(options.store_path, mode="r")
     runs = None if globs is None else chosen_runs([record.id for record in store.runs()], globs)
-    return report(store, analyzers_for(options, store), options, runs, runner)
+    return write(store, analyzers_for(options, store), options, runs, runner)
 
 
 def chosen_runs(ids: Sequence[str], globs: Sequence[str]) -> list[str]:

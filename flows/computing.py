@@ -128,7 +128,7 @@ def tell_plan(planned: Plan) -> bool:
 
     total = planned.present + planned.missing
     if not planned.missing:
-        console.say(f"Nothing new: 0 of {console.plural(total, 'unit')} to compute.")
+        console.say(console.nothing_to_compute(total))
         return False
     expected = estimate(planned, current())
     further = f" (and about {console.number(planned.further)} more as searches go on)" if planned.further else ""

@@ -19,6 +19,8 @@ _PLAINER = str.maketrans(
 )
 """What our own lines are written with where the terminal has no such letter."""
 
+CONTENTS_LISTED = 10
+"""Warnings and notes about contents on the screen; the report has all."""
 LOG_EVERY_SECONDS = 10.0
 """How often a plain-line progress speaks in a log."""
 
@@ -93,6 +95,28 @@ def duration(seconds: float) -> str:
 def number(count: float) -> str:
     """5521 as 5 521, with thin spaces that do not break."""
     return f"{count:,.0f}".replace(",", "\u202f")
+
+
+def nothing_to_read(checkpoints: int) -> str:
+    """That the store has every checkpoint of the archive as it is."""
+    return f"Nothing to read: {plural(checkpoints, 'checkpoint')} unchanged in the store."
+
+
+def nothing_to_compute(units: int) -> str:
+    """That the store has every result."""
+    return f"Nothing new: 0 of {plural(units, 'unit')} to compute."
+
+
+def content_lines(warnings: Sequence[str], notes: Sequence[str]) -> list[str]:
+    """What the checkpoints' contents show, warnings first; nothing when there is nothing."""
+    lines: list[str] = []
+    for what, sentences in (("warning", warnings), ("note", notes)):
+        if sentences:
+            more = len(sentences) - CONTENTS_LISTED
+            lines += ["", f"{plural(len(sentences), what)} about the checkpoints' contents:"]
+            lines += [f"  {sentence}" for sentence in sentences[:CONTENTS_LISTED]]
+            lines += [f"  and {more} more in the report"] if more > 0 else []
+    return lines
 
 
 def report_lines(html: object, zarr: object) -> str:

@@ -7,7 +7,6 @@ from flows.analysis import Outcome
 from flows.reporting import Written
 
 _LISTED = 50
-_CONTENTS = 10
 
 
 def lines(outcome: Outcome) -> list[str]:
@@ -28,14 +27,7 @@ def problem_lines(problems: tuple[str, ...]) -> list[str]:
 
 def content_lines(written: Written) -> list[str]:
     """What the checkpoints' contents show: warnings, then notes; nothing when there is nothing."""
-    lines: list[str] = []
-    for what, sentences in (("warning", written.warnings), ("note", written.notes)):
-        if sentences:
-            more = len(sentences) - _CONTENTS
-            lines += ["", f"{console.plural(len(sentences), what)} about the checkpoints' contents:"]
-            lines += [f"  {sentence}" for sentence in sentences[:_CONTENTS]]
-            lines += [f"  and {more} more in the report"] if more > 0 else []
-    return lines
+    return console.content_lines(written.warnings, written.notes)
 
 
 def markdown(outcome: Outcome) -> str:

@@ -13,12 +13,13 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.lock import writing
 from flows.options import AnalyzeOptions
 
 if TYPE_CHECKING:
@@ -31,24 +32,42 @@ _OWN = ("analyzers", "pipeline", "flows", "data_catalog")
 
 
 @dataclass(frozen=True)
+class Done:
+    """What an analysis tells at its end: checkpoints and units in the store, and what the contents show."""
+
+    checkpoints: int
+    units: int
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Unchanged:
     """An earlier analysis to which there is nothing to add."""
 
     html: Path
     zarr: Path
+    done: Done
 
 
 def unchanged(options: AnalyzeOptions) -> Unchanged | None:
-    """The report of these options, if an analysis that left nothing out wrote it and nothing has changed since."""
+    """The report of these options, if an analysis that left nothing out wrote it and nothing has changed since.
+
+    Raises `StoreBusy` where another varve writes to the store.
+    """
     out = Path(options.out)
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
         outside = [Path(path) for path in record["outside"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        done = Done(**{key: tuple(v) if isinstance(v, list) else v for key, v in record["done"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not _covers(options) or record != _record(options, _inputs(options, outside), outside):
+    if not _covers(options):
         return None
-    return Unchanged(out / "report.html", out / "report.zarr")
+    with writing(options.store_path):
+        if record != _record(options, _inputs(options, outside), outside, done):
+            return None
+    return Unchanged(out / "report.html", out / "report.zarr", done)
 
 
 def inputs_of(options: AnalyzeOptions) -> str:
@@ -56,15 +75,15 @@ def inputs_of(options: AnalyzeOptions) -> str:
     return _inputs(options, ()) if _covers(options) else ""
 
 
-def remember(options: AnalyzeOptions, before: str, complete: bool, store: Store) -> None:
-    """Records what the report was made from. `before`: `inputs_of` from before the analysis; `complete`: it left
-    nothing out. Otherwise, or where the inputs changed meanwhile, an older record is removed."""
+def remember(options: AnalyzeOptions, before: str, done: Done | None, store: Store) -> None:
+    """Records what the report was made from. `before`: `inputs_of` from before the analysis; `done`: None where
+    it left something out. Then, or where the inputs changed meanwhile, no record stays."""
     path = Path(options.out) / RECORD
-    if not complete or not before or before != _inputs(options, ()):
+    if done is None or not before or before != _inputs(options, ()):
         path.unlink(missing_ok=True)
         return
     outside = _outside(store)
-    record = _record(options, _inputs(options, outside), outside)
+    record = _record(options, _inputs(options, outside), outside, done)
     fresh = path.with_name(f"{RECORD}.{os.getpid()}.tmp")
     fresh.write_text(json.dumps(record), encoding="utf-8")
     fresh.replace(path)
@@ -75,7 +94,7 @@ def _covers(options: AnalyzeOptions) -> bool:
     return not (options.rehash or options.profile or options.tasks or options.probes or options.model)
 
 
-def _record(options: AnalyzeOptions, inputs: str, outside: Iterable[Path]) -> dict[str, object]:
+def _record(options: AnalyzeOptions, inputs: str, outside: Iterable[Path], done: Done) -> dict[str, object]:
     out = Path(options.out)
     written = _digest(line for path in (out / "report.html", out / "report.zarr" / "zarr.json") for line in _tree(path))
     return {
@@ -85,6 +104,7 @@ def _record(options: AnalyzeOptions, inputs: str, outside: Iterable[Path]) -> di
         "outside": [str(path) for path in outside],
         "store": _digest(_tree(options.store_path, but={options.store_path / "tmp"})),
         "report": written,
+        "done": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(done).items()},
     }
 
 

@@ -45,8 +45,9 @@ def analyze(
     interrupted; where nothing is new it leaves the report as it is. Exit code 3 when something could not be read or
     measured: the rest is in the report, with the reason.
     """
+    from flows import console
     from flows.cli.request import options_from
-    from flows.console import report_lines, say
+    from flows.console import say
     from flows.unchanged import unchanged
 
     options = options_from(
@@ -56,7 +57,11 @@ def analyze(
         profile=profile,
     )  # fmt: skip
     if (earlier := unchanged(options)) is not None:
-        say(f"Nothing new since the report was written.\n\n{report_lines(earlier.html, earlier.zarr)}")
+        say(console.nothing_to_read(earlier.done.checkpoints))
+        say(console.nothing_to_compute(earlier.done.units))
+        for line in (*console.content_lines(earlier.done.warnings, earlier.done.notes), "", "The report is as it was."):
+            say(line)
+        say(console.report_lines(earlier.html, earlier.zarr))
         return 0
     from flows.cli.running import run_analyze
 

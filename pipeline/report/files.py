@@ -83,7 +83,7 @@ def _swap(fresh: Path, target: Path) -> None:
 def load(path: Path | str) -> xr.DataTree:
     """Opens a report; arrays are read when they are used. Raises `ReportError` when `path` is not a report."""
     source = Path(path)
-    attributes = _root_attributes(source)
+    attributes = root_attributes(source)
     version = attributes.get("varve_report")
     if version is None:
         if "varve_schema" in attributes:
@@ -111,12 +111,13 @@ def _ordered(tree: xr.DataTree, order: dict[str, list[str]]) -> xr.DataTree:
 def is_report(path: Path) -> bool:
     """Whether `path` is a folder that `save` wrote."""
     try:
-        return "varve_report" in _root_attributes(path)
+        return "varve_report" in root_attributes(path)
     except ReportError:
         return False
 
 
-def _root_attributes(path: Path) -> dict[str, Any]:
+def root_attributes(path: Path) -> dict[str, Any]:
+    """Attributes of a report's root, from its one document. Raises `ReportError` where there is none."""
     document = path / "zarr.json"
     if not path.exists():
         raise ReportError(f"there is no report at {path}")

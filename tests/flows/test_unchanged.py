@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from flows.lock import StoreBusy, writing
 from flows.options import AnalyzeOptions
-from flows.unchanged import inputs_of, remember, unchanged
+from flows.unchanged import Done, inputs_of, remember, unchanged
 from pipeline.store import Store
+
+DONE = Done(2, 7, ("pure bf16",), ())
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def analysed(tmp_path: Path) -> AnalyzeOptions:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     options = AnalyzeOptions(runs=str(tmp_path / "runs"), out=str(tmp_path / "out"), base=(str(tmp_path / "given"),))
-    remember(options, inputs_of(options), True, Store.create(options.store_path))
+    remember(options, inputs_of(options), DONE, Store.create(options.store_path))
     return options
 
 
@@ -39,6 +42,7 @@ def test_the_same_options_on_the_same_files_have_nothing_to_add(analysed: Analyz
     earlier = unchanged(analysed)
     assert earlier is not None
     assert earlier.html == Path(analysed.out) / "report.html"
+    assert earlier.done == DONE
 
 
 def _append(path: Path) -> None:
@@ -87,14 +91,14 @@ def test_other_options_are_another_analysis(analysed: AnalyzeOptions, other: dic
 
 
 def test_an_incomplete_analysis_is_tried_again(analysed: AnalyzeOptions) -> None:
-    remember(analysed, inputs_of(analysed), False, Store.open(analysed.store_path))
+    remember(analysed, inputs_of(analysed), None, Store.open(analysed.store_path))
     assert unchanged(analysed) is None
 
 
 def test_an_archive_that_changed_during_the_analysis_is_not_recorded(analysed: AnalyzeOptions, tmp_path: Path) -> None:
     before = inputs_of(analysed)
     _append(tmp_path / "runs/a/step_2.pt")
-    remember(analysed, before, True, Store.open(analysed.store_path))
+    remember(analysed, before, DONE, Store.open(analysed.store_path))
     assert unchanged(analysed) is None
 
 
@@ -104,7 +108,7 @@ def test_an_output_folder_inside_the_archive_does_not_count_as_a_change(tmp_path
     options = AnalyzeOptions(runs=str(tmp_path / "runs"), out=str(tmp_path / "runs" / "out"))
     before = inputs_of(options)
     Path(options.out).mkdir()
-    remember(options, before, True, Store.create(options.store_path))
+    remember(options, before, DONE, Store.create(options.store_path))
     assert unchanged(options) is not None
 
 
@@ -126,8 +130,18 @@ def test_the_second_command_imports_nothing_heavy_and_leaves_the_report_alone(tm
         return done.stdout, json.loads(done.stdout.splitlines()[-1])
 
     assert command()[1] == [0, True, True]
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    before = _times(tmp_path / "out")
     text, answer = command()
     assert answer == [0, False, False]
-    assert "Nothing new" in text
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    assert "Nothing to read: 2 checkpoints" in text
+    assert "Nothing new: 0 of" in text
+    assert _times(tmp_path / "out") == before
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix != ".lock"}
+
+
+def test_a_store_that_another_writes_is_reported(analysed: AnalyzeOptions) -> None:
+    with writing(analysed.store_path), pytest.raises(StoreBusy):
+        unchanged(analysed)

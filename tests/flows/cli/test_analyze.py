@@ -150,3 +150,23 @@ def test_a_file_config_and_its_override(analysed: Analysed, tmp_path: Path) -> N
     assert open_report(analysed)["intruder_dimensions"].epsilon.values.tolist() == [0.3, 0.5]
     assert analysed.again("--config", str(config), "--set", "intruder_dimensions.epsilons=[0.7]") == 0
     assert open_report(analysed)["intruder_dimensions"].epsilon.values.tolist() == [0.7]
+
+
+def test_naming_analyzers_keeps_the_rest_of_the_report(analysed: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
+    assert analysed.again("--set", "intruder_dimensions.epsilons=[0.4,0.6]") == 0
+    before = open_report(analysed)["intruder_dimensions"].to_dataset().load()
+    assert analysed.again("--analyzers", "weight_spectra", "--set", "weight_spectra.quantiles=8") == 0
+    assert "Kept in the report: intruder_dimensions" in capsys.readouterr().out
+    tree = open_report(analysed)
+    assert list(tree.children)[:2] == ["weight_spectra", "intruder_dimensions"]
+    xr.testing.assert_identical(before, tree["intruder_dimensions"].to_dataset().load())
+    assert tree["weight_spectra"].sizes["quantile"] == 8
+    assert [one["name"] for one in json.loads(tree.attrs["analyzers"])][:2] == ["weight_spectra", "intruder_dimensions"]
+    assert analysed.again("--analyzers", "intruder_dimensions") == 0
+    assert open_report(analysed)["weight_spectra"].sizes["quantile"] == 8
+
+
+def test_an_analyzer_that_is_kept_also_shows_new_checkpoints(analysed: Analysed) -> None:
+    shutil.copytree(analysed.archive / "full/checkpoint-20", analysed.archive / "full/checkpoint-30")
+    assert analysed.again("--analyzers", "intruder_dimensions") == 0
+    assert 30 in open_report(analysed)["weight_spectra"].step.values
