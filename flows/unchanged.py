@@ -59,7 +59,8 @@ def unchanged(options: AnalyzeOptions) -> Unchanged | None:
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
         outside = [Path(path) for path in record["outside"]]
-        done = Done(**{key: tuple(v) if isinstance(v, list) else v for key, v in record["done"].items()})
+        told = record["done"]
+        done = Done(told["checkpoints"], told["units"], tuple(told["warnings"]), tuple(told["notes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not _covers(options):
