@@ -147,8 +147,10 @@ def _named(options: AnalyzeOptions) -> Iterator[Path]:
 
 def _outside(store: Store) -> tuple[Path, ...]:
     """Where the bases came from; of a Hugging Face cache the model's whole folder, since its references can move."""
+    from pipeline.archive.text import real_path
+
     bases = (run for run in store.runs() if run.role == "base")
-    sources = {Path(checkpoint.source) for run in bases for checkpoint in store.checkpoints(run.id)}
+    sources = {real_path(checkpoint.source) for run in bases for checkpoint in store.checkpoints(run.id)}
     return tuple(sorted(_of_model(source) for source in sources))
 
 
