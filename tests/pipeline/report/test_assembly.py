@@ -108,7 +108,7 @@ def test_a_run_may_be_called_as_an_axis_is(name: str, tmp_path: Path) -> None:
     derived = Derived(
         xr.Dataset({"size": parent()["size"]}), runs={name: xr.Dataset({"size": ("matrix", [1.0, 2.0, 3.0])})}
     )
-    tree = tree_of([(Plain(), derived)])
+    tree = tree_of([(Plain(), (derived,))])
     (child,) = tree["plain/runs"].children.values()
     assert child.attrs["run"] == name
     save(tree, tmp_path / "report.zarr")
