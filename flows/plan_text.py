@@ -87,7 +87,7 @@ def _work(e: Estimate) -> list[str]:
         f"To compute: {plural(e.units, 'unit')} in {plural(e.groups, 'group')}{there}, {count(e.flops)} floating-point "
         "operations of dense linear algebra",
         *further,
-        f"Memory:     {size(e.memory_bytes)} per worker",
+        f"Memory:     {size(e.memory_bytes)} per worker, {size(e.report_bytes)} to make the report",
     ]
 
 
@@ -138,6 +138,7 @@ def estimate_data(e: Estimate, calibration: Calibration, gpus: Sequence[str], wo
         "result_bytes": round(e.result_bytes),
         "cache_bytes": round(e.cache_bytes),
         "memory_bytes": e.memory_bytes,
+        "report_bytes": e.report_bytes,
         "operations": e.operations,
         "flops": e.flops,
         "phases": {name: getattr(e.phases, name) for name in ("start", "ingest", "compute", "report", "total")},

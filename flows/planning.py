@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from analyzers.contract import Analyzer
     from pipeline.compute.calibration import Calibration
     from pipeline.compute.estimate import Estimate
+    from pipeline.compute.plan import Plan
     from pipeline.paper import PaperStore
+    from pipeline.report.groups import Extent
     from pipeline.store import Store
 
 
@@ -67,6 +69,7 @@ def estimate_paper(
     """The estimate of what the analyzers need of a store on paper."""
     from pipeline.compute.estimate import estimate
     from pipeline.compute.plan import plan
+    from pipeline.report.groups import report_bytes
 
     store = cast("Store", paper)  # it answers what a plan asks for
     planned = plan(store, analyzers, paper.run_ids, options.include, options.exclude, parse_steps(options.steps))
@@ -80,7 +83,18 @@ def estimate_paper(
         checkpoints=len(paper.new),
         unchanged=paper.unchanged,
         report_units=planned.present + planned.missing,
+        report_bytes=report_bytes(_extents(planned)),
     )
+
+
+def _extents(planned: Plan) -> list[Extent]:
+    """The steps and matrices that each run has in the report."""
+    from pipeline.report.groups import Extent
+
+    sources = planned.units.sources
+    steps = {run.id: sources.steps(run.id) for run in sources.runs}
+    names = {run: {name for step in of_run for name in sources.kept(run, step)} for run, of_run in steps.items()}
+    return [Extent(run, frozenset(of_run), frozenset(names[run])) for run, of_run in steps.items()]
 
 
 def _store(options: AnalyzeOptions) -> Store | None:

@@ -91,6 +91,7 @@ class Estimate:
     guesses: tuple[str, ...] = ()
     dense_seconds: float = 0.0
     further: int = 0
+    report_bytes: int = 0
 
     @property
     def stored_bytes(self) -> float:
@@ -146,6 +147,7 @@ class Estimate:
             **summed,
             **counted,
             memory_bytes=max(self.memory_bytes, other.memory_bytes),
+            report_bytes=max(self.report_bytes, other.report_bytes),
             phases=self.phases.plus(other.phases, times),
             lines=tuple(lines.values()),
             levels=tuple(levels),
@@ -179,9 +181,10 @@ def estimate(
     checkpoints: int = 0,
     unchanged: int = 0,
     report_units: int = 0,
+    report_bytes: int = 0,
 ) -> Estimate:
     """The estimate for a plan. `tensors` are those that an ingest would store, `read_bytes` what it reads for them, and
-    `report_units` how many results the report is derived from."""
+    `report_units` how many results the report is derived from, in a process of `report_bytes`."""
     headers = list(tensors)
     handling = calibration.handling
     leveled = [group_units((j for s in level for j in s.jobs), calibration=calibration) for level in planned.levels]
@@ -220,6 +223,7 @@ def estimate(
         guesses=tuple(sorted({g.statistic.name for g in groups if g.statistic.reads_models})),
         dense_seconds=seconds(dense, calibration.rates),
         further=planned.further,
+        report_bytes=report_bytes,
     )
 
 

@@ -19,6 +19,9 @@ PADDING = 2
 FILLED = 0.75
 """Share of a narrower group's places that are filled at least."""
 
+BASE_BYTES, ROW_BYTES, GROUP_BYTES = 470_000_000, 6_000, 5_000_000
+"""Memory of a process that makes a report: its libraries, then for each place and for each group; measured."""
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -83,6 +86,11 @@ def joint_rows(extents: Sequence[Extent]) -> int:
     """Places (run, step, matrix) of all groups together, filled or not: the report's memory is proportional to them."""
     by_run = {extent.run: extent for extent in extents}
     return sum(_Group(by_run[run] for run in runs).rows for runs in group(extents))
+
+
+def report_bytes(extents: Sequence[Extent]) -> int:
+    """About the memory of the process that makes the report with the default analyzers."""
+    return BASE_BYTES + ROW_BYTES * joint_rows(extents) + GROUP_BYTES * len(group(extents))
 
 
 def _connected(extents: Sequence[Extent]) -> list[_Group]:

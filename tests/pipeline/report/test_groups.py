@@ -21,7 +21,7 @@ from analyzers.weight_spectra import WeightSpectra
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.run import compute
 from pipeline.report import assemble, export, groups, load, save, write_html
-from pipeline.report.groups import Extent, group, joint_rows
+from pipeline.report.groups import Extent, group, joint_rows, report_bytes
 from pipeline.store import Store
 
 ANALYZERS = (WeightSpectra(), IntruderDimensions(IntruderDimensions.Parameters(null=False)))
@@ -52,6 +52,14 @@ def test_one_shared_name_does_not_make_a_large_report_dense() -> None:
     assert len(group(nets[:3])) == 1
     assert len(group(nets)) == 16
     assert joint_rows(nets) == sum(net.rows for net in nets)
+
+
+def test_the_price_of_a_report_is_linear_in_nets_that_share_nothing() -> None:
+    def price(count: int) -> int:
+        runs = [extent(f"net{r}", [r, 100 + r], f"net{r}.a", f"net{r}.b") for r in range(count)]
+        return report_bytes(runs) - groups.BASE_BYTES
+
+    assert price(16) == 16 * price(1)
 
 
 extents = st.lists(
