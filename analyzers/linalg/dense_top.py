@@ -109,7 +109,7 @@ class Blend:
         for place, block in self.blocks(x.dtype):
             part = rows @ block.T
             image[place] = part.T
-            total.addmm_(part, block)
+            _add_product(total, part, block)
         return image, total.T.contiguous()
 
     def gram(self, x: torch.Tensor) -> torch.Tensor:
@@ -117,8 +117,17 @@ class Blend:
         rows = x.T.contiguous()
         total = torch.zeros_like(rows)
         for _, block in self.blocks(x.dtype):
-            total.addmm_(rows @ block.T, block)
+            _add_product(total, rows @ block.T, block)
         return total.T.contiguous()
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right, in place."""
+    if total.is_cuda and total.shape[0] == 1:
+        # torch 2.11 takes a total of one row for a bias, and hands it to a cuBLAS routine that fails in float64.
+        total.add_(left @ right)
+    else:
+        total.addmm_(left, right)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from analyzers.contract import LowRank, Sum
 from analyzers.linalg import methods
 from analyzers.linalg.blocks import blocks64
 from analyzers.linalg.coordinate_null import coordinate_null
+from analyzers.linalg.dense_top import Blend
 from analyzers.linalg.haar import null_similarities
 from analyzers.linalg.lowrank_update import top_vectors
 from analyzers.linalg.powerlaw import fit_power_law
@@ -146,3 +147,19 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
 
     assert with_room(compute, [1, 2, 3, 4]) == [1, 2, 3, 4]
     assert sizes[0] == 4 and max(sizes[1:]) <= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("columns", [1, 2, 7])
+def test_products_with_few_columns_are_those_of_the_cpu(dtype: torch.dtype, columns: int) -> None:
+    """A single column once failed in cuBLAS, and took the matched count of a whole matrix with it."""
+    tuned, x = random(96, 64, 0), random(64, columns, 1).to(dtype)
+    for factor in (1.0, 0.5):
+        on_cpu, on_cuda = (Blend(((factor, tuned.to(device)),)) for device in ("cpu", DEVICE))
+        image, gram = on_cpu.apply(x)
+        cuda_image, cuda_gram = on_cuda.apply(x.to(DEVICE))
+        # sums of 96 terms in another order, in the dtype of x
+        tolerance = 96 * torch.finfo(dtype).eps
+        torch.testing.assert_close(cuda_image.cpu(), image, rtol=tolerance, atol=tolerance * float(image.abs().max()))
+        torch.testing.assert_close(cuda_gram.cpu(), gram, rtol=tolerance, atol=tolerance * float(gram.abs().max()))
+        torch.testing.assert_close(on_cuda.gram(x.to(DEVICE)), cuda_gram, rtol=tolerance, atol=tolerance * 1e3)
