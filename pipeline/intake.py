@@ -194,7 +194,7 @@ def _record(
             kind,
             force=kind == "given",
             problems=mine,
-            notes=notes[run.id],
+            notes=(*notes[run.id], *(resolved.notes if resolved else ())),
             archive_notes=notes.get(WHOLE_ARCHIVE, ()),
         )
         gone += mark_gone(store, run.id, [c.step for c in run.checkpoints])

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.archive.fused import model_type_of, row_cuts
 from pipeline.archive.kinds import kind_of
-from pipeline.archive.matrices import Draft, drafts_of, layout_of
+from pipeline.archive.matrices import Draft, drafts_of, layout_of, names_on_disk
 from pipeline.archive.names import Dialect, one_form, strip_prefixes
 from pipeline.archive.recipes import Dense, LowRankProduct, Op
 from pipeline.archive.types import Checkpoint, Layout, TensorHeader, Unmeasured
@@ -79,18 +79,23 @@ def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layou
         reason = f"adapters of peft_type {peft_type} are not supported yet; merge it into its base to measure it"
         return Layout(tensors, (), tuple(Unmeasured(t.name, reason) for t in tensors))
     pairs, rest, unmeasured = _sort(tensors)
-    names = [t.name for t in tensors]
-    dialect = Dialect.of(names, model_type_of(config))
+    originals = _replaced(rest)
+    modules = {pair.module: f"{_in_base(pair.module)}.weight" for pair in pairs}
+    on_disk = names_on_disk([*modules.values(), *originals], config)
+    dialect = Dialect.of(on_disk.values(), model_type_of(config))
     drafts: list[Draft] = []
     whole = _whole_reason(adapter)
     for pair in pairs:
-        found = whole or _pair_reason(pair, adapter, pairs) or _delta(pair, adapter, config, dialect)
+        found = (
+            whole
+            or _pair_reason(pair, adapter, pairs)
+            or _delta(pair, on_disk[modules[pair.module]].removesuffix(".weight"), adapter, config, dialect)
+        )
         if isinstance(found, str):
             unmeasured.extend(Unmeasured(header.name, found) for header in pair.factors.values())
         else:
             drafts.extend(found)
-    originals = _replaced(rest)
-    full, listed = drafts_of([replace(t, name=name) for name, t in originals.items()], config)
+    full, listed = drafts_of([replace(t, name=name) for name, t in originals.items()], config, on_disk)
     for draft in full:
         assert isinstance(draft.recipe, Dense)
         drafts.append(replace(draft, recipe=Dense(originals[draft.recipe.tensor].name, draft.recipe.ops)))
@@ -218,15 +223,17 @@ def _pair_reason(pair: _Pair, adapter: Mapping[str, Any], pairs: Sequence[_Pair]
     return None
 
 
-def _delta(pair: _Pair, adapter: Mapping[str, Any], config: Mapping[str, Any], dialect: Dialect) -> list[Draft] | str:
-    """The Δ of one module, cut as the base's fused matrix is."""
+def _delta(
+    pair: _Pair, module: str, adapter: Mapping[str, Any], config: Mapping[str, Any], dialect: Dialect
+) -> list[Draft] | str:
+    """The Δ of one module, cut as the base's fused matrix is. `module`: its name in the base's files."""
     a, b = pair.factors["A"], pair.factors["B"]
     known = scale_of(_in_base(pair.module), adapter)
     if isinstance(known, str):
         return known
     rank, scale = known
-    long = one_form(pair.module, dialect)
-    path = one_form(strip_prefixes(pair.module), dialect)
+    long = one_form(module, dialect)
+    path = one_form(strip_prefixes(module), dialect)
     rows, cols = b.shape[0], prod(a.shape[1:])
     if _ATTENTION_MODULE.match(path.rsplit(".", 1)[-1]) and rows == 3 * cols:  # torch's MultiheadAttention itself
         path, long = f"{path}.in_proj", f"{long}.in_proj"
@@ -255,7 +262,7 @@ def _delta(pair: _Pair, adapter: Mapping[str, Any], config: Mapping[str, Any], d
 
 
 def _in_base(module: str) -> str:
-    """The module's name in the base model, as PEFT's patterns see it."""
+    """The module's (or tensor's) name in the base model, as PEFT's patterns see it."""
     return module.removeprefix("base_model.model.")
 
 
@@ -263,6 +270,6 @@ def _replaced(tensors: Sequence[TensorHeader]) -> dict[str, TensorHeader]:
     """Tensors of `modules_to_save` by the name of what they replace; the wrapper stays where that name is taken."""
     found: dict[str, TensorHeader] = {}
     for header in sorted(tensors, key=lambda t: ".modules_to_save." in t.name):
-        name = re.sub(r"\.modules_to_save\.[^.]+\.", ".", header.name)
+        name = _in_base(re.sub(r"\.modules_to_save\.[^.]+\.", ".", header.name))
         found[header.name if name in found else name] = header
     return found

@@ -1,7 +1,8 @@
 """The base that a run is compared with: found by a fixed order of places, or `BaseNotFoundError` with all of them.
 
-An adapter: what the user gave, the catalog's map, a sibling ``base/``, the path in its config, the local Hugging Face
-cache. A full run: given, catalog, sibling, else its own first step (flagged). Nothing is ever downloaded.
+An adapter: what the user gave, the catalog's map, the path in its config, a sibling ``base/``, the local Hugging Face
+cache. A full run: given, catalog, sibling, else its own first step (flagged). Nothing is ever downloaded. A path means
+the weights at that path, whatever else holds the same ones.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from analyzers.errors import ArchiveError, BaseNotFoundError
-from pipeline.archive.recipes import digest
+from pipeline.archive.heads import stands_like, tied_name, turned
+from pipeline.archive.recipes import Dense, digest
+from pipeline.archive.same import same_checkpoint
 from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Archive, Checkpoint, Layout, MatrixSpec, Run
+from pipeline.archive.walk import own_weights
 
 Opener = Callable[[Path, str], Archive]
 """Reads the headers of a folder or file, under a name: `pipeline.archive.open_archive`."""
@@ -38,12 +43,13 @@ class ResolvedBase:
     """The checkpoint that a run is compared with, and how it was chosen.
 
     `kind`: "given", "catalog", "sibling", "adapter_config", "hf_cache" or "first_step". `run` holds `checkpoint`; it
-    has the role "base" when it lies outside the archive.
+    has the role "base" when it lies outside the archive. `notes`: what the reader of the report should know of it.
     """
 
     run: Run
     checkpoint: Checkpoint
     kind: str
+    notes: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -105,22 +111,36 @@ def resolve_base(
     for glob, target in (catalog_map or {}).items():
         if _fits(run, archive, glob):
             return search.required(target, "catalog", (archive.root,))
-    if found := search.sibling():
-        return found
     adapter = next((c.adapter for c in run.checkpoints if c.adapter is not None), None)
+    named = str((adapter or {}).get("base_model_name_or_path") or (adapter or {}).get("_name_or_path") or "")
+    own = search.named_by_adapter(named) if named else None
+    sibling = search.sibling()
+    if own is not None:
+        return _rather_than(own, sibling)
+    if sibling is not None:
+        return sibling
     if adapter is None and run.checkpoints and all(c.kind == "full" for c in run.checkpoints):
         return ResolvedBase(run, run.checkpoints[0], "first_step")
-    name = str((adapter or {}).get("base_model_name_or_path") or "")
-    if name:
-        first = run.checkpoints[0].path
-        for start in (first if first.is_dir() else first.parent, run.path, archive.root, Path.cwd()):
-            if found := search.path(start / _home(name), "adapter_config"):
-                return found
-        revision = str((adapter or {}).get("revision") or "main")
-        for snapshot in hf_snapshots(name, revision, os.environ if environ is None else environ):
-            if found := search.path(snapshot, "hf_cache", f"{name}~{snapshot.name[:7]}"):
-                return found
-    raise search.failure(f"its adapter_config.json names {name!r}" if name else "it names no base of its own")
+    revision = str((adapter or {}).get("revision") or "main")
+    for snapshot in hf_snapshots(named, revision, os.environ if environ is None else environ):
+        if found := search.path(snapshot, "hf_cache", f"{named}~{snapshot.name[:7]}"):
+            return found
+    raise search.failure(f"its adapter_config.json names {named!r}" if named else "it names no base of its own")
+
+
+def _rather_than(own: ResolvedBase, sibling: ResolvedBase | None) -> ResolvedBase:
+    """The base that an adapter names itself, with a note when a ``base/`` beside it holds other weights."""
+    if sibling is None:
+        return own
+    if sibling.checkpoint.path == own.checkpoint.path:
+        return sibling
+    if same_checkpoint(own.checkpoint, sibling.checkpoint):
+        return own
+    note = (
+        f"compared with {own.reference}, which adapter_config.json names ({own.checkpoint.path}); "
+        f"{sibling.reference} ({sibling.checkpoint.path}) holds other weights and is not used: --base chooses it"
+    )
+    return replace(own, notes=(*own.notes, note))
 
 
 def hf_snapshots(name: str, revision: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -150,16 +170,20 @@ def hf_caches(environ: Mapping[str, str]) -> tuple[Path, ...]:
     return (Path(home).expanduser() / "huggingface" / "hub",)
 
 
-def match_base(run: Layout, base: Layout) -> BaseMatch:
+def match_base(run: Layout, base: Layout, config: Mapping[str, Any] | None = None) -> BaseMatch:
     """Which matrix of the base each matrix of a run (weight or Δ) is compared with: same name, same shape.
 
+    `config` is the base's: where it ties embeddings, the output head is compared with the one tensor of both, turned.
     Circuits are matched like any other matrix when both layouts hold them.
     """
     by_name = {spec.name: spec for spec in base.matrices}
     pairs: list[tuple[MatrixSpec, MatrixSpec]] = []
     unmatched: list[Unmatched] = []
     for spec in run.matrices:
-        other = by_name.get(spec.name)
+        other = by_name.get(spec.name) or by_name.get(tied_name(spec, base.matrices, config or {}) or "")
+        if other is not None and not stands_like(spec, other) and isinstance(other.recipe, Dense):
+            recipe, shape = turned(other.recipe), (other.shape[1], other.shape[0])
+            other = replace(other, shape=shape, recipe=recipe, orientation=spec.orientation)
         if other is None:
             near = difflib.get_close_matches(spec.name, by_name, n=3, cutoff=0.8)
             hint = f"; nearest: {', '.join(near)}" if near else ""
@@ -246,7 +270,10 @@ class _Search:
         raise self.failure(f"{kind} as {target!r}")
 
     def named(self, target: str, kind: str) -> ResolvedBase | None:
-        """RUN or RUN@STEP inside the archive; STEP may be "first" or "last" (the default)."""
+        """RUN or RUN@STEP inside the archive; STEP may be "first" or "last".
+
+        RUN alone is its folder: the folder's own weights where there are some, else the last step.
+        """
         name, at, step = target.rpartition("@")
         if not at:
             name, step = target, "last"
@@ -254,6 +281,8 @@ class _Search:
         for run in self.archive.runs:
             if run.id not in ids:
                 continue
+            if not at and own_weights(run.path):
+                return self.path(run.path, kind)
             checkpoint = _at_step(run, step)
             if checkpoint is not None and checkpoint.kind == "adapter":
                 self._looked(f"{run.id}@{checkpoint.step} (an adapter: a base has full weights)")
@@ -277,40 +306,72 @@ class _Search:
                 here = run.path == place or place in run.path.parents
                 full = [c for c in run.checkpoints if c.kind == "full"]
                 if here and full and run.id != self.run.id:
-                    return ResolvedBase(run, full[-1], "sibling")
+                    own = self.path(place, "sibling") if own_weights(place) else None
+                    return own or ResolvedBase(run, full[-1], "sibling")
             self._looked(f"{place} (no run there)")
         return None
 
+    def named_by_adapter(self, name: str) -> ResolvedBase | None:
+        """The path in an adapter's config: absolute, or relative to the adapter, its run, the archive, or here."""
+        first = self.run.checkpoints[0].path
+        starts = (first if first.is_dir() else first.parent, self.run.path, self.archive.root, Path.cwd())
+        return next((found for start in starts if (found := self.path(start / _home(name), "adapter_config"))), None)
+
     def path(self, path: Path, kind: str, name: str | None = None) -> ResolvedBase | None:
-        """The run of the archive that lies at this path, or what lies there outside the archive, opened now."""
+        """The weights at this path: the file itself, a folder's own file, else the last step of the run in it.
+
+        A checkpoint of the archive where it is that file, or holds the same weights in the same folder; otherwise
+        what is opened there now, as a run outside the archive.
+        """
         path = real_path(os.path.normpath(path.absolute()))
-        if found := self._inside(path, kind):
-            return found
         if not _exists(path):
             self._looked(f"{path} (does not exist)")
             return None
+        files = (path,) if path.is_file() else own_weights(path)
+        real = {os.path.realpath(file) for file in files}
+        full = [(run, c) for run in self.archive.runs for c in run.checkpoints if c.kind == "full"]
+        there = [ResolvedBase(run, c, kind) for run, c in full if os.path.realpath(c.path) in real]
+        if not files:
+            there = [ResolvedBase(run, c, kind) for run, c in full if c.path.parent == path]
+            last = [ResolvedBase(r, c, kind) for r, c in full if r.path == path and c.step == r.checkpoints[-1].step]
+            there = there if len(there) == 1 else last
+        if len(there) == 1:
+            return there[0]
+        name = name or outside_name(path)
+        folder = path.parent if path.is_file() else path
+        steps = [ResolvedBase(run, c, kind) for run, c in reversed(full) if run.path == folder]
+        if files and steps:
+            return self._own(files, steps, kind, name)
+        outside = self._opened(path, kind, name)
+        if not files or path.is_file():
+            return outside
+        if outside is not None:
+            steps = [replace(outside, checkpoint=c) for c in reversed(outside.run.checkpoints) if c.kind == "full"]
+        by_path = next((step for step in steps if os.path.realpath(step.checkpoint.path) in real), None)
+        return by_path or self._own(files, steps, kind, name)
+
+    def _own(self, files: Sequence[Path], steps: Sequence[ResolvedBase], kind: str, name: str) -> ResolvedBase | None:
+        """The first of a folder's own files that can be read: as the step that holds the same weights, or by itself."""
+        for file in files:
+            if own := self._opened(file, kind, name):
+                return next((step for step in steps if same_checkpoint(own.checkpoint, step.checkpoint)), own)
+        return None
+
+    def _opened(self, path: Path, kind: str, name: str) -> ResolvedBase | None:
+        """What lies at a path, opened now: the last full checkpoint of its one run."""
         try:
-            opened = self.open_path(path, name or outside_name(path))
+            opened = self.open_path(path, name)
         except ArchiveError as error:
             self._looked(str(error))
             return None
         runs = [r for r in opened.runs if any(c.kind == "full" for c in r.checkpoints)]
         if len(runs) != 1:
-            found_runs = ", ".join(r.id for r in runs) or "none"
+            ids = ", ".join(r.id for r in runs) or "none"
             problems = "".join(f"; {p}" for p in opened.problems[:3])
-            self._looked(f"{path} (wanted one run of full weights, found: {found_runs}{problems})")
+            self._looked(f"{path} (wanted one run of full weights, found: {ids}{problems})")
             return None
         last = [c for c in runs[0].checkpoints if c.kind == "full"][-1]
         return ResolvedBase(replace(runs[0], role="base"), last, kind)
-
-    def _inside(self, path: Path, kind: str) -> ResolvedBase | None:
-        """A checkpoint of the archive whose file, folder or (its last) whose run's folder this is."""
-        every = [(r, c) for r in self.archive.runs for c in r.checkpoints if c.kind == "full"]
-        for at in ([x for x in every if x[1].path == path], [x for x in every if x[1].path.parent == path]):
-            if len(at) == 1:
-                return ResolvedBase(*at[0], kind)
-        last = [(r, c) for r, c in every if r.path == path and c.step == r.checkpoints[-1].step]
-        return ResolvedBase(*last[0], kind) if len(last) == 1 else None
 
     def _looked(self, place: str) -> None:
         if place not in self.looked:

@@ -18,6 +18,7 @@ from pipeline.archive.kinds import kind_of
 from pipeline.archive.names import Dialect, layer_of, module_path, one_form, strip_prefixes, unique_names, words
 from pipeline.archive.quantised import quantised_parts
 from pipeline.archive.recipes import Dense, Op, Recipe
+from pipeline.archive.renaming import disk_names
 from pipeline.archive.types import Layout, MatrixSpec, TensorHeader, Unmeasured
 from pipeline.archive.unmeasured import why_not
 
@@ -39,11 +40,17 @@ class Draft:
     role: str = "weight"
 
 
-def drafts_of(tensors: Sequence[TensorHeader], config: Mapping[str, Any]) -> tuple[list[Draft], list[Unmeasured]]:
-    """The matrices and the unmeasured tensors of full weights."""
+def drafts_of(
+    tensors: Sequence[TensorHeader], config: Mapping[str, Any], on_disk: Mapping[str, str] | None = None
+) -> tuple[list[Draft], list[Unmeasured]]:
+    """The matrices and the unmeasured tensors of full weights.
+
+    `on_disk`: tensor name → its name in transformers' files, where that is known; by default it is found here.
+    """
     names = frozenset(t.name for t in tensors)
-    dialect = Dialect.of(names, model_type_of(config))
-    shapes = {one_form(strip_prefixes(module_path(t.name)), dialect): t.shape for t in tensors}
+    known = on_disk if on_disk is not None else names_on_disk([t.name for t in tensors], config)
+    dialect = Dialect.of(known.values(), model_type_of(config))
+    shapes = {one_form(strip_prefixes(module_path(known[t.name])), dialect): t.shape for t in tensors}
     conv1d = _uses_conv1d(shapes, config)
     hooked = Hooked.of(tensors)
     parts = quantised_parts(tensors) | low_rank_factors(tensors)
@@ -55,12 +62,17 @@ def drafts_of(tensors: Sequence[TensorHeader], config: Mapping[str, Any]) -> tup
         if cut is not None:
             drafts.append(_bare(header, cut, dialect, names))
             continue
-        found = [] if reason else _matrices(header, shapes, config, dialect, conv1d)
+        found = [] if reason else _matrices(header, known[header.name], shapes, config, dialect, conv1d)
         if not found:
             reason = reason or f"{len(header.shape)}-D {header.shape}: how it is laid out is not known"
             unmeasured.append(Unmeasured(header.name, reason))
         drafts.extend(found)
     return drafts, unmeasured
+
+
+def names_on_disk(names: Sequence[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Each tensor name with the one that transformers' files have for it."""
+    return dict(zip(names, disk_names(names, config), strict=True))
 
 
 def layout_of(tensors: Sequence[TensorHeader], drafts: Sequence[Draft], unmeasured: Sequence[Unmeasured]) -> Layout:
@@ -88,21 +100,22 @@ def _bare(header: TensorHeader, cut: HookedCut, dialect: Dialect, names: Collect
 
 def _matrices(
     header: TensorHeader,
+    name: str,
     shapes: Mapping[str, tuple[int, ...]],
     config: Mapping[str, Any],
     dialect: Dialect,
     conv1d: bool,
 ) -> list[Draft]:
-    """The matrices of one tensor of two or more axes; [] when its layout is not known."""
-    long = one_form(module_path(header.name), dialect)
-    path = one_form(strip_prefixes(module_path(header.name)), dialect)
+    """The matrices of one tensor of two or more axes; [] when its layout is not known. `name`: the tensor's on disk."""
+    long = one_form(module_path(name), dialect)
+    path = one_form(strip_prefixes(module_path(name)), dialect)
     shape = header.shape
     leaf = path.rsplit(".", 1)[-1]
-    last = header.name.replace("/", ".").rsplit(".", 1)[-1]
+    last = name.replace("/", ".").rsplit(".", 1)[-1]
 
     def draft(tail: str, ops: tuple[Op, ...], size: tuple[int, int], orientation: str, kind: str | None) -> Draft:
         suffix = f".{tail}" if tail else ""
-        names = (path + suffix, long + suffix, header.name + suffix)
+        names = (path + suffix, long + suffix, name + suffix)
         return Draft(names, size, Dense(header.name, ops), kind, header.dtype, orientation)
 
     cuts = expert_cuts(path, shape, shapes, config) if is_stack(path, shape) else []
@@ -112,7 +125,7 @@ def _matrices(
         head = path.removesuffix(f".{leaf}").removesuffix(".experts.mlp").removesuffix(".experts")
         return [
             Draft(
-                (f"{head}.experts.{tail}", f"{long}.{tail}", f"{header.name}.{tail}"),
+                (f"{head}.experts.{tail}", f"{long}.{tail}", f"{name}.{tail}"),
                 size,
                 Dense(header.name, ops),
                 None,

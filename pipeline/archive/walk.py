@@ -114,6 +114,17 @@ def single_file(path: Path) -> Found:
     return Found(path.parent, (), (path,), "adapter" if is_adapter else "full", own_folder)
 
 
+def own_weights(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a folder's own full weights, the first that can be read is taken; () where it has none."""
+    listing = _Listing(Findings(folder))
+    try:
+        files = sorted((entry for entry in os.scandir(folder) if not entry.is_dir()), key=lambda entry: entry.name)
+    except (OSError, ValueError):
+        return ()
+    _classify(folder, files, listing)
+    return next((one.paths for one in listing.found if one.own_folder and one.kind == "full"), ())
+
+
 def _skipped(entry: os.DirEntry[str], siblings: list[os.DirEntry[str]], findings: Findings) -> bool:
     """Whether a folder is left out: hidden ones, stores, caches, and what a Trainer is just writing."""
     name = entry.name

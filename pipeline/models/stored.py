@@ -1,9 +1,15 @@
-"""A stored checkpoint as statistics see it that read whole models: every parameter by name, an adapter's merged."""
+"""A stored checkpoint as statistics see it that read whole models: every parameter by name, an adapter's merged.
+
+A head that only the adapter has is a parameter more. One that is tied to the embedding in the base and changed by the
+adapter is a parameter of its own, and the config says that it is tied no longer.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +17,9 @@ import torch
 from analyzers.contract import LowRank
 from analyzers.errors import ComputeError, Unmeasurable
 from analyzers.models import Checkpoint, ParameterInfo
-from pipeline.archive.recipes import Dense, LowRankProduct, Op, digest, to_json
-from pipeline.archive.types import MatrixSpec
+from pipeline.archive.heads import is_head, stands_like, tied_name, turned
+from pipeline.archive.recipes import Dense, LowRankProduct, Op, digest, tensors_of, to_json
+from pipeline.archive.types import Layout
 from pipeline.store.addresses import CheckpointSource
 from pipeline.store.load import to_torch
 
@@ -38,17 +45,20 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
         return Checkpoint(source.run, source.step, source.key, record.config, infos, read, rows)
     base = open_checkpoint(store, source.base)
     of_base = _record(store, source.base)
-    updates, replaced = _updates(store, record, of_base)
-    digests = {**_whole(store, of_base), **replaced}
+    merge = _merge(store, record, of_base)
+    digests = {**_whole(store, of_base), **merge.tensors}
+    headers = {info.name: (info.shape, info.dtype) for info in base.parameters} | merge.headers
     infos = tuple(
-        ParameterInfo(info.name, info.shape, info.dtype, _merged_key(digests[info.name], updates.get(info.name)))
-        for info in base.parameters
+        ParameterInfo(name, *header, _merged_key(digests[name], merge.updates.get(name)))
+        for name, header in headers.items()
     )
     read, rows = (
-        functools.partial(_read, store, digests, updates),
-        functools.partial(_read_rows, store, digests, updates),
+        functools.partial(_read, store, digests, merge.updates),
+        functools.partial(_read_rows, store, digests, merge.updates),
     )
-    return Checkpoint(source.run, source.step, source.key, record.config or base.config, infos, read, rows)
+    config = record.config or base.config
+    config = {**config, "tie_word_embeddings": False} if merge.unties else config
+    return Checkpoint(source.run, source.step, source.key, config, infos, read, rows)
 
 
 def _record(store: Store, source: CheckpointSource) -> CheckpointRecord:
@@ -66,55 +76,83 @@ def _whole(store: Store, record: CheckpointRecord) -> dict[str, str]:
     return {name: found for name, found in digests.items() if found is not None}
 
 
-def _updates(
-    store: Store, adapter: CheckpointRecord, base: CheckpointRecord
-) -> tuple[dict[str, list[Update]], dict[str, str]]:
-    """By the base's tensor names: the Δ that are added, and the digests of tensors that the adapter replaces."""
-    specs = {spec.name: spec for spec in store.layout(base.layout).matrices}
-    updates: dict[str, list[Update]] = {}
-    replaced: dict[str, str] = {}
+@dataclass
+class _Merge:
+    """What an adapter does to its base's parameters, by their names.
+
+    `updates`: the Δ that are added. `tensors`: digests of those that it replaces or adds, and `headers` their shapes
+    and dtypes. `unties`: it changes a head that is the embedding in its base.
+    """
+
+    updates: dict[str, list[Update]] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    unties: bool = False
+
+
+def _merge(store: Store, adapter: CheckpointRecord, base: CheckpointRecord) -> _Merge:
+    """The adapter on its base. `Unmeasurable` where a tensor of it is not understood."""
+    layout, under = store.layout(adapter.layout), store.layout(base.layout)
+    made_of = {spec.name: tensors_of(spec.recipe) for spec in layout.matrices}
+    headers = {tensor.name: (tensor.shape, tensor.dtype) for tensor in layout.tensors}
+    of_base = {tensor.name: (tensor.shape, tensor.dtype) for tensor in under.tensors}
+    digests = store.digests(adapter)
+    merge = _Merge()
     used: set[str] = set()
     for matrix in store.matrices(adapter):
-        under = specs.get(matrix.spec.name)
-        where = f"{adapter.run}@{adapter.step}: {matrix.spec.name}"
-        if under is None or not isinstance(under.recipe, Dense):
-            raise Unmeasurable(f"{where}: its base has no plain tensor of this name to merge with")
-        if isinstance(matrix.recipe, LowRankProduct):
-            updates.setdefault(under.recipe.tensor, []).append((under.recipe.ops, matrix.recipe))
-        else:
-            replaced[under.recipe.tensor] = _replacement(matrix, under, where)
-        used.update(_names(store, adapter, matrix))
-    digests = store.digests(adapter)
-    for name in digests:
-        if name not in used:
-            target = _module_tensor(name, store.layout(base.layout).tensors)
-            if target is None:
-                raise Unmeasurable(
-                    f"{adapter.run}@{adapter.step}: the adapter's tensor {name} belongs to no parameter of its base"
-                )
-            replaced[target] = digests[name] or ""
-    return updates, replaced
+        tensors = made_of[matrix.spec.name]
+        used.update(tensors)
+        place, tied = _place(matrix, under, base, f"{adapter.run}@{adapter.step}")
+        name = place.tensor if place is not None and not tied else _plain(tensors[0])
+        merge.unties |= tied
+        if not isinstance(matrix.recipe, LowRankProduct):
+            merge.tensors[name] = matrix.recipe.tensor if isinstance(matrix.recipe, Dense) else ""
+            merge.headers[name] = headers[tensors[0]]
+        elif place is not None:  # the Δ of a head that its base has not stands on weights that are in no file
+            merge.updates.setdefault(name, []).append((place.ops, matrix.recipe))
+            merge.tensors.setdefault(name, store.digests(base)[place.tensor] or "")
+            merge.headers.setdefault(name, of_base[place.tensor])
+    for name in digests.keys() - used:
+        target = _module_tensor(_plain(name), tuple(of_base))
+        if target is None and (".base_layer." in name or ".original_module." in name):
+            continue  # of a tied head: its base holds the one tensor of both
+        if "lora_" in name:
+            raise Unmeasurable(
+                f"{adapter.run}@{adapter.step}: the adapter's tensor {name} belongs to no parameter of its base"
+            )
+        merge.tensors[target or _plain(name)] = digests[name] or ""
+        merge.headers[target or _plain(name)] = headers[name]
+    return merge
 
 
-def _names(store: Store, record: CheckpointRecord, matrix: BoundMatrix) -> tuple[str, ...]:
-    from pipeline.archive.recipes import tensors_of
+def _place(matrix: BoundMatrix, under: Layout, base: CheckpointRecord, where: str) -> tuple[Dense | None, bool]:
+    """Where in its base an adapter's matrix stands, None where its base has it not; and whether that is a tie."""
+    specs = {spec.name: spec for spec in under.matrices}
+    name, tied = matrix.spec.name, False
+    if name not in specs:
+        other = tied_name(matrix.spec, under.matrices, base.config)
+        name, tied = other or name, other is not None
+    if name not in specs:
+        if isinstance(matrix.recipe, LowRankProduct) and not is_head(name, matrix.spec.kind):
+            raise Unmeasurable(f"{where}: {name}: its base has no plain tensor of this name to merge with")
+        return None, False
+    recipe = specs[name].recipe
+    if not isinstance(recipe, Dense):
+        raise Unmeasurable(f"{where}: {name}: its base has no plain tensor of this name to merge with")
+    recipe = recipe if stands_like(matrix.spec, specs[name]) else turned(recipe)
+    if isinstance(matrix.recipe, Dense) and matrix.recipe.ops != recipe.ops:
+        raise Unmeasurable(f"{where}: {name}: the adapter holds a part of a tensor that its base holds otherwise")
+    return recipe, tied
 
-    spec = next(s for s in store.layout(record.layout).matrices if s.name == matrix.spec.name)
-    return tensors_of(spec.recipe)
+
+def _plain(name: str) -> str:
+    """The parameter's name in the model that an adapter's tensor belongs to."""
+    name = re.sub(r"\.modules_to_save\.(?:default\.)?", ".", name.removeprefix("base_model.model."))
+    return re.sub(r"\.lora_.*$", ".weight", name).replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
-def _replacement(matrix: BoundMatrix, under: MatrixSpec, where: str) -> str:
-    assert isinstance(matrix.recipe, Dense) and isinstance(under.recipe, Dense)
-    if matrix.recipe.ops != under.recipe.ops:
-        raise Unmeasurable(f"{where}: the adapter holds a part of a tensor that its base holds otherwise")
-    return matrix.recipe.tensor
-
-
-def _module_tensor(name: str, tensors: tuple[object, ...]) -> str | None:
+def _module_tensor(plain: str, names: Sequence[str]) -> str | None:
     """The base's tensor that an adapter's saved tensor (a bias, a norm of modules_to_save) stands for."""
-    plain = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
-    plain = plain.replace(".modules_to_save.", ".").replace(".base_layer.", ".")
-    names = [str(getattr(tensor, "name", tensor)) for tensor in tensors]
     hits = [known for known in names if known == plain or known.endswith("." + plain) or plain.endswith("." + known)]
     return hits[0] if len(hits) == 1 else next((known for known in hits if known == plain), None)
 

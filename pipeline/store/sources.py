@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from analyzers.contract import MatrixInfo
 from analyzers.errors import ParameterError
 from pipeline.archive.architectures import Shapes, alike, architectures, shapes_of
+from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
 from pipeline.store.addresses import LISTED, Because, CheckpointSource, Selection, Skip, Source
@@ -70,6 +71,7 @@ class Sources:
         self._wholes: dict[tuple[str, int], CheckpointSource | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
         self._ranked: dict[tuple[int, int | None], MatrixInfo] = {}  # `_infos` keeps what the ids are of
+        self._turned_infos: dict[tuple[int, str], MatrixInfo] = {}
         self._exclusions: dict[tuple[str, str], str | None] = {}
 
     def run(self, id: str) -> RunRecord | None:
@@ -278,20 +280,22 @@ class Sources:
         return NO_PREVIOUS[usable].after("of those that have this matrix, it ")
 
     def counterpart(self, run: str, step: int, name: str, source: Source, there: Reference) -> Source | Because:
-        """The matrix that one is compared with; where the two are one in the reference, either."""
+        """The matrix that one is compared with: the one of its name, or the embedding that an output head is tied to."""
         where = f"{there.run}@{there.step}"
-        other = there.matrices.get(name) or there.twins.get(name)
+        other, at_there = self._other(there, source)
         if other is None:
             if self.checkpoints(there.run)[there.step].problems:
                 return Because(f"{where}, which it is compared with, could not be read in full", True, LISTED)
             reason = f"{where}, which it is compared with, has no matrix of this name"
-            return Because(reason, wrong=not self._mostly_alike(run, step, there))
+            is_new = is_new_part(source.info, self.checkpoints(run)[step].kind == "adapter")
+            return Because(reason, wrong=not (is_new or self._mostly_alike(run, step, there)))
         if isinstance(other, Because):
             return other.after(f"in {where}, which it is compared with: ")
         if other.info.shape != source.info.shape:
             reason = f"its shape is {source.info.shape}, and {other.info.shape} in {where}, its reference"
-            return Because(reason, wrong=not self._mostly_alike(run, step, there))
-        not_finite = self.not_finite(there.run, there.step, name)
+            fits = is_resized(source.info, other.info) or self._mostly_alike(run, step, there)
+            return Because(reason, wrong=not fits)
+        not_finite = self.not_finite(there.run, there.step, at_there)
         return other if not_finite is None else not_finite.after(f"in {where}, which it is compared with: ")
 
     def absent(self, run: str, step: int, there: Reference) -> Because:
@@ -309,8 +313,8 @@ class Sources:
             own = self.stored(run, step)
             matched = sum(
                 isinstance(other, Source) and other.info.shape == source.info.shape
-                for name, source in own.items()
-                for other in (there.matrices.get(name) or there.twins.get(name),)
+                for source in own.values()
+                for other, _ in (self._other(there, source),)
             )
             self._alike[at] = 2 * matched > len(own)
         return self._alike[at]
@@ -339,15 +343,17 @@ class Sources:
             record = self._all[run]
             return Because(f"it is an adapter's Δ, and {base.reason}", True, LISTED if record.problems else "")
         where = f"{base[0]}@{base[1]}"
-        under = self.stored(*base).get(name) or self.twins(*base).get(name)
+        there = Reference(*base, self.stored(*base), self.twins(*base))
+        under, at_base = self._other(there, source)
         if under is None:
-            return Because(f"it is an adapter's Δ, and its base {where} has no matrix of this name", wrong=True)
-        if not isinstance(under.recipe, Dense):
+            reason = f"it is an adapter's Δ, and its base {where} has no matrix of this name"
+            return Because(reason, wrong=not is_head(name, source.info.kind))
+        if isinstance(under, Because) or not isinstance(under.recipe, Dense):
             return Because(f"it is an adapter's Δ, and in its base {where} this is no plain tensor", wrong=True)
         if under.info.shape != source.info.shape:
             reason = f"it is an adapter's Δ of shape {source.info.shape}, its base {where} has {under.info.shape}"
-            return Because(reason, wrong=True)
-        not_finite = self.not_finite(*base, name)
+            return Because(reason, wrong=not is_resized(source.info, under.info))
+        not_finite = self.not_finite(*base, at_base)
         if not_finite is not None:
             return not_finite.after(f"in its base {where}: ")
         recipe = Merged(under.recipe, source.recipe)
@@ -355,6 +361,33 @@ class Sources:
         if at not in self._ranked:
             self._ranked[at] = replace(under.info, rank=source.info.rank)
         return Source(self._ranked[at], recipe, recipe_key(recipe))
+
+    def _other(self, there: Reference, source: Source) -> tuple[Source | Because | None, str]:
+        """The matrix there of this one's name, or the one that it is tied to, and its name there; (None, name): neither.
+
+        Where one of the two is a table of tokens and the other is not, the table is turned.
+        """
+        info, name = source.info, source.info.name
+        other = there.matrices.get(name) or there.twins.get(name)  # where the two are one, either serves
+        if other is None:
+            every = [s.info for s in there.matrices.values() if isinstance(s, Source)]
+            name = tied_name(info, every, self.checkpoints(there.run)[there.step].config) or name
+            other = there.matrices.get(name)
+        if not isinstance(other, Source) or stands_like(info, other.info) or not isinstance(other.recipe, Dense):
+            return other, name
+        return self._turned(other, info), name
+
+    def _turned(self, other: Source, wanted: MatrixInfo) -> Source:
+        """The transpose of a matrix, as one of the kind that is wanted."""
+        at = (id(other.info), wanted.name)
+        if at not in self._turned_infos:
+            shape = (other.info.shape[1], other.info.shape[0])
+            self._turned_infos[at] = replace(
+                other.info, name=wanted.name, shape=shape, kind=wanted.kind, orientation=wanted.orientation
+            )
+        assert isinstance(other.recipe, Dense)
+        recipe = turned(other.recipe)
+        return Source(self._turned_infos[at], recipe, recipe_key(recipe))
 
     def _info(self, spec: MatrixSpec, record: CheckpointRecord) -> MatrixInfo:
         known = self._infos.get(id(spec))  # the checkpoints of a run share their layout, and so its specs

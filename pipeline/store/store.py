@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from analyzers.errors import StoreError
+from pipeline.archive.heads import ties_embeddings
 from pipeline.archive.recipes import Recipe, digest
 from pipeline.archive.types import Layout, Unmeasured
 from pipeline.store.binding import Binding, bind, contents, digest_map, equal_groups
@@ -265,7 +266,7 @@ class Store:
     def _evidence(self, checkpoint: CheckpointRecord, layout: Layout) -> Evidence:
         tensors = layout.tensors
         shared = {tensors[at].name: number for number, group in enumerate(checkpoint.tied) for at in group}
-        declared = checkpoint.config.get("tie_word_embeddings") is True
+        declared = ties_embeddings(checkpoint.config)
 
         def elsewhere(names: Sequence[str]) -> Sequence[dict[str, MatrixContent | None]]:
             at, seen = (checkpoint.run, tuple(names)), sorted(self._revisions(checkpoint.run))
