@@ -31,7 +31,7 @@ LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 
 
 OTHER_CONTENT = {
-    "rows in another order on disk (PermuteForRope)": "gradium_phonon_tts kimi_k25 mistral_large4 step3p5_vision step3p7",
+    "rows permuted on disk (PermuteForRope)": "gradium_phonon_tts kimi_k25 mistral_large4 step3p5_vision step3p7",
     "gate and up interleaved on disk": "inkling2_text",
     "experts of two modalities in one list on disk": "ernie4_5_vl_moe",
     "several tensors joined or cut otherwise": "bailing_hybrid glm5_next glm5_next_text gte hrm_text kimi_linear"

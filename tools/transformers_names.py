@@ -97,12 +97,15 @@ def model_classes() -> Iterator[type[PreTrainedModel]]:
                 continue
             for name, value in vars(module).items():
                 if (
-                    inspect.isclass(value)
-                    and issubclass(value, PreTrainedModel)
-                    and value.__module__ == module.__name__
+                    (
+                        inspect.isclass(value)
+                        and issubclass(value, PreTrainedModel)
+                        and value.__module__ == module.__name__
+                    )
+                    and getattr(value, "config_class", None) is not None
+                    and not name.endswith("PreTrainedModel")
                 ):
-                    if getattr(value, "config_class", None) is not None and not name.endswith("PreTrainedModel"):
-                        yield value
+                    yield value
 
 
 def shallow(config: Any, seen: frozenset[int] = frozenset()) -> Any:

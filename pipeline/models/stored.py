@@ -47,10 +47,10 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
     of_base = _record(store, source.base)
     merge = _merge(store, record, of_base)
     digests = {**_whole(store, of_base), **merge.tensors}
-    headers = {info.name: (info.shape, info.dtype) for info in base.parameters} | merge.headers
+    described = {info.name: (info.shape, info.dtype) for info in base.parameters} | merge.headers
     infos = tuple(
-        ParameterInfo(name, *header, _merged_key(digests[name], merge.updates.get(name)))
-        for name, header in headers.items()
+        ParameterInfo(name, shape, dtype, _merged_key(digests[name], merge.updates.get(name)))
+        for name, (shape, dtype) in described.items()
     )
     read, rows = (
         functools.partial(_read, store, digests, merge.updates),
