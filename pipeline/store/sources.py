@@ -280,7 +280,7 @@ class Sources:
         return NO_PREVIOUS[usable].after("of those that have this matrix, it ")
 
     def counterpart(self, run: str, step: int, name: str, source: Source, there: Reference) -> Source | Because:
-        """The matrix that one is compared with: the one of its name, or the embedding that an output head is tied to."""
+        """The matrix that one is compared with: the one of its name, or the one that it is tied to."""
         where = f"{there.run}@{there.step}"
         other, at_there = self._other(there, source)
         if other is None:
@@ -363,7 +363,7 @@ class Sources:
         return Source(self._ranked[at], recipe, recipe_key(recipe))
 
     def _other(self, there: Reference, source: Source) -> tuple[Source | Because | None, str]:
-        """The matrix there of this one's name, or the one that it is tied to, and its name there; (None, name): neither.
+        """The matrix there of this one's name, or the one it is tied to, and its name there; (None, name): neither.
 
         Where one of the two is a table of tokens and the other is not, the table is turned.
         """
