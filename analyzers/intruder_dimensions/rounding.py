@@ -10,7 +10,7 @@ import torch
 from analyzers.contract import Content, Context, Matrix
 from analyzers.intruder_dimensions.pair import Pair
 from analyzers.linalg.entries import entry_facts
-from analyzers.linalg.noise import NARROW_FORMATS, noise_floor, storage_noise_floor, ulp_squared
+from analyzers.linalg.noise import NARROW_FORMATS, noise_floor, rounding_rms, storage_noise_floor
 
 _FORMATS = NARROW_FORMATS | {
     torch.bfloat16: (7, -126),
@@ -41,7 +41,7 @@ def rounding_of(content: Content) -> Rounding:
     facts = entry_facts(content)
     bits, least = _FORMATS.get(content.dtype, _FORMATS[torch.float64])
     return Rounding(
-        math.sqrt(ulp_squared(facts, content.dtype) / 12.0), (min(bits, max(7, facts.mantissa_bits)), least)
+        rounding_rms(facts, content.dtype), (min(bits, max(7, facts.mantissa_bits)), least)
     )
 
 

@@ -76,8 +76,8 @@ def spike_edge(s: float, M: int, N: int) -> float:
     return s * s * ((a + b) ** 2 + TRACY_WIDOM_95 * (a + b) * (1 / a + 1 / b) ** (1 / 3))
 
 
-def median_scale(eigenvalues: np.ndarray, N: int) -> float:
-    """s from the median of the bulk, iterated; eigenvalues descending, (M,).
+def median_scale(eigenvalues: np.ndarray, N: int, least: float = 0.0) -> float:
+    """s from the median of the bulk, iterated; eigenvalues descending, (M,). s is never below `least`, that of rounding.
 
     k ← 0; s² = median(λ_{k+1..M}) / (N · median_MP((M − k)/N)); k ← #{λ > edge}; until k is fixed, or 20 times.
     Source: Gavish & Donoho 2014 for the median, iterated over the spikes.
@@ -87,11 +87,11 @@ def median_scale(eigenvalues: np.ndarray, N: int) -> float:
     for _ in range(20):
         if k >= M:
             return math.nan
-        s = math.sqrt(float(np.median(eigenvalues[k:])) / (N * median((M - k) / N)))
-        found = int((eigenvalues > spike_edge(s, M, N)).sum())
-        if found == k:
+        s = max(math.sqrt(float(np.median(eigenvalues[k:])) / (N * median((M - k) / N))), least)
+        above = int((eigenvalues > spike_edge(s, M, N)).sum())
+        if above == k:
             break
-        k = found
+        k = above
     return s
 
 

@@ -29,14 +29,28 @@ def ulp_squared(facts: EntryFacts, dtype: torch.dtype) -> float:
     bfloat16 is inferred: entries of few values (ternary, ±1) may be exact. Zeros carry no rounding but a format's
     least spacing. Integers round to 1.
     """
+    mean, exponent = _scaled_ulp_squared(facts, dtype)
+    with np.errstate(over="ignore"):  # of entries beyond 1e154: inf
+        return float(np.ldexp(mean, 2 * exponent))
+
+
+def rounding_rms(facts: EntryFacts, dtype: torch.dtype) -> float:
+    """s_E = √(mean(ulp²)/12) of a dense tensor, finite also where ulp² is out of float64's range."""
+    mean, exponent = _scaled_ulp_squared(facts, dtype)
+    return math.ldexp(math.sqrt(mean / 12.0), exponent)
+
+
+def _scaled_ulp_squared(facts: EntryFacts, dtype: torch.dtype) -> tuple[float, int]:
+    """(x, e) with mean(ulp²) = x · 4^e."""
     if not dtype.is_floating_point:
-        return 1.0
+        return 1.0, 0
     bits, least = _format(facts, dtype)
     if not len(facts.magnitudes):
-        return 0.0
-    exponents = np.maximum(np.frexp(facts.magnitudes)[1] - 1, least)
-    squares = np.ldexp(1.0, 2 * (exponents - bits))
-    return float((squares * facts.counts).sum() / facts.count)
+        return 0.0, 0
+    exponents = np.maximum(np.frexp(facts.magnitudes)[1] - 1, least) - bits
+    greatest = int(exponents.max())
+    squares = np.ldexp(1.0, 2 * (exponents - greatest))
+    return float((squares * facts.counts).sum() / facts.count), greatest
 
 
 def _format(facts: EntryFacts, dtype: torch.dtype) -> tuple[int, int]:
@@ -73,7 +87,8 @@ def storage_noise_floor(content: Content, facts: EntryFacts | None = None) -> fl
     """
     if isinstance(content, torch.Tensor):
         shape = (int(content.shape[0]), int(content.shape[1]))
-        return noise_floor(ulp_squared(facts or entry_facts(content), content.dtype), shape)
+        mean, exponent = _scaled_ulp_squared(facts or entry_facts(content), content.dtype)
+        return math.ldexp(noise_floor(mean, shape), exponent)
     if isinstance(content, Sum):
         return math.hypot(storage_noise_floor(content.base), storage_noise_floor(content.delta))
     return _product_floor(content)

@@ -1,7 +1,7 @@
 """Power laws on eigenvalues: the Clauset–Shalizi–Newman fit with WeightWatcher's conventions, and the Hill estimator.
 
 fit_power_law(sigma, floor) -> PowerLaw     # xmin by an exact, pruned scan over every candidate
-hill_alpha(sigma, size)                     # vectorised over spectra
+hill_alpha(sigma, floor)                    # vectorised over spectra
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def fit_power_law(sigma: np.ndarray, floor: float = 0.0, minimum_values: int = M
 
     For each candidate xmin (every λ but the largest) α = 1 + n / Σ ln(λ/xmin) over the n values ≥ xmin, and the
     one-sided D = max |F(λ_i) − i/n|, i = 0 … n−1; the candidate of the least D is taken, ties go to the smallest xmin.
+    A tail whose σ lie within 2 · floor of each other is no candidate: rounding alone can make that spread.
     sigma: (count,), any order; the fit is of σ/σ1, so that W and cW differ by rounding only.
     Source: Clauset, Shalizi & Newman 2009; Martin & Mahoney 2021 (the one-sided distance is WeightWatcher's).
     """
@@ -48,13 +49,21 @@ def fit_power_law(sigma: np.ndarray, floor: float = 0.0, minimum_values: int = M
         return PowerLaw(math.nan, math.nan, math.nan, 0, count)
     logs = 2.0 * np.log(kept / largest)
     with np.errstate(divide="ignore", invalid="ignore"):
-        alphas = candidate_alphas(logs)
+        alphas = np.where(_spread(kept, floor), candidate_alphas(logs), np.nan)
     best = _least_distance(logs, alphas)
     if best is None:
         return PowerLaw(math.nan, math.nan, math.nan, 0, count)
     index, distance = best
+    with np.errstate(over="ignore"):  # λ of σ beyond 1e154: inf
+        xmin = float(kept[index] ** 2)
     # Equal values below the chosen index belong to the tail as well: n counts from the index that was fitted.
-    return PowerLaw(float(alphas[index]), float(kept[index] ** 2), distance, count - index, count)
+    return PowerLaw(float(alphas[index]), xmin, distance, count - index, count)
+
+
+def _spread(kept: np.ndarray, floor: float) -> np.ndarray:
+    """Which tails of ascending σ spread wider than rounding can: errors of norm `floor` move each σ by at most that."""
+    result: np.ndarray = kept[-1] - kept[:-1] > 2.0 * floor
+    return result
 
 
 def candidate_alphas(logs: np.ndarray) -> np.ndarray:
@@ -115,22 +124,20 @@ def _distances(logs: np.ndarray, alphas: np.ndarray, candidates: np.ndarray) -> 
     return distances
 
 
-def hill_alpha(sigma: np.ndarray, size: np.ndarray) -> np.ndarray:
+def hill_alpha(sigma: np.ndarray, floor: np.ndarray, minimum_values: int = MINIMUM_VALUES) -> np.ndarray:
     """Hill's estimator from the middle of the spectrum: xmin = λ at i = ⌊p/2⌋ ascending, n = p − i, (count,).
 
-    sigma: (count, k) descending, k ≤ p; the p − k values not carried are zeros. size: p, (count,).
-    NaN where p < 2 or the middle value is zero. Source: TempBalance (Zhou et al. 2023).
+    sigma: (count, k) descending; floor: of σ, (count,); p: the number of σ above the floor. NaN where p is less than
+    `minimum_values`, or where the n values lie within 2 · floor of each other. Source: TempBalance (Zhou et al. 2023).
     """
-    count, carried = sigma.shape
-    result = np.full(count, np.nan)
-    for p in np.unique(size):
-        rows = np.flatnonzero(size == p)
+    result = np.full(len(sigma), np.nan)
+    above = (sigma > floor[:, None]).sum(axis=1)
+    for p in np.unique(above[above >= max(minimum_values, 2)]):
+        rows = np.flatnonzero(above == p)
         n = int(p) - int(p) // 2
-        if p < 2 or n > carried:
-            continue
         tail = sigma[rows, :n]
         with np.errstate(divide="ignore", invalid="ignore"):
-            spread = 2.0 * (np.log(tail / tail[:, -1:])).sum(axis=1)
-            result[rows] = np.where(tail[:, -1] > 0, 1.0 + n / spread, np.nan)
+            alphas = 1.0 + n / (2.0 * (np.log(tail / tail[:, -1:])).sum(axis=1))
+        result[rows] = np.where(tail[:, 0] - tail[:, -1] > 2.0 * floor[rows], alphas, np.nan)
     result[np.isinf(result)] = np.nan
     return result

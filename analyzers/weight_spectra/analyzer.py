@@ -70,7 +70,7 @@ class WeightSpectra(Analyzer):
     """Singular values of every matrix at every step, and what they say."""
 
     name = "weight_spectra"
-    version = 2
+    version = 3
     variables = VARIABLES
     Parameters = WeightSpectraParameters
 
@@ -120,12 +120,13 @@ class WeightSpectra(Analyzer):
             "sigma_quantile": np.full((*shape, len(levels)), np.nan),
         }
         gram = view.array(Sigma(), "method") == METHODS.index("gram")
+        noise_floor = view.array(Entries(), "noise_floor")
         thresholds = self._welore_thresholds(view, matrices, stacks)
         arrays["welore_threshold"] = thresholds
         for stack in _chunks(stacks):
             at = (stack.run_index, stack.step_index, stack.matrix_index)
             p, N = matrices.sizes(stack)
-            values = scalars.spectral_scalars(stack.values, p, N)
+            values = scalars.spectral_scalars(stack.values, p, N, noise_floor[at])
             values["log_alpha_norm"] = scalars.log_alpha_norm(stack.values, alpha[at])
             values["condition_flag"] = scalars.condition_flag(stack.values, p, N, gram[at])
             dense = matrices.is_weight(stack)
@@ -169,7 +170,7 @@ class WeightSpectra(Analyzer):
     def _from_bulk(self, view: View, spectral_norm: np.ndarray) -> dict[str, np.ndarray]:
         count = len(self.parameters.bulk_scales)
         arrays = {name: _last_axis(view.array(self._bulk(), field), count) for name, field in _BULK_VARIABLES.items()}
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             upper = _last_axis(view.array(self._bulk(), "upper"), count)
             arrays["mp_softrank"] = upper / spectral_norm[..., None] ** 2
         adjusted = np.full(arrays["mp_ks_p"].shape, np.nan)

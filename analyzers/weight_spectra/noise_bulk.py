@@ -14,13 +14,22 @@ import numpy as np
 import torch
 
 from analyzers import costs
-from analyzers.contract import Cache, Content, Context, Cost, MatrixInfo, Result, Statistic, Unit
+from analyzers.contract import Cache, Content, Context, Cost, MatrixInfo, Observation, Result, Statistic, Unit
 from analyzers.errors import ParameterError
 from analyzers.linalg.blocks import dense64
 from analyzers.linalg.gaussian_null import gaussian_eigenvalues, tail_p_value
-from analyzers.linalg.marchenko_pastur import fit_bulk, median_scale
+from analyzers.linalg.marchenko_pastur import NO_FIT, BulkFit, fit_bulk, median_scale
+from analyzers.linalg.powerlaw import MINIMUM_VALUES
 from analyzers.linalg.spectra import singular_values
-from analyzers.weight_spectra.statistics import Entries, Sigma, input_of, matrix_of, no_entries, shape_of
+from analyzers.weight_spectra.statistics import (
+    Entries,
+    Sigma,
+    input_of,
+    matrix_of,
+    no_entries,
+    power_law_floor,
+    shape_of,
+)
 
 BULK_SCALES = ("total", "median", "shuffle")
 _NULL_VERSION = 1
@@ -54,13 +63,15 @@ class MarchenkoPasturFit(Statistic):
 
     Fields, each float64 (len(scales),): `s`, `edge`, `upper` (λ+), `n_spikes`, `ks`, `ks_p`. The null of `ks` is
     `draws` Gaussian matrices of this shape, for each of which s is fitted anew; it depends on the shape only.
+    s is at least that of rounding; where it is no more, there is no bulk to judge: `upper` and `ks` are NaN. All are
+    NaN where fewer than 20 σ of a larger matrix are above rounding.
     """
 
     scales: tuple[str, ...] = ("total", "median")
     draws: int = 100
 
     name = "mp_fit"
-    version = 1
+    version = 2
     scope = "matrix"
     reads_matrices = False
 
@@ -96,25 +107,42 @@ class MarchenkoPasturFit(Statistic):
         """See `analyzers.linalg.marchenko_pastur.fit_bulk`."""
         observation = unit.only
         M, N = sorted(shape_of(observation))
-        eigenvalues = input_of(observation, "sigma")["sigma"] ** 2
-        fits = []
-        for scale in self.scales:
-            if scale == "total":
-                s = float(input_of(observation, "entries")["std"])
-            elif scale == "median":
-                s = median_scale(eigenvalues, N)
-            else:
-                s = median_scale(input_of(observation, "shuffled_sigma")["sigma"] ** 2, N)
-            fits.append(fit_bulk(eigenvalues, N, s))
+        # A power of two changes no digit, and keeps the squares of entries near 1e170 finite.
+        exponent = int(np.frexp(input_of(observation, "sigma")["sigma"][0])[1])
+        fits = self._fits(observation, M, N, exponent)
         null = bulk_null(M, N, self.draws, context.cache)
+        with np.errstate(over="ignore"):  # λ of σ beyond 1e154: inf
+            edge, upper = np.ldexp([[fit.edge for fit in fits], [fit.upper for fit in fits]], 2 * exponent)
         return {
-            "s": np.array([fit.s for fit in fits]),
-            "edge": np.array([fit.edge for fit in fits]),
-            "upper": np.array([fit.upper for fit in fits]),
+            "s": np.ldexp([fit.s for fit in fits], exponent),
+            "edge": edge,
+            "upper": upper,
             "n_spikes": np.array([float(fit.n_spikes) if fit.n_spikes >= 0 else math.nan for fit in fits]),
             "ks": np.array([fit.ks for fit in fits]),
             "ks_p": np.array([tail_p_value(null[scale], fit.ks) for scale, fit in zip(self.scales, fits, strict=True)]),
         }
+
+
+    def _fits(self, observation: Observation, M: int, N: int, exponent: int) -> list[BulkFit]:
+        """One fit per scale, to matrices divided by 2^exponent."""
+        sigma = np.ldexp(input_of(observation, "sigma")["sigma"], -exponent)
+        entries = input_of(observation, "entries")
+        floor = power_law_floor(sigma, (M, N), math.ldexp(float(entries["noise_floor"]), -exponent))
+        if (sigma > floor).sum() < min(M, MINIMUM_VALUES):
+            return [NO_FIT] * len(self.scales)
+        rounding = floor / (math.sqrt(N) + math.sqrt(M))
+        fits = []
+        for scale in self.scales:
+            if scale == "total":
+                s = max(math.ldexp(float(entries["std"]), -exponent), rounding)
+            elif scale == "median":
+                s = median_scale(sigma**2, N, rounding)
+            else:
+                shuffled = np.ldexp(input_of(observation, "shuffled_sigma")["sigma"], -exponent)
+                s = median_scale(shuffled**2, N, rounding)
+            fit = fit_bulk(sigma**2, N, s)
+            fits.append(fit if s > rounding else replace(fit, upper=math.nan, ks=math.nan))
+        return fits
 
 
 def bulk_null(M: int, N: int, draws: int, cache: Cache) -> dict[str, np.ndarray]:

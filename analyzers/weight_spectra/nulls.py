@@ -19,6 +19,7 @@ from analyzers.contract import Cache, Context, Cost, MatrixInfo, Result, Statist
 from analyzers.errors import ParameterError
 from analyzers.linalg.gaussian_null import gaussian_eigenvalues, scaled_gaussian_eigenvalues
 from analyzers.linalg.powerlaw import MINIMUM_VALUES, fit_power_law, hill_alpha
+from analyzers.linalg.spectra import EPSILON
 from analyzers.linalg.windows import window_sigma
 from analyzers.weight_spectra.noise_bulk import not_a_weight
 from analyzers.weight_spectra.statistics import PowerLawFit, Sigma, input_of, matrix_of, no_entries, shape_of
@@ -130,7 +131,7 @@ class Farms(Statistic):
     estimator: Literal["hill", "ks"] = "hill"
 
     name = "farms"
-    version = 1
+    version = 2
     scope = "matrix"
 
     def __post_init__(self) -> None:
@@ -146,10 +147,11 @@ class Farms(Statistic):
         """See `analyzers.linalg.windows.window_sigma`."""
         content = matrix_of(unit.only).content()
         sigma, (rows, columns) = window_sigma(content, self.aspect, self.per_side, self.rows)
+        floor = max(rows, columns) * EPSILON * float(sigma[0])
         if self.estimator == "hill":
-            alpha = float(hill_alpha(sigma[None], np.array([len(sigma)]))[0])
+            alpha = float(hill_alpha(sigma[None], np.array([floor]))[0])
         else:
-            alpha = fit_power_law(sigma, max(rows, columns) * np.finfo(np.float64).eps * float(sigma[0])).alpha
+            alpha = fit_power_law(sigma, floor).alpha
         return {
             "alpha": np.array(alpha),
             "n_values": np.array(len(sigma)),
@@ -173,5 +175,5 @@ def _alpha_null(M: int, N: int, draws: int, minimum_values: int) -> dict[str, to
 
 def _alphas(sigma: np.ndarray, N: int, minimum_values: int) -> np.ndarray:
     """α of each row of σ (draws, M) above N ε64 σ1."""
-    floor = N * np.finfo(np.float64).eps
+    floor = N * EPSILON
     return np.array([fit_power_law(row, floor * float(row.max()), minimum_values).alpha for row in sigma])

@@ -15,8 +15,12 @@ CONDITION_GRAM_LIMIT = 1e4
 """Above it, a condition number and the tail σ that come from a Gram matrix are flagged."""
 
 
-def spectral_scalars(sigma: np.ndarray, p: np.ndarray, N: np.ndarray) -> dict[str, np.ndarray]:
-    """Norms, ranks, entropy, Hill's α and the condition number, each (count,). N: the longer side, (count,).
+def spectral_scalars(
+    sigma: np.ndarray, p: np.ndarray, N: np.ndarray, noise_floor: np.ndarray | float = 0.0
+) -> dict[str, np.ndarray]:
+    """Norms, ranks, entropy, Hill's α and the condition number, each (count,).
+
+    N: the longer side, (count,); noise_floor: of the storage, in units of σ, (count,) or one for all.
 
     Everything but the norms is computed from σ/σ1, so that it does not change with the scale of W. A zero matrix has
     norms 0, and NaN for everything that divides by them.
@@ -39,8 +43,14 @@ def spectral_scalars(sigma: np.ndarray, p: np.ndarray, N: np.ndarray) -> dict[st
             "spectral_entropy": np.where(p > 1, _entropy(share_squared) / np.log(size), np.nan),
             "participation_ratio": energy**2 / (squares**2).sum(axis=1),
             "condition_number": condition_number(sigma, p, N),
-            "hill_alpha": hill_alpha(sigma, p),
+            "hill_alpha": hill_alpha(sigma, rounding_floor(sigma[:, 0], N, noise_floor)),
         }
+
+
+def rounding_floor(spectral_norm: np.ndarray, N: np.ndarray, noise_floor: np.ndarray | float) -> np.ndarray:
+    """max(noise_floor, N ε64 σ1): at or below it a σ is rounding of the storage or of the arithmetic; (count,)."""
+    result: np.ndarray = np.fmax(noise_floor, N * EPSILON * spectral_norm)
+    return result
 
 
 def condition_number(sigma: np.ndarray, p: np.ndarray, N: np.ndarray) -> np.ndarray:

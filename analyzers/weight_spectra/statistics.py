@@ -19,8 +19,9 @@ from analyzers.linalg.entries import entry_facts
 from analyzers.linalg.ggd import fit_ggd
 from analyzers.linalg.noise import storage_noise_floor, ulp_squared
 from analyzers.linalg.powerlaw import MINIMUM_VALUES, fit_power_law
-from analyzers.linalg.spectra import EPSILON, Spectrum, singular_values, singular_values_batch
+from analyzers.linalg.spectra import Spectrum, singular_values, singular_values_batch
 from analyzers.linalg.spectrum_work import spectrum_memory, spectrum_work
+from analyzers.weight_spectra.scalars import rounding_floor
 
 METHODS = ("gram", "svd", "qr")
 """What `sigma`'s field `method` counts through."""
@@ -97,7 +98,7 @@ class Entries(Statistic):
     """
 
     name = "entries"
-    version = 1
+    version = 2
     scope = "matrix"
 
     def refuses(self, info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
@@ -144,13 +145,13 @@ class PowerLawFit(Statistic):
     """The power-law fit to the eigenvalues above the floor max(noise_floor, N ε64 σ1).
 
     Fields (0-d): `alpha`, `xmin` (of λ), `ks_distance`, `n_tail`, `n_values` (above the floor). NaN and `n_tail` 0
-    where fewer than `minimum_values` are above it.
+    where fewer than `minimum_values` are above it, or where all σ are equal up to rounding.
     """
 
     minimum_values: int = MINIMUM_VALUES
 
     name = "power_law"
-    version = 1
+    version = 2
     scope = "matrix"
     reads_matrices = False
 
@@ -184,7 +185,7 @@ class PowerLawFit(Statistic):
 
 def power_law_floor(sigma: np.ndarray, shape: tuple[int, int], noise_floor: float) -> float:
     """max(noise_floor, N ε64 σ1): at or below it a σ is rounding of the storage or of the arithmetic."""
-    return max(noise_floor, max(shape) * EPSILON * float(sigma[0]))
+    return float(rounding_floor(sigma[0], np.array(max(shape)), noise_floor))
 
 
 def is_circuit(info: MatrixInfo) -> bool:

@@ -66,14 +66,14 @@ def spike_edge(s: float, m: int, n: int) -> float:
     return s * s * ((a + b) ** 2 + TW95 * (a + b) * (1 / a + 1 / b) ** (1 / 3))
 
 
-def median_scale(lam: np.ndarray, m: int, n: int) -> float:
-    """s from the median eigenvalue, iterated over the spikes."""
+def median_scale(lam: np.ndarray, m: int, n: int, least: float) -> float:
+    """s from the median eigenvalue, iterated over the spikes, never below that of rounding."""
     large, k = max(m, n), 0
     s = math.nan
     for _ in range(20):
         if k >= len(lam):
             return math.nan
-        s = math.sqrt(np.median(lam[k:]) / (large * mp_median((len(lam) - k) / large)))
+        s = max(math.sqrt(np.median(lam[k:]) / (large * mp_median((len(lam) - k) / large))), least)
         found = int((lam > spike_edge(s, m, n)).sum())
         if found == k:
             break
@@ -103,23 +103,25 @@ def spectrum(w: np.ndarray, noise_floor: float, product: bool = False, p: int | 
     out["condition_number"] = 1 / (large * EPS) if deficient else sigma[0] / sigma[-1]
     for q in (0.5, 0.9, 0.95, 0.99):
         out[f"energy_rank_{q}"] = int(np.argmax(np.cumsum(lam) >= q * lam.sum() * (1 - 1e-12))) + 1
-    fit = power_law(sigma, max(noise_floor, large * EPS * sigma[0]))
+    floor = max(noise_floor, large * EPS * sigma[0])
+    fit = power_law(sigma, floor)
     out |= {name: fit.get(name, math.nan) for name in ("alpha", "xmin", "ks_distance", "n_tail")}
     alpha = out["alpha"]
     out["alpha_hat"] = alpha * math.log10(lam[0])
     out["alpha_sigma_iid"] = (alpha - 1) / math.sqrt(out["n_tail"]) if alpha == alpha else math.nan
     out["log_alpha_norm"] = math.log10((lam[lam > 0] ** alpha).sum()) if alpha == alpha else math.nan
-    rising = lam[::-1]
-    i = p // 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        hill = 1 + (p - i) / np.log(rising[i:] / rising[i]).sum() if p > 1 and rising[i] > 0 else math.nan
-    out["hill_alpha"] = hill if math.isfinite(hill) else math.nan
+    rising = np.sort(lam[sigma > floor])
+    i = len(rising) // 2
+    out["hill_alpha"] = 1 + (len(rising) - i) / np.log(rising[i:] / rising[i]).sum() if len(rising) >= 20 else math.nan
     if not product and p > 1:
-        for name, s in (("total", float(w.std())), ("median", median_scale(lam, m, n))):
-            upper = s * s * (math.sqrt(m) + math.sqrt(n)) ** 2
+        least = floor / (math.sqrt(m) + math.sqrt(n))
+        for name, s in (("total", max(float(w.std()), least)), ("median", median_scale(lam, m, n, least))):
+            upper = s * s * (math.sqrt(m) + math.sqrt(n)) ** 2 if s > least else math.nan
             edge = spike_edge(s, m, n)
-            out |= {f"mp_scale_{name}": s, f"mp_edge_{name}": edge, f"mp_softrank_{name}": upper / lam[0]}
-            out[f"n_spikes_{name}"] = int((lam > edge).sum())
+            bulk = {f"mp_scale_{name}": s, f"mp_edge_{name}": edge, f"mp_softrank_{name}": upper / lam[0]}
+            bulk[f"n_spikes_{name}"] = int((lam > edge).sum())
+            # Too few σ above rounding have no bulk.
+            out |= bulk if len(rising) >= min(p, 20) else dict.fromkeys(bulk, math.nan)
     return out
 
 

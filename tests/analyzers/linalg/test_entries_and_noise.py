@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analyzers.contract import LowRank, Sum
 from analyzers.errors import Unmeasurable
@@ -103,6 +105,13 @@ def test_an_upcast_file_has_the_floor_of_what_it_was(narrow: torch.dtype, scale:
     floor = storage_noise_floor(stored)
     for wide in (torch.float32, torch.float64):
         assert storage_noise_floor(stored.to(wide)) == pytest.approx(floor, rel=1e-12)
+
+
+@given(exponent=st.integers(-900, 1000))
+@settings(max_examples=30, deadline=None)
+def test_the_floor_scales_with_the_entries_to_the_ends_of_float64(exponent: int) -> None:
+    stored = random(8, 6)
+    assert storage_noise_floor(stored * 2.0**exponent) == storage_noise_floor(stored) * 2.0**exponent
 
 
 def test_few_distinct_values_are_not_taken_for_a_coarse_format() -> None:

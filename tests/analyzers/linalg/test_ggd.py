@@ -59,6 +59,15 @@ def test_the_fit_solves_the_likelihood_equation_of_the_distinct_values() -> None
         assert likelihood(beta * nudge, scale) < best and likelihood(beta, scale * nudge) < best
 
 
+@pytest.mark.parametrize("levels", [7, 127, 2047, 32767])
+def test_entries_on_a_grid_are_fitted_as_if_each_were_kept(levels: int) -> None:
+    values = np.random.default_rng(levels).standard_normal((300, 300))
+    step = float(np.float32(np.abs(values).max() / levels))
+    values = np.rint(values / step) * step
+    distinct, counts = np.unique(np.abs(values), return_counts=True)
+    assert fit(values) == pytest.approx(fit_ggd(distinct[1:], counts[1:], int(counts[0])), rel=1e-6)
+
+
 def test_entries_of_one_magnitude_sit_on_the_upper_bound() -> None:
     assert fit(np.where(np.arange(64).reshape(8, 8) % 2, 0.5, -0.5))[0] == SHAPE_RANGE[1]
 

@@ -147,6 +147,42 @@ def test_few_values_in_the_tail_are_flagged_and_too_few_give_nan() -> None:
     assert dataset.alpha_sigma_iid.values[:2] == pytest.approx((dataset.alpha.values[:2] - 1) / np.sqrt(tail[:2]))
 
 
+@given(
+    rank=st.integers(1, 60),
+    side=st.integers(60, 90),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=15, deadline=None)
+def test_rounding_is_no_structure_in_matrices_of_deficient_rank(
+    rank: int, side: int, dtype: torch.dtype, seed: int
+) -> None:
+    values = one((random(side, rank, seed) @ random(rank, 80, seed + 1)).to(dtype))
+    assert not (values.n_spikes > rank).any()
+    if rank < 20:
+        assert np.isnan(values.hill_alpha) and np.isnan(values.n_spikes).all() and np.isnan(values.mp_softrank).all()
+    elif rank < side and dtype == torch.float64:
+        factors = LowRank(random(side, rank, seed), random(rank, 80, seed + 1))
+        real = one(Matrix.of(factors, "W", role="delta"))
+        assert float(values.hill_alpha) == pytest.approx(float(real.hill_alpha), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_orthogonal_and_constant_matrices_have_no_exponents(dtype: torch.dtype) -> None:
+    orthogonal = torch.linalg.qr(random(60, 60))[0].to(dtype)
+    for values in (one(orthogonal), one(torch.full((60, 60), 0.1, dtype=torch.float64).to(dtype))):
+        assert float(values.alpha_flag) == 2
+        assert np.isnan([float(values[name]) for name in ("alpha", "hill_alpha", "alpha_hat", "log_alpha_norm")]).all()
+
+
+@pytest.mark.parametrize("exponent", [-560, 565])
+def test_entries_near_the_ends_of_float64_have_the_spikes_of_ordinary_ones(exponent: int) -> None:
+    plain, scaled = one(heavy()), one(heavy() * 2.0**exponent)
+    assert float(scaled.noise_floor) == float(plain.noise_floor) * 2.0**exponent
+    for name in ("n_spikes", "mp_ks", "mp_ks_p", "alpha", "hill_alpha", "ggd_shape"):
+        assert scaled[name].values == pytest.approx(plain[name].values, rel=1e-9), name
+
+
 def test_zero_matrices_have_norms_and_no_ratios() -> None:
     values = one(torch.zeros(30, 40))
     assert float(values.spectral_norm) == 0 and float(values.entry_std) == 0 and float(values.zero_fraction) == 1
