@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +39,7 @@ def rounding_of(content: Content) -> Rounding:
         return Rounding(0.0, _FORMATS[torch.float64])
     facts = entry_facts(content)
     bits, least = _FORMATS.get(content.dtype, _FORMATS[torch.float64])
-    return Rounding(
-        rounding_rms(facts, content.dtype), (min(bits, max(7, facts.mantissa_bits)), least)
-    )
+    return Rounding(rounding_rms(facts, content.dtype), (min(bits, max(7, facts.mantissa_bits)), least))
 
 
 def base_rounding(pair: Pair, reference: Matrix, context: Context) -> Rounding:

@@ -77,7 +77,7 @@ def spike_edge(s: float, M: int, N: int) -> float:
 
 
 def median_scale(eigenvalues: np.ndarray, N: int, least: float = 0.0) -> float:
-    """s from the median of the bulk, iterated; eigenvalues descending, (M,). s is never below `least`, that of rounding.
+    """s from the median of the bulk, iterated, but at least `least`, that of rounding; eigenvalues descending, (M,).
 
     k ← 0; s² = median(λ_{k+1..M}) / (N · median_MP((M − k)/N)); k ← #{λ > edge}; until k is fixed, or 20 times.
     Source: Gavish & Donoho 2014 for the median, iterated over the spikes.

@@ -122,7 +122,6 @@ class MarchenkoPasturFit(Statistic):
             "ks_p": np.array([tail_p_value(null[scale], fit.ks) for scale, fit in zip(self.scales, fits, strict=True)]),
         }
 
-
     def _fits(self, observation: Observation, M: int, N: int, exponent: int) -> list[BulkFit]:
         """One fit per scale, to matrices divided by 2^exponent."""
         sigma = np.ldexp(input_of(observation, "sigma")["sigma"], -exponent)
