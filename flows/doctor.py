@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from flows import prefect_env, server
+from flows.shadowing import OUR_PACKAGES, shadowed
 from pipeline.store import limits
 
-OUR_PACKAGES = ("analyzers", "pipeline", "flows", "data_catalog")
 _TRAPS = {
     "fastapi": "with a newer fastapi, Prefect 3.8 fails every flow",
     "sqlalchemy": "with a newer SQLAlchemy, Prefect 3.8 schedules silently never fire",
@@ -75,6 +75,7 @@ def shadows() -> Iterator[Check]:
     for name in OUR_PACKAGES:
         spec = importlib.util.find_spec(name)
         places = [Path(p).resolve() for p in (spec.submodule_search_locations or ())] if spec else []
+        places = [shadowed()[name]] if name in shadowed() else places
         others = sorted(set(owners.get(name, ())) - {"varve"})
         if not places:
             yield Check(f"package {name}", "bad", "cannot be imported", "pip install --force-reinstall --no-deps varve")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flows.console import say, survive_any_text
+from flows.console import complain, say, survive_any_text
+from flows.shadowing import put_ours_first, sentence, shadowed
 
 VERBS = (
     "analyze", "analyse", "inspect", "plan", "ingest", "report", "export", "verify", "schedule", "doctor", "catalog",
@@ -41,6 +42,12 @@ def main() -> None:
     """The console script. Exit codes: 0 all done, 1 doctor found something, 2 usage, 3 partly, 130 interrupted."""
     survive_any_text()
     arguments = sys.argv[1:]
+    if shadowed():
+        if arguments[:1] != ["doctor"]:
+            for name, place in shadowed().items():
+                complain(f"varve: {sentence(name, place)}")
+            sys.exit(2)
+        put_ours_first()
     line = first_line(arguments)
     if line is not None:
         say(line)

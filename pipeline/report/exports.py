@@ -8,7 +8,8 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ MARKER = "report.json"
 """The file of an exported folder that holds the root's attributes; a folder with it may be replaced."""
 
 
-def export(tree: xr.DataTree, format: str, out: Path | str) -> Path:
+def export(tree: xr.DataTree, format: str, out: Path | str, variables: Sequence[str] = ()) -> Path:
     """Writes the report in another format and returns the path.
 
     netcdf: one file, groups kept (h5netcdf). csv, parquet: a folder of tidy tables, one row per run, step, matrix and
     further dimensions, one file per node and set of dimensions; CSV has long names and units in `columns.csv`, Parquet
     in its schema. json: one file of records. The target is replaced when it is such an export, whole or not at all.
+    `variables`: globs on names, or on paths as in "weight_spectra/alpha"; all others are left out.
     """
+    if variables:
+        tree = only_variables(tree, variables)
     try:
         writer, is_folder = WRITERS[format.lower().lstrip(".")]
     except KeyError:
@@ -57,6 +61,28 @@ def export(tree: xr.DataTree, format: str, out: Path | str) -> Path:
     return target
 
 
+def only_variables(tree: xr.DataTree, globs: Sequence[str]) -> xr.DataTree:
+    """The report with the variables that match; a node without one is left out. ReportError: a glob matches none."""
+    chosen: dict[str, xr.Dataset] = {}
+    names: set[str] = set()
+    unmatched = dict.fromkeys(globs)
+    for path, dataset in datasets_of(tree).items():
+        own = {str(name): f"{path.strip('/')}/{name}" for name in dataset.data_vars}
+        names.update(own)
+        hits = {g: [n for n, p in own.items() if fnmatchcase(n, g) or fnmatchcase(p, g)] for g in globs}
+        kept = set().union(*hits.values())
+        unmatched = {glob: None for glob in unmatched if not hits[glob]}
+        if kept:
+            chosen[path] = dataset[[name for name in own if name in kept]]
+    for glob in unmatched:
+        near = difflib.get_close_matches(glob, sorted(names), n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "the report's variables are in its nodes"
+        raise ReportError(f"no variable of the report matches {glob!r}: {hint}")
+    made = xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **chosen})
+    made.attrs = dict(tree.attrs)
+    return made
+
+
 def _check_target(target: Path, is_folder: bool) -> None:
     if is_folder and target.is_dir():
         if any(target.iterdir()) and not (target / MARKER).is_file():
@@ -81,7 +107,7 @@ def _write_netcdf(tree: xr.DataTree, path: Path) -> None:
 def _write_csv(tree: xr.DataTree, folder: Path) -> None:
     columns: list[dict[str, Any]] = []
     for item in tidy_tables(tree):
-        item.frame.to_csv(folder / f"{item.name}.csv", index=False)
+        _harmless(item.frame).to_csv(folder / f"{item.name}.csv", index=False)
         columns += [
             {
                 "file": f"{item.name}.csv",
@@ -90,10 +116,28 @@ def _write_csv(tree: xr.DataTree, folder: Path) -> None:
             }
             for name, attrs in item.attributes.items()
         ]
-    pd.DataFrame(columns, columns=["file", "column", "long_name", "units", "source"]).to_csv(
-        folder / "columns.csv", index=False
-    )
+    described = pd.DataFrame(columns, columns=["file", "column", "long_name", "units", "source"])
+    _harmless(described).to_csv(folder / "columns.csv", index=False)
     _write_marker(tree, folder)
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes a cell that begins so for a formula, and runs it."""
+
+
+def _harmless(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before each text, in cells and headers, that a spreadsheet would take for a formula.
+    Columns of numbers stay numbers."""
+    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    changed = frame.assign(**{name: frame[name].map(_no_formula) for name in texts}) if texts else frame
+    return changed.rename(columns=_no_formula)
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    text = f"'{cell}" if cell.lstrip(" \n").startswith(_FORMULA) else cell
+    return text.replace("\r", "\\r")  # unquoted, it would begin a row, and a cell, of its own
 
 
 def _write_parquet(tree: xr.DataTree, folder: Path) -> None:

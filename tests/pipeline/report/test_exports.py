@@ -122,3 +122,32 @@ def test_an_export_replaces_an_export_and_nothing_else(tree: xr.DataTree, tmp_pa
     export(small, "json", tmp_path / "report.json")
     export(small, "json", tmp_path / "report.json")
     assert {p.name for p in tmp_path.iterdir()} == {"tables", "mine", "file", "report.json"}
+
+
+def test_only_the_variables_that_were_asked_for(tree: xr.DataTree, tmp_path: Path) -> None:
+    whole = export(tree, "json", tmp_path / "all.json")
+    path = export(tree, "json", tmp_path / "some.json", ["stable_*", "weight_spectra/spectral_norm"])
+    tables = json.loads(path.read_text())["tables"]
+    named = {name for table in tables.values() for name in table["columns"]}
+    assert {"stable_rank", "spectral_norm"} <= named and "sigma" not in named
+    assert "run" in named and path.stat().st_size < whole.stat().st_size
+    frame = pd.read_csv(export(tree, "csv", tmp_path / "tables", ["stable_rank"]) / "weight_spectra.csv")
+    assert len(frame) == int(tree["weight_spectra/stable_rank"].notnull().sum())
+    with pytest.raises(ReportError, match=r"no variable .* matches 'stable_rnk': did you mean 'stable_rank'"):
+        export(tree, "json", tmp_path / "none.json", ["stable_rnk"])
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_csv_has_no_cell_that_a_spreadsheet_would_run(tmp_path: Path, start: str) -> None:
+    name = f"{start}cmd|' /C calc'!A0"
+    made = synthetic.tree(runs=(name, "plain"), matrices=2, steps=(0, 10))
+    made["weight_spectra/stable_rank"].values[:] = -1.5
+    folder = export(made, "csv", tmp_path / "tables")
+    frame = pd.read_csv(folder / "weight_spectra.csv")
+    assert set(frame["run"]) == {f"'{name}".replace("\r", r"\r"), "plain"}
+    assert (frame["stable_rank"] == -1.5).all()
+    for file in folder.glob("*.csv"):
+        cells = pd.read_csv(file, dtype=str, keep_default_na=False)
+        for column in cells:
+            texts = cells[column][pd.to_numeric(cells[column], errors="coerce").isna()]
+            assert not texts.str.startswith(("=", "+", "-", "@", "\t", "\r")).any(), (file.name, column)
