@@ -237,6 +237,8 @@ class Statistic(ABC):
     `reads_models` (scope checkpoint, or run and runs over "checkpoint"): one observation per checkpoint carries all of
     it; with `reads_matrices` False, that alone.
     `grows` (run scope): `compute` accepts `unit.previous` and extends it by the new steps.
+    `last_step_only` (run and runs scope): a unit sees only the last step of each run that can be observed, and its key
+    depends on nothing else.
     """
 
     name: ClassVar[str]
@@ -249,6 +251,7 @@ class Statistic(ABC):
     reads_models: ClassVar[bool] = False
     extent_field: ClassVar[str | None] = None
     grows: ClassVar[bool] = False
+    last_step_only: ClassVar[bool] = False
 
     def parameters(self) -> dict[str, Any]:
         """The JSON-able parameters that enter the key: all fields but the extent; of materials what identifies them."""

@@ -9,15 +9,18 @@ import xarray as xr
 from pydantic import Field, field_validator
 
 from analyzers.contract import Analyzer, AnalyzerParameters, Derived, Statistic, Variable, View
-from analyzers.intruder_dimensions import derivation
+from analyzers.intruder_dimensions import derivation, verdicts
 from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
 from analyzers.intruder_dimensions.births import TunedOverlap, TunedOverlapTwo, of_births
 from analyzers.intruder_dimensions.change import Change
 from analyzers.intruder_dimensions.intruders import Intruders
-from analyzers.intruder_dimensions.matched import IntruderMatched
+from analyzers.intruder_dimensions.matched import IntruderMatched, IntruderMatchedSpectral
+from analyzers.intruder_dimensions.matched_null import NORMS, IntruderMatchedNull
+from analyzers.intruder_dimensions.max_t import DIRECTIONS
 from analyzers.intruder_dimensions.methods_note import notes_on_methods
 from analyzers.intruder_dimensions.null import IntruderNull
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
+from analyzers.intruder_dimensions.total_null import TotalNull
 from analyzers.intruder_dimensions.variables import BY_NAME, DELTA_SIGMA, VARIABLES
 
 
@@ -29,7 +32,8 @@ class IntruderParameters(AnalyzerParameters):
     epsilons: tuple[float, ...] = Field((0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1)
     births: bool = Field(True, description="followed back over the steps: when each intruder was born")
     null: bool = Field(True, description="control: Δ's singular values with Haar-random vectors")
-    draws: int = Field(20, ge=2, description="draws of the null")
+    draws: int = Field(20, ge=2, description="draws of the null at each step")
+    most_draws: int = Field(400, ge=2, description="at the last step, where the p of a run's total is near its edge")
     matched: bool = Field(True, description="control: the runs' updates at one norm")
     across_runs: bool = Field(True, description="cosines, masks and LoRA subspaces between runs")
     subspace_ranks: tuple[int, ...] = (1, 5, 10, 50)
@@ -60,7 +64,7 @@ class IntruderDimensions(Analyzer):
     """Intruder dimensions with their controls, and what fine-tuning changed, against each run's base."""
 
     name: ClassVar[str] = "intruder_dimensions"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     variables: ClassVar[tuple[Variable, ...]] = VARIABLES
     Parameters: ClassVar[type[AnalyzerParameters]] = IntruderParameters
 
@@ -81,15 +85,16 @@ class IntruderDimensions(Analyzer):
         arrays["base_kind"] = derivation.base_kinds(view)
         notes = derivation.notes_on_bases(view) + derivation.notes_on_shapes(view)
         if parts["null"] is not None:
-            arrays |= derivation.of_null(view, parts["null"], arrays["n_intruders"], settings)
+            arrays |= self._null(view, parts, arrays["n_intruders"])
         else:
             notes += ("The null is switched off: a count of intruders alone does not show that training made them.",)
         if settings.births:
             arrays |= of_births(view, arrays["similarity"], settings.ks, settings.epsilons)
         compared: tuple[str, ...] = ()
-        if parts["matched"] is not None:
-            matched, compared, said = derivation.of_matched(view, parts["matched"], settings)
-            arrays, notes = arrays | matched, notes + said
+        if settings.matched:
+            matched, compared = self._matched(view, parts)
+            arrays |= matched
+            notes += (derivation.ONE_RUN,) if len(compared) < 2 else ()
         if parts["across"] is not None:
             arrays |= derivation.of_runs(view, parts["across"], settings)
         notes += notes_on_methods(view, parts["intruders"], parts["null"])
@@ -100,6 +105,28 @@ class IntruderDimensions(Analyzer):
             notes,
         )
 
+    def _null(self, view: View, parts: dict[str, Any], counts: np.ndarray) -> dict[str, np.ndarray]:
+        """The null, with all the draws there are, the excess over it, and the p of the sums."""
+        arrays = derivation.of_null(view, parts["null"], counts.shape, self.parameters)
+        sweeps = verdicts.sweeps_of(view, parts["total"])
+        verdicts.refine_nulls(view, arrays, sweeps, self.parameters)
+        arrays["excess_intruders"] = counts - arrays["n_intruders_null"]
+        return arrays | verdicts.of_sweeps(view, sweeps, self.parameters)
+
+    def _matched(self, view: View, parts: dict[str, Any]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """Counts at matched norms with their nulls, and the runs compared."""
+        arrays: dict[str, np.ndarray] = {}
+        common: dict[str, np.ndarray] = {}
+        compared: tuple[str, ...] = ()
+        for norm, ending in (("frobenius", ""), ("spectral", "_spectral")):
+            counts, scores, norms, compared = derivation.of_matched(view, parts[f"matched{ending}"], self.parameters)
+            arrays |= {f"n_intruders_matched{ending}": counts, f"similarity_matched{ending}": scores}
+            arrays[f"matched{ending}_norm"] = norms
+            common[norm] = scores[:, 0]
+        if parts["matched_null"] is not None:
+            arrays |= verdicts.of_matched_null(view, parts["matched_null"], common, self.parameters)
+        return arrays, compared
+
     def _parts(self) -> dict[str, Any]:
         s: IntruderParameters = self.parameters
         return {
@@ -109,7 +136,10 @@ class IntruderDimensions(Analyzer):
             "overlap": TunedOverlap(s.scored) if s.births else None,
             "overlap_two": TunedOverlapTwo(s.scored) if s.births else None,
             "null": IntruderNull(draws=s.draws, k=s.scored) if s.null else None,
+            "total": TotalNull(s.draws, s.most_draws, s.scored, s.ks, s.epsilons) if s.null else None,
             "matched": IntruderMatched(k_max=s.scored) if s.matched else None,
+            "matched_spectral": IntruderMatchedSpectral(k_max=s.scored) if s.matched else None,
+            "matched_null": IntruderMatchedNull(s.draws, s.scored) if s.matched and s.null else None,
             "across": ChangeAcrossRuns(s.top_fraction, s.phi_ranks) if s.across_runs else None,
         }
 
@@ -124,6 +154,8 @@ class IntruderDimensions(Analyzer):
             "phi_i": np.array(s.phi_ranks),
             "phi_j": np.array(s.phi_ranks),
             "matched_to": ["geometric_mean", *compared],
+            "norm": list(NORMS),
+            "direction": list(DIRECTIONS),
             "other_run": [run.id for run in derivation.compared_runs(view)],
         }
 

@@ -72,16 +72,21 @@ def of_scores(view: View, statistic: Intruders, settings: IntruderParameters) ->
     return arrays
 
 
-def of_null(view: View, statistic: IntruderNull, counts: np.ndarray, settings: IntruderParameters) -> Arrays:
-    """The null's mean and interval, and the excess over it; the null of the sum over matrices."""
+def of_null(view: View, statistic: IntruderNull, shape: tuple[int, ...], settings: IntruderParameters) -> Arrays:
+    """The null's mean and interval, (run, step, matrix, ...) as `shape`, and those of the sum over matrices."""
     names = ("n_intruders_null", "n_intruders_null_low", "n_intruders_null_high")
-    arrays = {name: np.full(counts.shape, np.nan, dtype=np.float32) for name in names}
+    arrays = {name: np.full(shape, np.nan, dtype=np.float32) for name in names}
     for stack in view.stacks(statistic, "similarity"):
         summary = null_summary(stack.values[:, : settings.draws], settings.ks, settings.epsilons)
         for name, values in zip(names, summary, strict=True):
             arrays[name][_where(stack)] = values
     arrays |= _null_totals(view, statistic, settings)
-    return arrays | {"excess_intruders": counts - arrays["n_intruders_null"]}
+    return arrays
+
+
+def most_possible(scores: np.ndarray) -> np.ndarray:
+    """One draw (N, 1, 2, K) that counts every score there is: more than these no draw of (N, draws, 2, K) can give."""
+    return np.where(np.isnan(scores[:, :1]), np.nan, -1.0)
 
 
 def totals(counts: np.ndarray) -> np.ndarray:
@@ -100,9 +105,7 @@ def _null_totals(view: View, statistic: IntruderNull, settings: IntruderParamete
         place = stack.run_index * steps + stack.step_index
         scores = stack.values[:, : settings.draws]
         sums += null_sums(scores, place, runs * steps, settings.ks, settings.epsilons)
-        # Every score that there is, counted: more than these no draw can give.
-        all_below = np.where(np.isnan(scores[:, :1]), np.nan, -1.0)
-        most += null_sums(all_below, place, runs * steps, settings.ks, settings.epsilons)
+        most += null_sums(most_possible(scores), place, runs * steps, settings.ks, settings.epsilons)
         present[place] = True
     sums[~present] = np.nan
     names = ("total_intruders_null", "total_intruders_null_low", "total_intruders_null_high")
@@ -142,14 +145,15 @@ def spectral_ratio(view: View, statistic: Intruders, norms: np.ndarray, settings
 
 def of_matched(
     view: View, statistic: IntruderMatched, settings: IntruderParameters
-) -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
-    """Scores and counts at matched norms, the compared runs in the order of `matched_to`, and notes.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Counts (run, matched_to, matrix, 2, ks, epsilons), scores (run, matched_to, matrix, 2, k) and norms (run,
+    matched_to, matrix) at matched norms, and the compared runs in the order of `matched_to`.
 
     `matched_to` begins with the geometric mean, the one norm common to all.
     """
-    results = list(_run_results(view, statistic))
+    results = list(run_results(view, statistic))
     compared = tuple(run.id for run in compared_runs(view) if run.role == "run")
-    place, own = {run: index for index, run in enumerate(compared)}, _run_index(view)
+    place, own = {run: index for index, run in enumerate(compared)}, run_index(view)
     k, runs, matrices = settings.scored, len(view.runs), len(view.matrices)
     scores = np.full((runs, len(compared) + 1, matrices, 2, k), np.nan)
     norms = np.full((runs, len(compared) + 1, matrices), np.nan)
@@ -161,9 +165,7 @@ def of_matched(
                 scores[own[run], columns, matrix] = result["similarity"][row][:, :, :k]
     counts = count_below(scores, settings.ks, settings.epsilons)
     counts[np.isnan(scores).all(axis=-1)] = np.nan
-    arrays = {"n_intruders_matched": counts, "similarity_matched": scores, "matched_norm": norms}
-    said = (ONE_RUN,) if len(compared) < 2 else ()
-    return arrays, compared, said
+    return counts, scores, norms, compared
 
 
 def of_runs(view: View, statistic: ChangeAcrossRuns, settings: IntruderParameters) -> Arrays:
@@ -173,8 +175,8 @@ def of_runs(view: View, statistic: ChangeAcrossRuns, settings: IntruderParameter
     fields = {"delta_cosine": "cosine", "mask_iou": "mask_iou", "mask_iou_above_noise": "mask_iou_above_noise"}
     arrays = {name: np.full((runs, len(others), matrices), np.nan) for name in fields}
     arrays["lora_phi"] = np.full((runs, len(others), matrices, grid, grid), np.nan)
-    where = _run_index(view)
-    for matrix, result, members in _run_results(view, statistic):
+    where = run_index(view)
+    for matrix, result, members in run_results(view, statistic):
         rows = [row for row, run in enumerate(members) if run in where]
         at = np.ix_([where[members[row]] for row in rows], [others[run] for run in members], [matrix])
         for name, field in (*fields.items(), ("lora_phi", "phi")):
@@ -275,7 +277,7 @@ def _where(stack: Stack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return stack.run_index, stack.step_index, stack.matrix_index
 
 
-def _run_results(view: View, statistic: Statistic) -> Iterator[tuple[int, Result, tuple[str, ...]]]:
+def run_results(view: View, statistic: Statistic) -> Iterator[tuple[int, Result, tuple[str, ...]]]:
     """(matrix index, result, the runs in it, in order), for each group of runs that one unit compared.
 
     A unit's rows are positional, in the order of the report's runs; its field `members` tells one group from another.
@@ -291,7 +293,7 @@ def _run_results(view: View, statistic: Statistic) -> Iterator[tuple[int, Result
                 yield index, result, tuple(runs)
 
 
-def _run_index(view: View) -> dict[str, int]:
+def run_index(view: View) -> dict[str, int]:
     return {run.id: index for index, run in enumerate(view.runs)}
 
 

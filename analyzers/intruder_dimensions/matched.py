@@ -27,6 +27,7 @@ from analyzers.contract import (
 )
 from analyzers.costs import Work
 from analyzers.intruder_dimensions.pair import Pair, cached_base, frobenius_norm, identify, load_pair, refusal
+from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.linalg.blocks import blocks64, dense64
 from analyzers.linalg.dense_top import Blend
 from analyzers.linalg.dense_work import dense_work
@@ -68,7 +69,7 @@ class IntruderMatched(Statistic):
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""
         last = last_steps(unit.observations)
-        norms = np.array([_norm(observation) for observation in last])
+        norms = np.array([self.norm(observation) for observation in last])
         targets = np.append(norms, geometric_mean(norms))
         shape = (len(last), len(last) + 1, 2, self.k_max)
         result = {"similarity": np.full(shape, np.nan), "error": np.full(shape, np.nan), "norm": targets}
@@ -99,6 +100,36 @@ class IntruderMatched(Statistic):
                     result["similarity"][row, column, side, :kept] = scores.similarity.cpu().numpy()
                     result["error"][row, column, side, :kept] = scores.error.cpu().numpy()
         return result
+
+    def norm(self, observation: Observation) -> float:
+        """‖Δ‖_F."""
+        return _frobenius(observation)
+
+
+@dataclass(frozen=True)
+class IntruderMatchedSpectral(IntruderMatched):
+    """The same with ‖Δ‖₂, the largest singular value of Δ, which is what lifts a vector into the top k.
+
+    Equal ‖Δ‖_F favours low rank: rank 1 has all of its norm in one direction.
+    """
+
+    name: ClassVar[str] = "intruder_matched_spectral"
+    version: ClassVar[int] = 1
+    last_step_only: ClassVar[bool] = True
+
+    def inputs(self) -> tuple[Statistic, ...]:
+        """σ(Δ)."""
+        return (UpdateSpectrum(),)
+
+    def norm(self, observation: Observation) -> float:
+        """‖Δ‖₂; 0 where σ(Δ) has no value."""
+        return float(update_sigma(observation).max(initial=0.0))
+
+
+def update_sigma(observation: Observation) -> np.ndarray:
+    """σ(Δ) among the inputs of an observation, float64; empty where it has no value."""
+    spectrum = observation.statistics.get(UpdateSpectrum.name)
+    return np.zeros(0) if spectrum is None else np.asarray(spectrum["sigma"], dtype=np.float64)
 
 
 def last_steps(observations: Sequence[Observation]) -> list[Observation]:
@@ -142,7 +173,7 @@ def leading_of(top: Leading) -> torch.Tensor | None:
     return top.right if top.left.shape[0] >= top.right.shape[0] else top.left
 
 
-def _norm(observation: Observation) -> float:
+def _frobenius(observation: Observation) -> float:
     pair = load_pair(observation)
     if pair.identical:
         return 0.0

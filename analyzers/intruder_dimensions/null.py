@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statistic, Unit
 from analyzers.costs import Work
@@ -69,35 +70,34 @@ class IntruderNull(Statistic):
         base = cached_base(label, reference, context)
         shape, sigma_base = base.shape, base.sigma.cpu().numpy()
         del base  # its vectors are not needed
-        kept = min(self.k, sigma_base.size)
-        if not np.any(sigma_update > 0):
-            similarity = np.full((self.draws, 2, self.k), np.nan)
-            similarity[:, :, :kept] = 1.0
-            return {"similarity": similarity, "dense": np.asarray(0, dtype=np.int64)}
-        similarity, dense = _scored(sigma_base, sigma_update, shape, self, context)
+        generators = [np.random.default_rng((context.seed, draw)) for draw in range(self.draws)]
+        similarity, dense = null_scores(sigma_base, sigma_update, shape, self.k, generators, context.device)
         return {"similarity": similarity, "dense": np.asarray(dense, dtype=np.int64)}
 
 
-def _scored(
-    sigma_base: np.ndarray, sigma_update: np.ndarray, shape: tuple[int, int], null: IntruderNull, context: Context
+def null_scores(
+    sigma_base: np.ndarray,
+    sigma_update: np.ndarray,
+    shape: tuple[int, int],
+    k: int,
+    generators: Sequence[np.random.Generator],
+    device: torch.device | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Scores (draws, 2, k), and how many draws took a dense factorization: all, or those without a proof."""
-
-    def generator(draw: int) -> np.random.Generator:
-        return np.random.default_rng((context.seed, draw))
-
-    similarity = np.full((null.draws, 2, null.k), np.nan)
-    proven = np.zeros(null.draws, dtype=bool)
+    """Scores (draws, 2, k), left and right, of W0 + X diag(σ(Δ)) Yᵀ, one draw from each generator; and how many draws
+    took a dense factorization: all, or those without a proof. A Δ of zero scores 1."""
+    count = len(generators)
+    similarity = np.full((count, 2, k), np.nan)
+    if not np.any(sigma_update > 0):
+        similarity[:, :, : min(k, sigma_base.size)] = 1.0
+        return similarity, 0
+    proven = np.zeros(count, dtype=bool)
+    states = [generator.bit_generator.state for generator in generators]
     strengths = sigma_update[sigma_update > negligible(sigma_update, shape)]
-    if worthwhile(min(shape), strengths.size, null.k):
-        generators = [generator(draw) for draw in range(null.draws)]
-        similarity, proven = coordinate_null(sigma_base, strengths, shape, null.k, generators, context.device)
-    elif (width := start_width(sigma_base, float(strengths.max()), null.k)) is not None and null.draws:
-        return iterated_null(
-            sigma_base, strengths, shape, null.k, width, [generator(draw) for draw in range(null.draws)]
-        )
-    for draw in np.flatnonzero(~proven):
-        similarity[draw] = null_similarities(
-            sigma_base, sigma_update, shape, null.k, generator(int(draw)), context.device
-        )
+    if worthwhile(min(shape), strengths.size, k):
+        similarity, proven = coordinate_null(sigma_base, strengths, shape, k, generators, device)
+    elif (width := start_width(sigma_base, float(strengths.max()), k)) is not None and count:
+        return iterated_null(sigma_base, strengths, shape, k, width, generators)
+    for draw in np.flatnonzero(~proven).tolist():
+        generators[draw].bit_generator.state = states[draw]  # the same draw, by the other way
+        similarity[draw] = null_similarities(sigma_base, sigma_update, shape, k, generators[draw], device)
     return similarity, int((~proven).sum())

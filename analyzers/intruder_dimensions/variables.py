@@ -12,6 +12,27 @@ _SCORE = ("run", "step", "matrix", "side", "rank")
 _SCALAR = ("run", "step", "matrix")
 _PAIRS = ("run", "other_run", "matrix")
 _BIRTH = ("run", "matrix", "side", "rank", "k", "epsilon")
+_P = ("run", "direction")
+_MATCHED_NULL = ("run", "norm", "matrix", "side", "k", "epsilon")
+_MATCHED_TOTAL = ("run", "norm", "side", "k", "epsilon")
+_ENDS = (("", "mean"), ("_low", "lower end of the 95 % interval"), ("_high", "upper end of the 95 % interval"))
+
+
+def _matched(ending: str, norm: str) -> tuple[Variable, ...]:
+    return (
+        Variable(
+            f"n_intruders_matched{ending}",
+            ("run", "matched_to", "matrix", "side", "k", "epsilon"),
+            f"count at the last step with Δ rescaled to another run's {norm}",
+        ),
+        Variable(
+            f"similarity_matched{ending}",
+            ("run", "matched_to", "matrix", "side", "rank"),
+            f"score with Δ rescaled to another run's {norm}",
+        ),
+        Variable(f"matched{ending}_norm", ("run", "matched_to", "matrix"), f"{norm} that the run's Δ is rescaled to"),
+    )
+
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("similarity", _SCORE, "max over all base vectors of |cos(u_j, u⁰_i)|", source=_INTRUDERS, key=True),
@@ -29,7 +50,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("n_intruders", _COUNT, "top-k singular vectors with similarity < ε", source=_INTRUDERS, key=True),
     Variable("n_intruders_low", _COUNT, "those below ε beyond their error and storage uncertainty"),
     Variable("n_intruders_high", _COUNT, "those that may be below ε within their error and storage uncertainty"),
-    Variable("n_intruders_null", _COUNT, "mean count for Δ's singular values with Haar-random vectors", key=True),
+    Variable(
+        "n_intruders_null",
+        _COUNT,
+        "mean count for Δ's singular values with Haar-random vectors, over all draws of that step",
+        key=True,
+    ),
     Variable("n_intruders_null_low", _COUNT, "2.5 % quantile of the null count over its draws, a draw itself"),
     Variable("n_intruders_null_high", _COUNT, "97.5 % quantile of the null count over its draws, a draw itself"),
     Variable("excess_intruders", _COUNT, "count minus the null's mean: the effect size", key=True),
@@ -46,12 +72,37 @@ VARIABLES: tuple[Variable, ...] = (
         "upper end of the null's sum: of its 95 % prediction interval and its draws' 97.5 % quantile the higher",
     ),
     Variable(
-        "n_intruders_matched",
-        ("run", "matched_to", "matrix", "side", "k", "epsilon"),
-        "count at the last step with Δ rescaled to another run's ‖Δ‖_F",
+        "total_intruders_p",
+        _P,
+        "chance of a sweep this extreme over sides, k and ε under the null (max-T), at the run's last step",
+        source="Westfall & Young 1993; Besag & Clifford 1991",
     ),
-    Variable("similarity_matched", ("run", "matched_to", "matrix", "side", "rank"), "score with Δ so rescaled"),
-    Variable("matched_norm", ("run", "matched_to", "matrix"), "‖Δ‖_F that the run's Δ is rescaled to"),
+    Variable("total_intruders_p_low", _P, "lower end of the 95 % Monte-Carlo interval of p (Clopper-Pearson)"),
+    Variable("total_intruders_p_high", _P, "upper end of the 95 % Monte-Carlo interval of p (Clopper-Pearson)"),
+    Variable(
+        "total_intruders_p_sure",
+        _P,
+        "p with all scores that rounding leaves undetermined counted against the direction",
+    ),
+    Variable("total_intruders_p_corrected", _P, "p corrected over the runs of this node and both directions (Holm)"),
+    Variable("total_intruders_draws", ("run",), "draws of the null behind p"),
+    Variable("total_intruders_tested", ("run",), "matrices behind p: those with a score and a null"),
+    *_matched("", "‖Δ‖_F"),
+    *_matched("_spectral", "‖Δ‖₂"),
+    *(
+        Variable(f"n_intruders_matched_null{end}", _MATCHED_NULL, f"{what} of the null count at the runs' common norm")
+        for end, what in _ENDS
+    ),
+    Variable("total_matched", _MATCHED_TOTAL, "count at the runs' common norm, over the matrices that have its null"),
+    *(
+        Variable(f"total_matched_null{end}", _MATCHED_TOTAL, f"{what} of the null's sum at the runs' common norm")
+        for end, what in _ENDS
+    ),
+    Variable(
+        "total_matched_p",
+        ("run", "norm", "direction"),
+        "p of the sweep at the common norm (max-T), from `draws` draws and not corrected: no verdict",
+    ),
     Variable("birth_step", _BIRTH, "step from which the intruder of this rank at the last step is one"),
     Variable("birth_after", _BIRTH, "step before it: the birth lies in (birth_after, birth_step]"),
     Variable("spectral_ratio", (*_SCALAR, "k"), "‖Δ‖₂ / σ_k(W0)", key=True),

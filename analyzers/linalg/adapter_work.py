@@ -6,6 +6,8 @@ flat one, a matrix at its Gaussian start, the iteration takes two to four times 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from analyzers import costs
 from analyzers.costs import Work
 
@@ -31,7 +33,12 @@ def null_work(m: int, n: int, k: int, draws: int, rank: int = RANK) -> list[Work
     p = min(m, n)
     passes = costs.scan(p * (350 + 86 * rank + 0.6 * rank**2))
     one = [*_iteration(p, k, rank, 3), passes, costs.python(2.5e-4)]
-    return [Work(part.kind, draws * part.operations, part.side) for part in one]
+    return repeated(one, draws)
+
+
+def repeated(work: Sequence[Work], times: float) -> list[Work]:
+    """The same work several times."""
+    return [Work(part.kind, times * part.operations, part.side) for part in work]
 
 
 def _iteration(p: int, k: int, rank: int, blocks: int) -> list[Work]:

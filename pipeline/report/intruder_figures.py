@@ -29,7 +29,8 @@ def steps_figure(totals: Sequence[Totals], look: Look, label: str) -> Image:
     caption = (
         f"Sums over the matrices of each run ({_matrices(totals, look)}). Coloured: count. Grey: updates with the same "
         "singular values and random directions, their mean and (band) 95 % of their sum. Cross: the count at the last "
-        "step with ‖Δ‖ rescaled to the norm common to the runs. A count inside the band is what chance gives."
+        "step with ‖Δ‖_F rescaled to the norm common to the runs. The band belongs to one step, side, k and ε: the "
+        "table’s p tests all of the sweep."
     )
     with _panels(totals) as (figure, panels):
         for axes, one in zip(panels, totals, strict=False):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
+from analyzers.intruder_dimensions.max_t import holm
 from pipeline.report import groups
+from pipeline.report.blocks import number
 from pipeline.report.compare import prefer
 
 NODE = "intruder_dimensions"
@@ -22,6 +24,52 @@ NAMES = {
     "matched": "n_intruders_matched",
 }
 """Quantity → variable of the node."""
+_TESTED = ("p", "p_low", "p_high", "p_sure", "draws", "tested")
+NORMS = {"frobenius": "‖Δ‖_F", "spectral": "‖Δ‖₂"}
+ALPHA = 0.05
+"""Level of a verdict, after the correction over runs and directions."""
+
+
+@dataclass(frozen=True)
+class SweepTest:
+    """The test of one run's totals over its whole sweep, at its last step. Of each direction (more, fewer):
+
+    `p` with its Monte-Carlo interval `low` … `high`, `corrected` over the report's runs and both directions, and
+    `sure`, the same with all undetermined scores counted against the direction. `draws` of the null; `tested` matrices.
+    """
+
+    p: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    corrected: np.ndarray
+    sure: np.ndarray
+    draws: int
+    tested: int
+
+    def verdict(self) -> str:
+        """In words, with the p that they rest on: of the direction that is found, else of the smaller p."""
+        direction = int(np.argmin(self.corrected + 1e-9 * self.p))
+        p, low, high, corrected = (_p(a[direction]) for a in (self.p, self.low, self.high, self.corrected))
+        numbers = f"p = {p} ({low} to {high}, {self.draws} draws), corrected {corrected}"
+        if self.corrected[direction] > ALPHA:
+            return f"not distinguishable from chance: {numbers}"
+        doubt = "" if self.sure[direction] <= ALPHA else ", unless rounding decides the undetermined ones"
+        return f"{('more', 'fewer')[direction]} than chance{doubt}: {numbers}"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Sums over a run's matrices at the norm common to the runs, and those of its null (NaN: none)."""
+
+    norm: str
+    count: float
+    null: float
+    low: float
+    high: float
+
+    def chance(self) -> str:
+        """The null's mean and 95 % interval; empty where there is none."""
+        return f"{number(self.null)} ({number(self.low)} to {number(self.high)})" if self.null >= 0 else ""
 
 
 @dataclass(frozen=True)
@@ -31,8 +79,8 @@ class Totals:
     `count_low`, `count_high`: without and with the scores that rounding leaves undetermined. `null`: mean of updates
     with random directions, `null_low` and `null_high` the 95 % interval of their sum over matrices, draw by draw.
     `matched`: at the common norm, at the last step only. `excess`: count − null over the matrices that have both.
-    `matrices`: how many have a count; `matched_matrices`: how many a matched one. `without_null` (x,): how many have a
-    count and no null, so that the two sums are not over the same matrices.
+    `matrices`: how many have a count; `matched_matrices`: how many a matched one. `test`: of the sweep at the last
+    step. `at_common_norm`: the sums at the norms common to the runs, Frobenius and spectral, with their nulls.
     """
 
     run: str
@@ -48,22 +96,19 @@ class Totals:
     excess: np.ndarray
     matrices: int = 0
     matched_matrices: int = 0
-    without_null: np.ndarray | None = None
+    test: SweepTest | None = None
+    at_common_norm: tuple[Matched, ...] = ()
 
-    def verdict(self, index: int = -1) -> str:
-        """How the count stands to the null at one x, in words."""
-        if np.isnan(self.null[index]):
+    def verdict(self) -> str:
+        """How the counts at the last step stand to the null over all sides, k and ε, in words."""
+        if np.isnan(self.null[-1]):
             return "no null beside it"
-        if np.isnan(self.null_low[index]):
-            return "the null has no interval"
-        if self.without_null is not None and self.without_null[index]:
-            return f"no verdict: {self.without_null[index]} of {self.matrices} matrices have no null"
-        count, low, high = self.count[index], self.null_low[index], self.null_high[index]
-        if low <= count <= high:
-            return "within chance"
-        sure = np.fmin(self.count_low[index], count) if count > high else np.fmax(self.count_high[index], count)
-        said = "more than chance" if count > high else "fewer than chance"
-        return said if (sure > high or sure < low) else f"{said}, unless rounding decides the undetermined ones"
+        if self.test is None:
+            return "no verdict: the null of its last step is not complete"
+        if self.test.tested < self.matrices:
+            absent = self.matrices - self.test.tested
+            return f"no verdict: {absent} of {self.matrices} matrices have no null"
+        return self.test.verdict()
 
 
 def has_counts(tree: xr.DataTree) -> bool:
@@ -90,7 +135,17 @@ def over_epsilon(tree: xr.DataTree) -> tuple[list[Totals], str]:
 def _totals(tree: xr.DataTree, along: str) -> tuple[list[Totals], str]:
     of_groups = [_totals_of(dataset, along) for dataset in _counted(tree)]
     labels = [label for totals, label in of_groups if totals]
-    return [one for totals, _ in of_groups for one in totals], labels[0] if labels else ""
+    return _corrected([one for totals, _ in of_groups for one in totals]), labels[0] if labels else ""
+
+
+def _corrected(totals: list[Totals]) -> list[Totals]:
+    """With every p corrected over all runs of the report, those of other groups included, and both directions."""
+    tests = [of_run.test for of_run in totals if of_run.test is not None]
+    if not tests:
+        return totals
+    pairs = zip(holm(np.stack([test.p for test in tests])), holm(np.stack([test.sure for test in tests])), strict=True)
+    corrected = iter([replace(test, corrected=p, sure=sure) for test, (p, sure) in zip(tests, pairs, strict=True)])
+    return [of_run if of_run.test is None else replace(of_run, test=next(corrected)) for of_run in totals]
 
 
 def _totals_of(dataset: xr.Dataset, along: str) -> tuple[list[Totals], str]:
@@ -112,11 +167,11 @@ def _totals_of(dataset: xr.Dataset, along: str) -> tuple[list[Totals], str]:
         if field == "count":
             label = ", ".join(shown)
     runs = [str(r) for r in arrays["count"]["run"].values]
-    found = (_of_run(arrays, i, run, along) for i, run in enumerate(runs))
-    return [one for one in found if one is not None], label
+    listed = (_of_run(dataset, arrays, i, run, along) for i, run in enumerate(runs))
+    return [totals for totals in listed if totals is not None], label
 
 
-def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str) -> Totals | None:
+def _of_run(dataset: xr.Dataset, arrays: dict[str, xr.DataArray], index: int, run: str, along: str) -> Totals | None:
     count = arrays["count"].isel(run=index)
     measured = np.flatnonzero(count.notnull().any([d for d in count.dims if d != "step"]).values)
     if not measured.size:
@@ -142,8 +197,35 @@ def _of_run(arrays: dict[str, xr.DataArray], index: int, run: str, along: str) -
         _sum(tables["count"] - mean),
         int(np.isfinite(tables["count"]).any(axis=0).sum()),
         int(np.isfinite(tables.get("matched", absent)).any(axis=0).sum()),
-        (np.isfinite(tables["count"]) & np.isnan(mean)).sum(axis=1) if "null" in tables else None,
+        _test(dataset, index),
+        _matched(dataset, index),
     )
+
+
+def _test(dataset: xr.Dataset, run: int) -> SweepTest | None:
+    """Not corrected yet; None where the report has no p of the run."""
+    if "total_intruders_p" not in dataset or dataset["total_intruders_p"].isel(run=run).isnull().any():
+        return None
+    of_run = {ending: dataset[f"total_intruders_{ending}"].isel(run=run).values for ending in _TESTED}
+    p, low, high, sure, draws, tested = (of_run[ending] for ending in _TESTED)
+    return SweepTest(p, low, high, p, sure, int(draws), int(tested))
+
+
+def _matched(dataset: xr.Dataset, run: int) -> tuple[Matched, ...]:
+    """At the preferred side, k and ε; empty where nothing was matched."""
+    if "total_matched" not in dataset:
+        return ()
+    names = ("total_matched", *(f"total_matched_null{end}" for end in ("", "_low", "_high")))
+    chosen = [dataset[name].isel(run=run) for name in names]
+    for dim in ("side", "k", "epsilon"):
+        chosen = [prefer(array, dim)[0] if dim in array.dims else array for array in chosen]
+    rows = zip(chosen[0]["norm"].values, *(array.values for array in chosen), strict=True)
+    return tuple(Matched(NORMS[str(norm)], *map(float, row)) for norm, *row in rows if np.isfinite(row[0]))
+
+
+def _p(value: float) -> str:
+    """A p or an end of its interval: two figures, and never 0 or 1 by rounding."""
+    return f"{value:.2g}" if value < 0.995 else f"{value:.3g}"
 
 
 def _table(array: xr.DataArray, steps: np.ndarray, along: str, length: int) -> np.ndarray:

@@ -213,6 +213,8 @@ def _totals_table(totals: Sequence[Totals], label: str) -> Table:
             "interval": f"{number(t.null_low[-1])} … {number(t.null_high[-1])}" if np.isfinite(t.null_low[-1]) else "",
             "excess": t.excess[-1],
             "matched": t.matched[-1],
+            **{f"{m.norm}": m.count for m in t.at_common_norm[1:]},
+            **{f"null at {m.norm}": m.chance() for m in t.at_common_norm},
             "verdict": t.verdict(),
         }
         for t in totals
@@ -226,12 +228,18 @@ def _totals_table(totals: Sequence[Totals], label: str) -> Table:
         "null": "null, mean",
         "interval": "95 % of the null",
         "excess": "excess",
-        "matched": "at matched norm",
-        "verdict": "count against the null",
+        "matched": "at matched ‖Δ‖_F",
+        "null at ‖Δ‖_F": "null at matched ‖Δ‖_F",
+        "‖Δ‖₂": "at matched ‖Δ‖₂",
+        "null at ‖Δ‖₂": "null at matched ‖Δ‖₂",
+        "verdict": "sweep against the null",
     }
+    columns = {name: title for name, title in columns.items() if any(name in row for row in rows)}
     caption = (
         f"Totals over matrices at each run’s last step ({label}). Undetermined: scores that rounding may put on either "
-        "side of ε. The verdict is about this run’s matrices, not about the method that trained it."
+        "side of ε. The last column tests all sides, k and ε at once (max-T): p with its 95 % Monte-Carlo interval, "
+        "corrected by Holm over the runs and over more and fewer. It is about this run’s matrices, not the method "
+        "that trained it. At matched norms, counts of two runs compare only together with their nulls."
     )
     if any(0 < t.matched_matrices < t.matrices for t in totals):
         listed = ", ".join(f"{t.matched_matrices} of {t.matrices} in {t.run}" for t in totals if t.matched_matrices)

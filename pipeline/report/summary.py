@@ -115,14 +115,17 @@ def _intruders(tree: xr.DataTree, look: Look) -> str:
     if not intruder_totals.has_counts(tree):
         return ""
     totals, label = intruder_totals.over_steps(tree)
-    said = []
-    for one in sorted(totals, key=lambda t: -t.count[-1])[:SAID]:
-        null, low, high = one.null[-1], one.null_low[-1], one.null_high[-1]
+    parts = []
+    for of_run in sorted(totals, key=lambda t: -t.count[-1])[:SAID]:
+        null, low, high = of_run.null[-1], of_run.null_low[-1], of_run.null_high[-1]
         interval = f" ({number(low)} to {number(high)})" if np.isfinite(low) else ""
         beside = "" if np.isnan(null) else f" where random directions give {number(null)}{interval}"
-        said.append(f"{look.label(one.run)} ends with {number(one.count[-1])}{beside}, {one.verdict()}")
+        parts.append(
+            f"{look.label(of_run.run)} ends with {number(of_run.count[-1])}{beside}; over all sides, k and ε "
+            f"{of_run.verdict()}"
+        )
     more = f", the {SAID} of {len(totals)} runs with most" if len(totals) > SAID else ""
-    return f"Intruder dimensions ({label}{more}): {'; '.join(said)}." if said else ""
+    return f"Intruder dimensions ({label}{more}). {'. '.join(parts)}." if parts else ""
 
 
 def _intrinsic(tree: xr.DataTree) -> str:

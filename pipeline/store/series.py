@@ -125,7 +125,11 @@ class SeriesUnits:
         shapes: dict[tuple[int, int], int] = {}
         skips: list[Skip] = []
         last = Because("the run has no checkpoint")
-        for step in self.sources.comparable_steps(run, name):
+        comparable = self.sources.comparable_steps(run, name)
+        only_last = p.statistic.last_step_only
+        for step in reversed(comparable) if only_last else comparable:
+            if only_last and steps:
+                break
             got = self.members.of_step(p, run, step, name, skips)
             if isinstance(got, Because):
                 last = got

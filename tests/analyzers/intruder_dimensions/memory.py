@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import xarray as xr
 from analyzers.contract import (
     Content,
     Context,
+    IterativeStatistic,
     Matrix,
     MatrixInfo,
     Observation,
@@ -19,6 +20,7 @@ from analyzers.contract import (
     RunInfo,
     Stack,
     Statistic,
+    Trial,
     Unit,
     Variable,
 )
@@ -98,6 +100,20 @@ class MemoryView:
                 stored, *(self._observe(stored, r, s, matrix) for r, s in rows), cache=self._cache
             )
         return self._results[at]
+
+    def trials(
+        self, statistic: IterativeStatistic, run: str | None = None, step: int | None = None, matrix: str | None = None
+    ) -> list[tuple[Trial, Result]]:
+        """Of a statistic of a run's last step over all matrices: as long as it proposes."""
+        assert run is not None and statistic.scope == "run" and statistic.last_step_only
+        last = max(self.tuned[run])
+        unit = Unit(tuple(self._observe(statistic, run, last, name) for name in self.tuned[run][last]))
+        done: list[tuple[Trial, Result]] = []
+        while proposed := statistic.propose(done):
+            for trial in proposed:
+                seed = 1000 + int(trial["block"])
+                done.append((trial, statistic.compute(replace(unit, trial=trial), Context(seed=seed))))
+        return done
 
     def stacks(self, statistic: Statistic, name: str) -> Iterator[Stack]:
         shapes: dict[tuple[int, ...], list[tuple[int, int, int, np.ndarray]]] = {}

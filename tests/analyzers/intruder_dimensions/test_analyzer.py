@@ -37,7 +37,7 @@ def view() -> MemoryView:
 
 @pytest.fixture(scope="module")
 def derived(view: MemoryView):
-    return IntruderDimensions(IntruderDimensions.Parameters(draws=6)).derive(view)
+    return IntruderDimensions(IntruderDimensions.Parameters(draws=6, most_draws=6)).derive(view)
 
 
 def test_every_variable_is_documented_and_has_the_dimensions_it_states(derived) -> None:
@@ -182,7 +182,7 @@ def test_runs_are_compared_with_each_other(derived) -> None:
 
 def test_a_larger_stored_extent_serves_and_gives_the_same_report(view: MemoryView, derived) -> None:
     larger = {"intruders": Intruders(14), "intruder_null": IntruderNull(9, 10)}
-    again = IntruderDimensions(IntruderDimensions.Parameters(draws=6)).derive(
+    again = IntruderDimensions(IntruderDimensions.Parameters(draws=6, most_draws=6)).derive(
         MemoryView(view.tuned, view.bases, larger=larger)
     )
     for name in (

@@ -124,6 +124,28 @@ def test_a_series_depends_on_its_steps_and_its_order(tmp_path: Path) -> None:
         assert not set(other.values()) & set(first.values()), name
 
 
+@dataclass(frozen=True)
+class AtTheEnd(Trace):
+    """The trace of the last step alone."""
+
+    name, grows, last_step_only = "at_the_end", False, True
+
+
+def test_a_statistic_of_the_last_step_sees_that_one_only_and_depends_on_nothing_else(tmp_path: Path) -> None:
+    def write(root: Path, seeds: dict[int, int]) -> dict[object, str]:
+        for step, seed in seeds.items():
+            write_full(root / "run" / f"checkpoint-{step}", weights(seed))
+        return keys_of(root / "S.zarr", root / "run", AtTheEnd())
+
+    first = write(tmp_path / "a", {1: 1, 2: 2})
+    assert write(tmp_path / "b", {1: 5, 2: 2}) == write(tmp_path / "c", {2: 2}) == first
+    assert not set(write(tmp_path / "d", {1: 1, 2: 2, 3: 3}).values()) & set(first.values())
+    units = find_units(ingest(tmp_path / "a" / "run", tmp_path / "a" / "S.zarr"), [Everything(AtTheEnd())], Selection())
+    prepared = units.known(AtTheEnd())
+    assert prepared is not None
+    assert {tuple(m.step for m in unit.members) for unit in units.of(prepared).units.values()} == {(2,)}
+
+
 def test_a_checkpoint_depends_on_which_matrix_holds_what(tmp_path: Path) -> None:
     straight = weights(0)
     swapped = {**straight, LAYERS[0]: straight[LAYERS[1]], LAYERS[1]: straight[LAYERS[0]]}

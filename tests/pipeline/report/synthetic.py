@@ -89,6 +89,19 @@ def weight_spectra(
     return dataset, spectra
 
 
+def tests(runs: int, matrices: int) -> dict[str, xr.Variable]:
+    """The p of each run's sweep: the first is more than chance, the others are not told from it."""
+    p = np.tile([[0.4, 0.7]], (runs, 1))
+    p[0] = [0.0025, 1.0]
+    values = {"p": p, "p_low": 0.8 * p, "p_high": np.minimum(1.2 * p, 1), "p_corrected": np.minimum(2 * runs * p, 1)}
+    values["p_sure"] = p
+    of_runs = {"draws": np.where(p[:, 0] < 0.05, 400.0, 20.0), "tested": np.full(runs, float(matrices))}
+    return {
+        f"total_intruders_{name}": _variable(("run", "direction")[: array.ndim], array, f"{name} of the sweep")
+        for name, array in (values | of_runs).items()
+    }
+
+
 def intruder_dimensions(runs: Sequence[str], steps: Sequence[int], matrices: int, seed: int = 0) -> xr.Dataset:
     """Counts with their null, interval, excess and matched counts, over (run, step, matrix, side, k, epsilon)."""
     rng = np.random.default_rng(seed)
@@ -125,12 +138,14 @@ def intruder_dimensions(runs: Sequence[str], steps: Sequence[int], matrices: int
                 np.repeat(np.floor(0.8 * count[:, -1:]), 2, axis=1),
                 "intruder dimensions at matched norm",
             ),
+            **tests(len(runs), matrices),
             "relative_change": _variable(dims[:3], change, "‖Δ‖/‖W0‖", 1, 1),
             "chance_similarity": _variable(("matrix", "side"), np.full((matrices, 2), 0.163), "of a random vector"),
         },
         coordinates(runs, steps, matrices),
         {"notes": "run base is merely the run's own first step: <b>flagged</b>"},
     )
+    dataset = dataset.assign_coords(direction=("direction", np.array(["more", "fewer"], object)))
     dataset = dataset.assign_coords(matched_to=("matched_to", np.array([runs[0], "geometric_mean"], object)))
     return dataset.assign_coords(side=("side", np.array(["left", "right"], object)), k=list(ks), epsilon=list(EPSILONS))
 

@@ -81,26 +81,35 @@ def test_the_interval_of_the_total_is_that_of_the_draws() -> None:
     tree = xr.DataTree.from_dict({"/": xr.Dataset(), "/intruder_dimensions": xr.Dataset(counts | totals, coordinates)})
     ((one,), _) = intruder_totals.over_steps(tree)
     assert (one.count[0], one.null[0], one.null_low[0], one.null_high[0]) == (12.0, 5.5, 2.0, 9.0)
-    assert one.verdict() == "more than chance"
+    assert one.verdict() == "no verdict: the null of its last step is not complete"
+
+
+def sweep_test(p: float, corrected: float, sure: float, direction: int = 0) -> intruder_totals.SweepTest:
+    """A test whose other direction says nothing."""
+
+    def both(value: float) -> np.ndarray:
+        return np.array([value, 1.0][:: -1 if direction else 1])
+
+    return intruder_totals.SweepTest(both(p), both(p / 2), both(p * 2), both(corrected), both(sure), 400, 3)
+
+
+def test_a_verdict_states_its_p_its_error_and_its_correction() -> None:
+    more = sweep_test(0.0025, 0.0125, 0.0125).verdict()
+    assert more == "more than chance: p = 0.0025 (0.0013 to 0.005, 400 draws), corrected 0.013"
+    assert sweep_test(0.0025, 0.0125, 0.0125, direction=1).verdict().startswith("fewer than chance: p = 0.0025")
+    assert sweep_test(0.14, 0.84, 0.9).verdict().startswith("not distinguishable from chance: p = 0.14 (0.07 to 0.28")
+    assert sweep_test(0.02, 0.12, 0.9).verdict().startswith("not distinguishable"), "the corrected p decides"
 
 
 def test_a_verdict_that_hangs_on_rounding_says_so() -> None:
-    def verdict(count: float, low: float, high: float) -> str:
-        one = np.ones(1)
-        bounds = {"null_low": 2 * one, "null_high": 6 * one, "matched": one, "excess": one}
-        counts = {"count": count * one, "count_low": low * one, "count_high": high * one}
-        return intruder_totals.Totals("run", one, 1, **counts, null=4 * one, **bounds).verdict()
-
-    assert verdict(8, 7, 9) == "more than chance" and verdict(5, 1, 9) == "within chance"
-    assert verdict(8, 5, 9) == "more than chance, unless rounding decides the undetermined ones"
-    assert verdict(1, 0, 1) == "fewer than chance" and "unless" in verdict(1, 0, 3)
-    assert verdict(8, float("nan"), float("nan")) == "more than chance"
+    assert "more than chance, unless rounding decides the undetermined ones" in sweep_test(0.003, 0.02, 0.2).verdict()
 
 
 def test_sums_over_different_matrices_are_not_compared() -> None:
     tree = synthetic.tree(runs=("a", "b"), matrices=3, steps=(0, 10))
     tree["intruder_dimensions/n_intruders_null"].values[0, :, 2] = np.nan
     tree["intruder_dimensions/n_intruders_matched"].values[0, :, 2] = np.nan
+    tree["intruder_dimensions/total_intruders_tested"].values[0] = 2
     first, second = intruder_totals.over_steps(tree)[0]
     assert first.verdict() == "no verdict: 1 of 3 matrices have no null"
     assert "no verdict" not in second.verdict()
@@ -114,6 +123,7 @@ def test_without_a_null_nothing_is_claimed() -> None:
     tree["intruder_dimensions"] = xr.DataTree(node[keep])
     totals, _ = intruder_totals.over_steps(tree)
     assert {one.verdict() for one in totals} == {"no null beside it"}
+    assert all(one.test is None and not one.at_common_norm for one in totals)
     assert all(np.isnan(one.excess).all() for one in totals)
 
 

@@ -169,7 +169,7 @@ def check_totals(table: PageTable, tree: xr.DataTree) -> None:
         assert value(row["undetermined"]) == float(bounds[1] - bounds[0])
         shows(row["null, mean"], float(chosen(of_run["total_intruders_null"]).sel(at)))
         shows(row["excess"], float((count - null).sum()))
-        shows(row["at matched norm"], float(chosen(of_run["n_intruders_matched"]).sum(skipna=True, min_count=1)))
+        shows(row["at matched ‖Δ‖_F"], float(chosen(of_run["n_intruders_matched"]).sum(skipna=True, min_count=1)))
         low, high = (chosen(of_run[f"total_intruders_null_{end}"]).sel(at) for end in ("low", "high"))
         for end, cell in zip((low, high), row["95 % of the null"].split(" … "), strict=True):
             shows(cell, float(end))
