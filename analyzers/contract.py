@@ -236,9 +236,8 @@ class Statistic(ABC):
     `reads_matrices` False: only the input statistics are loaded (a statistic of a statistic).
     `reads_models` (scope checkpoint, or run and runs over "checkpoint"): one observation per checkpoint carries all of
     it; with `reads_matrices` False, that alone.
-    `grows` (run scope): `compute` accepts `unit.previous` and extends it by the new steps.
-    `last_step_only` (run and runs scope): a unit sees only the last step of each run that can be observed, and its key
-    depends on nothing else.
+    `grows` (run scope): `compute` extends `unit.previous` by the new steps. `last_step_only` (run, runs): a unit sees
+    the last step of each run alone, and its key depends on nothing else.
     """
 
     name: ClassVar[str]
@@ -404,8 +403,7 @@ class View(Protocol):
         ...
 
     def stacks(self, statistic: Statistic, field: str) -> Iterator[Stack]:
-        """All values of a field of a matrix or pair statistic, for vectorised derivation: one stack for each shape, or
-        several where they are large."""
+        """All values of a field of a matrix or pair statistic: a stack for each shape, or several where it is large."""
         ...
 
     def array(self, statistic: Statistic, field: str, fill: float = np.nan) -> np.ndarray:

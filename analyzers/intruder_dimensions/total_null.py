@@ -111,6 +111,10 @@ class TotalNull(IterativeStatistic):
         total = next_total(sweep.exceeding(self.ks, self.epsilons), sweep.draws, self.most)
         return tuple({"block": number} for number in range(len(results), -(-total // self.block)))
 
+    def further(self, results: Sequence[tuple[Trial, Result | Unmeasurable]], proposed: int) -> int:
+        """Four blocks are the mean of runs without a verdict (docs/calibration.md)."""
+        return max(0, min(4, self.most // self.block) - len(results) - proposed)
+
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""
         used = [observation for observation in unit.observations if _complete(observation, self.inputs())]

@@ -25,7 +25,7 @@ def sweeps_of(view: View, statistic: TotalNull) -> dict[int, Sweep]:
 
 
 def of_sweeps(view: View, sweeps: Mapping[int, Sweep], settings: IntruderParameters) -> Arrays:
-    """The p of each run and direction, with its Monte-Carlo interval, corrected over the view's runs and both directions by Holm."""
+    """The p of each run and direction, with its Monte-Carlo interval; Holm corrects over the view's runs and both."""
     grid = (len(view.runs), len(DIRECTIONS))
     table = {name: np.full(grid, np.nan) for name in ("p", "p_low", "p_high", "p_sure")}
     draws, tested = np.full(grid[0], np.nan), np.full(grid[0], np.nan)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
-from analyzers.intruder_dimensions.max_t import holm
+from analyzers.intruder_dimensions.max_t import ALPHA, DIRECTIONS, holm
 from pipeline.report import groups
 from pipeline.report.blocks import number
 from pipeline.report.compare import prefer
@@ -26,8 +26,6 @@ NAMES = {
 """Quantity → variable of the node."""
 _TESTED = ("p", "p_low", "p_high", "p_sure", "draws", "tested")
 NORMS = {"frobenius": "‖Δ‖_F", "spectral": "‖Δ‖₂"}
-ALPHA = 0.05
-"""Level of a verdict, after the correction over runs and directions."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,12 @@ class SweepTest:
         """In words, with the p that they rest on: of the direction that is found, else of the smaller p."""
         direction = int(np.argmin(self.corrected + 1e-9 * self.p))
         p, low, high, corrected = (_p(a[direction]) for a in (self.p, self.low, self.high, self.corrected))
-        numbers = f"p = {p} ({low} to {high}, {self.draws} draws), corrected {corrected}"
+        word = DIRECTIONS[direction]
+        numbers = f"p = {p} for {word} ({low} to {high}, {self.draws} draws), corrected {corrected}"
         if self.corrected[direction] > ALPHA:
             return f"not distinguishable from chance: {numbers}"
         doubt = "" if self.sure[direction] <= ALPHA else ", unless rounding decides the undetermined ones"
-        return f"{('more', 'fewer')[direction]} than chance{doubt}: {numbers}"
+        return f"{word} than chance{doubt}: {numbers}"
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,11 @@ def sweep_test(p: float, corrected: float, sure: float, direction: int = 0) -> i
 
 def test_a_verdict_states_its_p_its_error_and_its_correction() -> None:
     more = sweep_test(0.0025, 0.0125, 0.0125).verdict()
-    assert more == "more than chance: p = 0.0025 (0.0013 to 0.005, 400 draws), corrected 0.013"
-    assert sweep_test(0.0025, 0.0125, 0.0125, direction=1).verdict().startswith("fewer than chance: p = 0.0025")
-    assert sweep_test(0.14, 0.84, 0.9).verdict().startswith("not distinguishable from chance: p = 0.14 (0.07 to 0.28")
+    assert more == "more than chance: p = 0.0025 for more (0.0013 to 0.005, 400 draws), corrected 0.013"
+    assert (
+        sweep_test(0.0025, 0.0125, 0.0125, direction=1).verdict().startswith("fewer than chance: p = 0.0025 for fewer")
+    )
+    assert sweep_test(0.14, 0.84, 0.9).verdict().startswith("not distinguishable from chance: p = 0.14 for more (0.07")
     assert sweep_test(0.02, 0.12, 0.9).verdict().startswith("not distinguishable"), "the corrected p decides"
 
 
