@@ -38,6 +38,10 @@ class StoreError(VarveError):
     """A store cannot be opened, written or trusted (version, permission, space, digest)."""
 
 
+class DamageError(StoreError):
+    """A file of a store is missing, or does not have the content that it was written with."""
+
+
 class ComputeError(VarveError):
     """Work cannot be scheduled or finished: no worker, a lost cluster, an unmet resource."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,7 +279,9 @@ def ingest_only(options: AnalyzeOptions, runner: Runner) -> Ingested:
     """What `varve ingest` does."""
     source = find_archive(options)
     with writing(options.store_path):
-        return ingest(open_store(options.store_path), source, options, runner)
+        store = open_store(options.store_path)
+        ingested = ingest(store, source, options, runner)
+    return replace(ingested, problems=(*ingested.problems, *store.damage()))
 
 
 def check_report(options: AnalyzeOptions) -> None:

@@ -63,9 +63,11 @@ def report(
             console.complain(answer.trace.rstrip())
         else:
             derived[analyzer.name] = answer
+    problems += [str(damage) for damage in store.damage()]
     tree = assemble(
         store, [a for a in analyzers if a.name in derived], runs, **selection, derived=derived, problems=problems
     )
+    problems += [text for text in map(str, store.damage()) if text not in problems]  # assembling reads more
     if profile is not None:
         tree.attrs["profile"] = json.dumps(profile)
     tree.attrs["options"] = json.dumps(options.model_dump(mode="json", exclude_defaults=True), sort_keys=True)

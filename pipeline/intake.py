@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzers.errors import ArchiveError
+from analyzers.errors import ArchiveError, DamageError
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
 from pipeline.archive.text import path_text
 from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run
 from pipeline.selection import StepSelection
+from pipeline.store.documents import FILE
 
 if TYPE_CHECKING:
     from pipeline.archive.bases import ResolvedBase
@@ -72,18 +73,23 @@ def plan_intake(
     for run in archive.runs:
         chosen = set(selection.of([c.step for c in run.checkpoints]))
         wanted |= {(c.run, c.step): c for c in run.checkpoints if c.step in chosen}
-    gone = _record(store, archive, outside, bases, problems)
+    gone, unreadable = _record(store, archive, outside, bases, problems)
     vanished = _vanished(store, archive)
     gone += tuple(checkpoint for run_id in vanished for checkpoint in mark_gone(store, run_id, ()))
     known = {(r.id, c.step): c for r in store.runs() for c in store.checkpoints(r.id)}
+    wanted = {(run_id, step): c for (run_id, step), c in wanted.items() if run_id not in unreadable}
     fresh = [c for at, c in wanted.items() if rehash or at not in known or not is_current(known[at], c)]
     damaged = [p for run in archive.runs for c in run.checkpoints for p in c.problems]
     return Intake(
         archive=archive,
         items=tuple(fresh),
         unchanged=len(wanted) - len(fresh),
-        runs=(*(run.id for run in archive.runs), *vanished),
-        bases={run_id: resolved.reference for run_id, resolved in bases.items()},
+        runs=(*(run.id for run in archive.runs if run.id not in unreadable), *vanished),
+        bases={
+            run_id: resolved.reference
+            for run_id, resolved in bases.items()
+            if not unreadable.intersection((run_id, resolved.run.id))
+        },
         base_kinds={run_id: resolved.kind for run_id, resolved in bases.items()},
         problems=tuple(dict.fromkeys((*archive.problems, *damaged, *problems.values()))),
         configs={run_id: resolved.checkpoint.config for run_id, resolved in bases.items()},
@@ -174,15 +180,20 @@ def _record(
     outside: Mapping[str, Run],
     bases: Mapping[str, ResolvedBase],
     problems: Mapping[str, Problem],
-) -> tuple[CheckpointRecord, ...]:
-    """Writes the run records; returns the checkpoints that the archive no longer has."""
+) -> tuple[tuple[CheckpointRecord, ...], set[str]]:
+    """Writes the run records; returns the checkpoints that the archive no longer has, and the runs whose records are
+    damaged: they are left alone until they are repaired, since what they were compared with is not known."""
     from pipeline.store import mark_gone, record_run
 
     gone: list[CheckpointRecord] = []
     notes = notes_by_run(archive)
+    unreadable = {run.id for run in (*outside.values(), *archive.runs) if _is_damaged(store, run.id)}
     for run in outside.values():
-        record_run(store, run)
+        if run.id not in unreadable:
+            record_run(store, run)
     for run in archive.runs:
+        if run.id in unreadable:
+            continue
         resolved = bases.get(run.id)
         reference = resolved.reference if resolved else None
         kind = resolved.kind if resolved else None
@@ -198,7 +209,18 @@ def _record(
             archive_notes=notes.get(WHOLE_ARCHIVE, ()),
         )
         gone += mark_gone(store, run.id, [c.step for c in run.checkpoints])
-    return tuple(gone)
+    return tuple(gone), unreadable
+
+
+def _is_damaged(store: Store, run_id: str) -> bool:
+    """Whether a run's record is there and cannot be read, which the store then notes."""
+    if store.has_run(run_id):
+        try:
+            store.run(run_id)
+        except DamageError as error:
+            store.note_damage(store.run_folder(run_id) / FILE, error)
+            return True
+    return False
 
 
 def _problems_of(run: Run, archive: Archive) -> tuple[Problem, ...]:

@@ -1,4 +1,4 @@
-"""`varve verify`: re-hash what is stored against its digests."""
+"""`varve verify`: compare a store or a report with the digests it was written with, and repair a store."""
 
 from __future__ import annotations
 
@@ -26,27 +26,50 @@ class Seen:
             say(f"verifying: {size(self.nbytes)} read, now {name}")
 
 
-def verify(store: Annotated[Path, typer.Argument(metavar="S.zarr", help="The store.")], as_json: AsJson = False) -> int:
-    """Read every stored tensor and compare it with the digest that it was stored under.
+def verify(
+    store: Annotated[Path, typer.Argument(metavar="S.zarr", help="A store, or a report.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged, so that the next `varve analyze` makes it anew.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Read everything that is stored and compare it with the digests that it was written with.
 
     \b
-      varve verify out/store.zarr
+      varve verify out/store.zarr             tensors, documents, results, the cache; and what was deleted
+      varve verify out/store.zarr --repair    the same, and removes what is damaged
+      varve verify out/report.zarr            the files of a report; `varve report` writes a damaged one again
 
     Exit code 3 when something is damaged (it is listed, with what to do), 0 when all is as it was written.
     """
+    from pipeline.report.files import is_report, verify_report
+
+    if is_report(store):
+        return _told([{"reason": reason} for reason in verify_report(store)], [], as_json)
+    from flows.lock import writing
     from pipeline.store import Store
+    from pipeline.store import repair as repair_store
     from pipeline.store import verify as verify_store
 
-    opened = Store.open(store, mode="r")
-    if as_json:
-        problems = verify_store(opened)
-        listed = [{"path": p.path, "tensor": p.tensor, "reason": p.reason, "hint": p.hint} for p in problems]
-        say(json_text({"ok": not problems, "problems": listed}))
-        return 3 if problems else 0
     seen = Seen()
-    problems = verify_store(opened, progress=seen)
-    say(f"Read {plural(seen.count, 'stored object')}, {size(seen.nbytes)}.")
-    for problem in problems:
-        say(str(problem))
-    say(f"{plural(len(problems), 'problem')} found." if problems else "Everything is as it was written.")
-    return 3 if problems else 0
+    done: list[str] = []
+    if repair:
+        with writing(store):
+            done = repair_store(store, progress=None if as_json else seen)
+    problems = verify_store(Store.open(store, mode="r"), progress=None if as_json else seen)
+    if not as_json:
+        say(f"Read {plural(seen.count, 'stored object')}, {size(seen.nbytes)}.")
+    listed = [{"path": p.path, "tensor": p.tensor, "reason": p.reason, "hint": p.hint} for p in problems]
+    return _told(listed, done, as_json, [str(problem) for problem in problems])
+
+
+def _told(listed: list[dict[str, str | None]], done: list[str], as_json: bool, lines: list[str] | None = None) -> int:
+    if as_json:
+        say(json_text({"ok": not listed, "problems": listed, "repaired": done}))
+        return 3 if listed else 0
+    for line in done:
+        say(f"repaired: {line}")
+    for line in lines if lines is not None else [str(entry["reason"]) for entry in listed]:
+        say(line)
+    say(f"{plural(len(listed), 'problem')} found." if listed else "Everything is as it was written.")
+    return 3 if listed else 0

@@ -33,7 +33,7 @@ from pipeline.store.clock import Ledger, Spent, is_running, spend
 from pipeline.store.keys import seed_of
 from pipeline.store.reasons import of_input
 from pipeline.store.statistics import Reference, read_references
-from pipeline.store.store import Store
+from pipeline.store.store import Store, store_identity
 
 MAX_RESULT_BYTES = 64 * 2**20
 CACHE_BYTES = 20 * 10**9
@@ -316,8 +316,13 @@ class _Timed:
             return self._cache(name, key, apart)
 
 
-@functools.lru_cache(maxsize=4)
 def _store(path: str) -> Store:
+    return _opened(path, store_identity(Path(path)))
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: str, identity: str) -> Store:
+    """The store, opened once per worker; `identity` tells one that was deleted and made anew at the same path."""
     return Store.open(path, "r")
 
 

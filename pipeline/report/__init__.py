@@ -14,11 +14,12 @@ _HOMES = {
     "derive": "assembly",
     "save": "files",
     "load": "files",
+    "verify_report": "files",
     "export": "exports",
     "write_html": "html",
 }
 
-__all__ = ["StoreView", "assemble", "derive", "export", "load", "save", "write_html"]
+__all__ = ["StoreView", "assemble", "derive", "export", "load", "save", "verify_report", "write_html"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,6 @@ import difflib
 import json
 import math
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from analyzers.errors import ReportError
+from pipeline.report.swap import fresh_path, replace_file, replace_folder, sweep
 from pipeline.report.tables import datasets_of, plain_attributes, storable
 from pipeline.report.tidy import TidyTable, tidy_tables
 
@@ -44,15 +44,14 @@ def export(tree: xr.DataTree, format: str, out: Path | str, variables: Sequence[
         raise ReportError(f"unknown export format {format!r}: {hint}formats are {formats}") from None
     target = Path(out)
     _check_target(target, is_folder)
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    fresh = fresh_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target)
         if is_folder:
             fresh.mkdir()
         writer(tree, fresh)
-        if is_folder and target.exists():
-            shutil.rmtree(target)
-        fresh.replace(target)
+        replace_folder(fresh, target) if is_folder else replace_file(fresh, target)
     except OSError as error:
         raise ReportError(f"cannot export to {target}: {error}") from error
     finally:

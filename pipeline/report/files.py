@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 import warnings
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from analyzers.errors import ReportError
+from pipeline.report.checks import FILES, SEAL, CheckedFiles, Files, damaged_files, files_of, seal
+from pipeline.report.swap import fresh_path, remove, replace_folder, sweep
 from pipeline.report.tables import datasets_of, storable
 
 SCHEMA = 1
@@ -23,21 +24,26 @@ CHUNK_BYTES = 64 * 2**20
 def save(tree: xr.DataTree, path: Path | str) -> Path:
     """Writes the tree as a Zarr v3 group at `path` and returns the path.
 
-    The tree is written beside the target under a temporary name, then renamed, so that a reader sees the older
-    report or the whole new one. An existing report is replaced; anything else at `path` raises `ReportError`.
+    The tree is written beside the target under a temporary name, then takes its place in one step, so that a reader
+    sees the older report or the whole new one. An existing report is replaced, a damaged one as well; anything else at
+    `path` raises `ReportError`.
     """
     target = Path(path)
-    if target.exists() and not is_report(target):
-        raise ReportError(f"{target} exists and is not a varve report: choose another path, or remove it yourself")
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        if target.exists() and not _is_ours(target):
+            raise ReportError(f"{target} exists and is not a varve report: choose another path, or remove it yourself")
+        fresh = fresh_path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(tree, fresh)
-        _swap(fresh, target)
+        sweep(target)
+        try:
+            _write(tree, fresh)
+            seal(fresh)
+            replace_folder(fresh, target)
+        finally:
+            if fresh.exists():
+                remove(fresh)
     except OSError as error:
         raise ReportError(f"cannot write the report {target}: {error}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return target
 
 
@@ -49,8 +55,17 @@ def _write(tree: xr.DataTree, path: Path) -> None:
             plain.attrs["varve_report"] = SCHEMA
             plain.attrs["varve_order"] = json.dumps({path: list(map(str, d.data_vars)) for path, d in datasets.items()})
         chunks = {str(name): chunks_of(variable) for name, variable in plain.variables.items()}
-        encoding = {name: {"chunks": chosen} for name, chosen in chunks.items() if chosen}
-        plain.to_zarr(path, group=group, mode="a", consolidated=False, zarr_format=3, encoding=encoding)
+        compressed = {"compressors": [ZstdCodec(), Crc32cCodec()]}
+        encoding = {name: {**compressed, **({"chunks": chosen} if chosen else {})} for name, chosen in chunks.items()}
+        plain.to_zarr(
+            path,
+            group=group,
+            mode="a",
+            consolidated=False,
+            zarr_format=3,
+            encoding=encoding,
+            write_empty_chunks=True,  # a chunk that is missing is damage, and never a saving
+        )
     with warnings.catch_warnings():
         # zarr warns that v3 has not standardised consolidated metadata; readers without it read the groups' own.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
@@ -66,33 +81,49 @@ def chunks_of(variable: xr.Variable) -> tuple[int, ...]:
     return (max(first, 1), *(max(size, 1) for size in variable.shape[1:]))
 
 
-def _swap(fresh: Path, target: Path) -> None:
-    if not target.exists():
-        fresh.rename(target)
-        return
-    older = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    target.rename(older)
-    try:
-        fresh.rename(target)
-    except OSError:
-        older.rename(target)
-        raise
-    shutil.rmtree(older)
-
-
 def load(path: Path | str) -> xr.DataTree:
-    """Opens a report; arrays are read when they are used. Raises `ReportError` when `path` is not a report."""
+    """Opens a report; arrays are read when they are used, and their checksums are then checked. Raises `ReportError`
+    when `path` is not a report, when one of its files is missing, and at reading when one is damaged."""
     source = Path(path)
-    attributes = root_attributes(source)
+    document, files = _opened(source)
+    wrong = damaged_files(source, files, contents=False) if files is not None else []
+    if wrong:
+        raise ReportError(wrong[0] + (f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""))
+    store = source if files is None else CheckedFiles(source, files)
+    opened = xr.open_datatree(store, engine="zarr", consolidated=True, chunks=None)
+    return _ordered(opened, json.loads(document["attributes"].get("varve_order", "{}")))
+
+
+def verify_report(path: Path | str) -> list[str]:
+    """Every file of a report that is missing or damaged, one sentence each. Raises `ReportError` when `path` is no
+    report, or of an older varve, which wrote no checksums."""
+    source = Path(path)
+    document = _root_document(source)
+    try:
+        files = _opened(source)[1]
+    except ReportError as error:
+        if "varve_report" in document["attributes"]:
+            return [str(error)]
+        raise
+    if files is None:
+        raise ReportError(f"{source} has no checksums: an older varve wrote it; `varve report STORE` writes it again")
+    return damaged_files(source, files)
+
+
+def _opened(source: Path) -> tuple[dict[str, Any], Files | None]:
+    """The root's metadata, checked, and the files that they name."""
+    document = _root_document(source)
+    attributes = document["attributes"]
     version = attributes.get("varve_report")
     if version is None:
         if "varve_schema" in attributes:
             raise ReportError(f"{source} is a varve store, not a report: make one with `varve report {source} --out …`")
         raise ReportError(f"{source} is not a varve report: its root has no attribute `varve_report`")
     if version != SCHEMA:
-        raise ReportError(f"{source} has report form {version}, this varve reads {SCHEMA}: run `varve report` again")
-    opened = xr.open_datatree(source, engine="zarr", consolidated=True, chunks=None)
-    return _ordered(opened, json.loads(attributes.get("varve_order", "{}")))
+        raise ReportError(
+            f"{source} has report form {version!r:.20}, this varve reads {SCHEMA}: run `varve report` again"
+        )
+    return document, files_of(document, source)
 
 
 def _ordered(tree: xr.DataTree, order: dict[str, list[str]]) -> xr.DataTree:
@@ -104,27 +135,41 @@ def _ordered(tree: xr.DataTree, order: dict[str, list[str]]) -> xr.DataTree:
         names = [name for name in order.get(path, ()) if name in datasets[path].data_vars]
         rest = [name for name in datasets[path].data_vars if name not in names]
         ordered[path] = datasets[path][[*names, *rest]]
-    ordered["/"].attrs.pop("varve_order", None)
+    for name in ("varve_order", FILES, SEAL):
+        ordered["/"].attrs.pop(name, None)
     return xr.DataTree.from_dict(ordered)
 
 
 def is_report(path: Path) -> bool:
     """Whether `path` is a folder that `save` wrote."""
     try:
-        return "varve_report" in root_attributes(path)
+        return "varve_report" in _root_document(path)["attributes"]
     except ReportError:
         return False
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether `path` is a report, or what damage left of one: its metadata name it still."""
+    if is_report(path):
+        return True
+    document = path / "zarr.json"
+    return document.is_file() and b"varve_report" in document.read_bytes()
+
+
 def root_attributes(path: Path) -> dict[str, Any]:
     """Attributes of a report's root, from its one document. Raises `ReportError` where there is none."""
+    return dict(_root_document(path)["attributes"])
+
+
+def _root_document(path: Path) -> dict[str, Any]:
+    """The root's metadata, whose attributes are a mapping."""
     document = path / "zarr.json"
     if not path.exists():
         raise ReportError(f"there is no report at {path}")
     if not document.is_file():
         raise ReportError(f"{path} is not a varve report: it has no zarr.json")
     try:
-        attributes = json.loads(document.read_text()).get("attributes", {})
-    except (OSError, ValueError, AttributeError) as error:
-        raise ReportError(f"{path} is not a readable report: {document}: {error}") from error
-    return dict(attributes)
+        read: dict[str, Any] = json.loads(document.read_bytes())
+        return {**read, "attributes": dict(read.get("attributes", {}))}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ReportError(f"{path} is not a readable report: {document}: {error!s:.200}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import uuid
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +13,7 @@ from markupsafe import Markup
 from analyzers.errors import ReportError
 from pipeline.report.blocks import LONG, Section
 from pipeline.report.sections import page
+from pipeline.report.swap import fresh_path, remove, replace_file, sweep
 
 
 def render(tree: xr.DataTree) -> str:
@@ -38,13 +37,16 @@ def write_html(tree: xr.DataTree, path: Path | str) -> Path:
     """Writes the page, whole or not at all, and returns its path. Raises `ReportError` where it cannot be written."""
     target = Path(path)
     text = render(tree)
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        fresh = fresh_path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
-        fresh.replace(target)
+        sweep(target)
+        try:
+            fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
+            replace_file(fresh, target)
+        finally:
+            if fresh.exists():
+                remove(fresh)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            fresh.unlink()
         raise ReportError(f"cannot write {target}: {error}") from error
     return target

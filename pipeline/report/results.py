@@ -144,11 +144,15 @@ class Results:
         for pieces in (few for alike in layout.columns.shapes(field) for few in _bounded(alike)):
             try:
                 units, values = layout.columns.read(pieces)
-            except StoreError:  # a batch may have been compacted away since: by key it is found where it is now
+            except StoreError:  # compacted away since, then it is found by key; or damaged, then the rest is read
                 units = np.concatenate([piece.positions for piece in pieces])
                 keys = [layout.keys[unit] for unit in units.tolist()]
                 read = self.table(statistic.name).read(keys, [field])
-                values = np.stack([value[field] for key in keys if not isinstance(value := read[key], str)])
+                there = [at for at, key in enumerate(keys) if not isinstance(read.get(key, ""), str)]
+                if not there:
+                    continue
+                units = units[there]
+                values = np.stack([value[field] for at in there if not isinstance(value := read[keys[at]], str)])
             order = np.argsort(units)
             units = units[order]
             counts = layout.first[units + 1] - layout.first[units]

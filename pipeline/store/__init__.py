@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pipeline.store.failures import Failure
     from pipeline.store.ingest import ingest_checkpoint, mark_gone, record_run
     from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord
+    from pipeline.store.repairs import repair
     from pipeline.store.statistics import Reference, StatisticTable, read_references
     from pipeline.store.store import Store
     from pipeline.store.verification import verify
@@ -27,6 +28,7 @@ _NAMES = {
     "mark_gone": "ingest",
     "read_references": "statistics",
     "record_run": "ingest",
+    "repair": "repairs",
     "verify": "verification",
 }
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "mark_gone",
     "read_references",
     "record_run",
+    "repair",
     "verify",
 ]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyzers.errors import StoreError
-from pipeline.store.documents import FILE, encode, read_document
+from pipeline.store.documents import FILE, damage, encode, read_document
 from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, read_rows, tensor_digest
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def read_batch(folder: Path) -> Batch:
             data["digests"],
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise StoreError(f"{folder / FILE} is damaged: {error!r}; `varve verify` lists what else is") from error
+        raise damage(folder / FILE, error) from error
 
 
 def read_entries(
@@ -252,6 +252,8 @@ def read_slices(folder: Path, wanted: Iterable[tuple[str, int, int]]) -> dict[tu
         array, logical = open_array(folder / dtype), _value_dtype(dtype)
         width = logical.itemsize // array.dtype.itemsize  # more than 1 for strings, which are held as bytes
         for low, high, members in _merged(sorted(pieces)):
+            if high * width > array.shape[0]:
+                raise damage(folder / dtype, f"it holds {array.shape[0]} values, and the index names {high * width}")
             block = read_rows(folder / dtype, array, low * width, high * width).view(logical)
             found.update({(dtype, start, stop): block[start - low : stop - low] for start, stop in members})
     return found

@@ -1,12 +1,14 @@
 """The evictable cache of large intermediates beside the store (a base's singular vectors), bounded in bytes.
 
-Safe with several processes: an entry is one file, renamed into place, and the least recently used go first.
+Safe with several processes: an entry is one file, renamed into place, and the least recently used go first. Each
+carries a checksum of its tensors; one that does not agree with it, or has none, is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -15,25 +17,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import blake3
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 
 from pipeline.archive.recipes import digest
 from pipeline.archive.text import encodable
+from pipeline.store.scratch import cache_path
 
 _LOG = logging.getLogger(__name__)
 _STRIPES = 64
 _SUFFIX = ".safetensors"
+_CHECKSUM = "checksum"
+_MAX_HEADER = 2**24
 _UNSEEN = 0.01
 """Share of the bound that a process writes before it looks again at what all of them have: listing tens of thousands of
 small entries for each new one would cost more than they save."""
-
-
-def cache_path(store: str | Path) -> Path:
-    """Where the cache of a store is: beside it, so that it can be deleted at any time."""
-    path = Path(store)
-    return path.with_name(f"{path.name}.cache")
 
 
 class DiskCache:
@@ -81,11 +81,11 @@ class DiskCache:
 
     def _read(self, path: Path) -> Mapping[str, torch.Tensor] | None:
         try:
-            tensors = load_file(path) if _is_text(path) else load(path.read_bytes())
-        except FileNotFoundError:
+            tensors = read_entry(path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (SafetensorError, OSError) as error:
-            _LOG.warning("cache entry %s is damaged (%s): it is made again", path, error)
+            _LOG.warning("cache entry %s is damaged (%.200s): it is made again", path, error)
             path.unlink(missing_ok=True)
             return None
         with contextlib.suppress(OSError):  # evicted meanwhile, or read-only: only the order of eviction suffers
@@ -101,10 +101,11 @@ class DiskCache:
             self.folder.mkdir(exist_ok=True)
             looked = self._make_room(size)
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            metadata = {_CHECKSUM: _checksum(path, contiguous)}
             if _is_text(made):
-                save_file(contiguous, made)
+                save_file(contiguous, made, metadata)
             else:
-                made.write_bytes(save(contiguous))
+                made.write_bytes(save(contiguous, metadata))
             written = made.stat().st_size
             made.replace(path)
             self._total, self._unseen = self._total + written, self._unseen + written
@@ -169,6 +170,32 @@ class DiskCache:
         finally:
             self._held.lock = False
             os.close(descriptor)
+
+
+def entries_of(store: Path) -> list[Path]:
+    """The entries of a store's cache."""
+    return sorted(cache_path(store).glob(f"*{_SUFFIX}"))
+
+
+def read_entry(path: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of an entry; SafetensorError unless they give the checksum that was written with them."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, _MAX_HEADER))
+    tensors = load_file(path) if _is_text(path) else load(path.read_bytes())
+    noted = json.loads(header).get("__metadata__") or {}  # the library has accepted the header
+    if noted.get(_CHECKSUM) != _checksum(path, tensors):
+        raise SafetensorError("it does not have the content that it was written with")
+    return tensors
+
+
+def _checksum(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """blake3 over the entry's file name and its tensors' names, dtypes, shapes and bytes."""
+    running = blake3.blake3(path.name.encode())
+    for name, tensor in sorted(tensors.items()):
+        running.update(f"\0{name}\0{tensor.dtype}{list(tensor.shape)}\0".encode())
+        running.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return running.hexdigest(length=16)
 
 
 def _is_text(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """A document is the `zarr.json` of a Zarr group: any Zarr reader sees it, and it is read here as plain JSON.
 
-Every document carries a digest of itself, so that `verify` notices a changed byte in it too.
+Every document carries a digest of itself, which is checked whenever it is read. The metadata of our Zarr arrays carry
+one too (those of the first stores do not, and are read unchecked).
 """
 
 from __future__ import annotations
@@ -13,21 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from analyzers.errors import StoreError
+from analyzers.errors import DamageError, StoreError
 from pipeline.archive.recipes import digest
 from pipeline.archive.text import path_text, utf8
+from pipeline.store import journal
 from pipeline.store.scratch import publish, scratch, sync
 
 FILE = "zarr.json"
-_DIGEST = "document_digest"
+DIGEST = "document_digest"
 _FLOAT = "__float__"
+REPAIR = "`varve verify STORE --repair` removes it, and the next `varve analyze` makes it anew"
+"""The way out of any damage, for error messages."""
 
 
 def create_document(root: Path, target: Path, attributes: Mapping[str, Any]) -> bool:
     """Writes a new document in one rename; False (and nothing written) when `target` exists already."""
     with scratch(root) as folder:
         (folder / FILE).write_bytes(encode(attributes, target))
-        return publish(folder, target)
+        created = publish(folder, target)
+    if created:
+        journal.added(root, target)
+    return created
 
 
 def replace_document(root: Path, target: Path, attributes: Mapping[str, Any]) -> None:
@@ -46,45 +53,81 @@ def ensure_group(root: Path, target: Path) -> None:
 
 
 def read_document(folder: Path) -> dict[str, Any]:
-    """The attributes of the document at `folder`; StoreError when it is missing or damaged."""
+    """The attributes of the document at `folder`; DamageError when it is missing or not as it was written."""
     path = folder / FILE
     try:
         return decode(path.read_bytes(), path)
     except FileNotFoundError as error:
-        raise StoreError(f"{path} is missing: `varve verify` lists what is damaged") from error
+        raise DamageError(f"{path} is missing: {REPAIR}") from error
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 
-def document_is_intact(attributes: Mapping[str, Any]) -> bool:
-    """Whether a document's content agrees with the digest it was written with."""
-    content = {name: value for name, value in attributes.items() if name != _DIGEST}
-    return bool(attributes.get(_DIGEST) == digest(_plain(content)))
+def damage(path: Path, error: object) -> DamageError:
+    """The error for a damaged file. What is quoted stays short, however large the document is."""
+    text = str(error) if isinstance(error, StoreError | str) else repr(error)
+    return DamageError(f"{path} is damaged: {brief(text)}; {REPAIR}")
+
+
+def brief(text: str, limit: int = 200) -> str:
+    """The text, cut to `limit` characters."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def seal_array(folder: Path) -> None:
+    """Adds their digest to the metadata of the Zarr array at `folder`."""
+    path = folder / FILE
+    document = json.loads(path.read_bytes())
+    document["attributes"][DIGEST] = digest(document)
+    path.write_text(json.dumps(document, separators=(",", ":")))
+
+
+def check_array(folder: Path) -> None:
+    """Raises DamageError unless the metadata of the array at `folder` give their digest, where they have one."""
+    path = folder / FILE
+    try:
+        document = json.loads(path.read_bytes())
+        expected = document["attributes"].pop(DIGEST, None)
+        if expected is not None and digest(document) != expected:
+            raise DamageError("its content does not give its digest")
+    except FileNotFoundError as error:
+        raise DamageError(f"{path} is missing: {REPAIR}") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, DamageError) as error:
+        raise damage(path, error) from error
 
 
 def encode(attributes: Mapping[str, Any], where: Path) -> bytes:
     """The bytes of a group's zarr.json; numbers that JSON lacks (NaN, Infinity: losses have them) are spelled out."""
     try:
         plain = _plain(attributes)
-        document = {"zarr_format": 3, "node_type": "group", "attributes": {**plain, _DIGEST: digest(plain)}}
+        document = {"zarr_format": 3, "node_type": "group", "attributes": {**plain, DIGEST: digest(plain)}}
         return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"{where} cannot be written as JSON: {error}") from error
 
 
 def decode(data: bytes, path: Path) -> dict[str, Any]:
-    """The attributes in a group's zarr.json."""
+    """The attributes in a group's zarr.json; DamageError unless they give their digest."""
     try:
-        hook = _unspell if _FLOAT.encode() in data else None  # a hook slows the parser: only where it is needed
-        document = json.loads(data, object_hook=hook)
+        document = json.loads(data)
         if document["node_type"] != "group":
             raise ValueError(f"node_type is {document['node_type']!r}, not 'group'")
         attributes = document["attributes"]
         if not isinstance(attributes, dict):
-            raise ValueError(f"attributes are {attributes!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: {error!r}; `varve verify` lists what else is") from error
-    return attributes
+            raise TypeError(f"attributes are {attributes!r}")
+        expected = attributes.pop(DIGEST, None)
+        if expected is None:
+            raise ValueError(f"it has no {DIGEST}")
+        if digest(attributes) != expected:
+            raise DamageError("it was changed: its content does not give its digest")
+        if _FLOAT.encode() in data:  # parsed again, because a hook slows the parser: only where it is needed
+            attributes = json.loads(data, object_hook=_unspell)["attributes"]
+            attributes.pop(DIGEST)
+    except (ValueError, KeyError, TypeError, DamageError) as error:
+        raise damage(path, error) from error
+    return dict(attributes)
 
 
 def _plain(value: Any) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from analyzers.errors import StoreError
+from analyzers.errors import DamageError
 from pipeline.store.documents import FILE, create_document, ensure_group, read_document
 from pipeline.store.scratch import withdraw
 from pipeline.store.statistics import StatisticTable, table_folder
+
+Note = Callable[[Path, DamageError], object]
 
 
 @dataclass(frozen=True)
@@ -37,35 +39,36 @@ def write_failures(root: Path, statistic: str, entries: Sequence[Failure], table
         return
     ensure_group(root, folder)
     replaced = _documents(folder)
-    standing = {f.key: f for f in _read_all(replaced) if table.extent(f.key) is None}
+    damaged: dict[Path, DamageError] = {}
+    standing = {f.key: f for f in _read_all(replaced, damaged.__setitem__) if table.extent(f.key) is None}
     standing |= {entry.key: replace(entry, statistic=statistic) for entry in entries}
     if standing:
         name = f"{time.time_ns():016x}-{secrets.token_hex(3)}"
         data = {"varve": "failures", "failures": [asdict(failure) for failure in standing.values()]}
         create_document(root, folder / name, data)
-    for path in replaced:
+    for path in replaced:  # damaged ones, too: what they told of is tried again
         withdraw(root, path)
 
 
-def read_failures(root: Path) -> list[Failure]:
-    """All recorded failures, the newest of each key."""
+def read_failures(root: Path, note: Note) -> list[Failure]:
+    """All recorded failures, the newest of each key. `note` is told of damaged documents, which are left out."""
     found: dict[tuple[str, str], Failure] = {}
     for group in sorted((root / "failures").iterdir()):
         if group.name != FILE:
-            found |= {(failure.statistic, failure.key): failure for failure in _read_all(_documents(group))}
+            found |= {(failure.statistic, failure.key): failure for failure in _read_all(_documents(group), note)}
     return list(found.values())
 
 
-def _read_all(documents: Sequence[Path]) -> list[Failure]:
+def _read_all(documents: Sequence[Path], note: Note) -> list[Failure]:
     """The failures of one statistic, oldest first."""
     found: list[Failure] = []
     for path in documents:
         try:
             found += [Failure(**entry) for entry in read_document(path)["failures"]]
-        except StoreError:
-            if path.exists():
-                raise
-            return _read_all(_documents(path.parent))  # replaced by a newer document just now: start again
+        except DamageError as error:
+            if not path.exists():
+                return _read_all(_documents(path.parent), note)  # replaced by a newer document just now: start again
+            note(path / FILE, error)
     return found
 
 

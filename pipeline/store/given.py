@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from analyzers.errors import DamageError
 from analyzers.models import Material
 from pipeline.archive.recipes import digest
 from pipeline.store.documents import FILE, create_document, ensure_group, read_document
@@ -33,6 +34,10 @@ def recorded_materials(store: Store) -> tuple[tuple[Material, str | None], ...]:
         return ()
     found = []
     for folder in sorted(entry for entry in room.iterdir() if entry.name != FILE):
-        told = read_document(folder)
+        try:
+            told = read_document(folder)
+        except DamageError as error:
+            store.note_damage(folder / FILE, error)
+            continue
         found.append((Material(told["kind"], told["name"], told["digest"], told["source"]), told["model"]))
     return tuple(sorted(found, key=lambda pair: (pair[0].kind, pair[0].name, pair[0].digest, pair[1] or "")))

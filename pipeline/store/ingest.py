@@ -150,7 +150,7 @@ def mark_gone(store: Store, run_id: str, present: Iterable[int]) -> tuple[Checkp
     for record in store.checkpoints(run_id):
         if record.source_gone != (record.step not in steps):
             changed = dataclasses.replace(record, source_gone=record.step not in steps)
-            _rewrite(store, changed)
+            rewrite_manifest(store, changed)
             if changed.source_gone:
                 marked.append(changed)
     return tuple(marked)
@@ -174,7 +174,7 @@ def _keep(store: Store, known: CheckpointRecord, unit: str, layout_digest: str, 
         return _publish(store, dataclasses.replace(known, layout=layout_digest, source_gone=False, step_unit=unit))
     if known.source_gone or known.step_unit != unit:
         known = dataclasses.replace(known, source_gone=False, step_unit=unit)
-        _rewrite(store, known)
+        rewrite_manifest(store, known)
     return known
 
 
@@ -182,14 +182,15 @@ def _publish(store: Store, record: CheckpointRecord) -> CheckpointRecord:
     """Makes the record visible: as the next revision of its step, or in place when only its files' times moved."""
     while True:
         revisions = store.revisions(record.run, record.step)
-        newest = revisions[-1] if revisions else None
+        number = store.next_revision(record.run, record.step)
+        newest = revisions[-1] if revisions and revisions[-1].revision == number - 1 else None  # else it is damaged
         if newest is not None and (newest.digests, newest.layout) == (record.digests, record.layout):
             record = dataclasses.replace(record, revision=newest.revision, aliases=newest.aliases)
             if dataclasses.replace(record, ingested=newest.ingested) == newest:
                 return newest
-            _rewrite(store, record)
+            rewrite_manifest(store, record)
             return record
-        record = dataclasses.replace(record, revision=0 if newest is None else newest.revision + 1, aliases=())
+        record = dataclasses.replace(record, revision=number, aliases=())
         if create_document(store.path, store.manifest_folder(record), record.to_json()):
             return record
         # Another process has just published this revision: look again.
@@ -200,11 +201,12 @@ def _add_alias(store: Store, original: CheckpointRecord, checkpoint: Checkpoint)
         others = tuple(alias for alias in original.aliases if alias.source != path_text(checkpoint.path))
         alias = Alias(path_text(checkpoint.path), checkpoint.files)
         record = dataclasses.replace(original, aliases=(*others, alias))
-        _rewrite(store, record)
+        rewrite_manifest(store, record)
     return record
 
 
-def _rewrite(store: Store, record: CheckpointRecord) -> None:
+def rewrite_manifest(store: Store, record: CheckpointRecord) -> None:
+    """Replaces the manifest of the record's revision."""
     replace_document(store.path, store.manifest_folder(record), record.to_json())
 
 

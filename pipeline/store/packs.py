@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from analyzers.errors import StoreError
+from analyzers.errors import DamageError
+from pipeline.store.documents import REPAIR, damage
 from pipeline.store.recent import read_bytes
 from pipeline.store.scratch import publish, scratch
-from pipeline.store.tensors import create_array, logical_dtype, open_array, plain
+from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, tensor_digest
 
 PACK_BELOW = 2**20
 PACK_BYTES = 128 * 2**20
@@ -96,23 +97,34 @@ def pack_contents(path: Path) -> dict[str, Packed]:
             for digest, offset, nbytes, dtype, shape in columns
         }
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise StoreError(f"{path} is damaged: {error!r}; `varve verify` lists what else is") from error
+        raise damage(path, error) from error
 
 
-def read_packed(root: Path, place: Packed) -> np.ndarray:
-    """The tensor at `place`, in its logical dtype."""
-    data = read_bytes(root / "packs" / place.pack, place.offset, place.offset + place.nbytes)
-    return data.view(logical_dtype(place.dtype)).reshape(place.shape)
+def read_packed(root: Path, digest: str, place: Packed) -> np.ndarray:
+    """The tensor of this digest at `place`, in its logical dtype; DamageError where other bytes are there."""
+    folder = root / "packs" / place.pack
+    try:
+        data = read_bytes(folder, place.offset, place.offset + place.nbytes)
+        values = data.view(logical_dtype(place.dtype)).reshape(place.shape)
+    except (ValueError, IndexError) as error:
+        raise damage(folder, error) from error
+    if tensor_digest(values) != digest:
+        raise DamageError(f"{folder} does not have the bytes of tensor {digest} where its index names them: {REPAIR}")
+    return values
 
 
 class PackIndex:
-    """digest → place, over all packs of a store. Packs are immutable, so each is read once; new ones when missed."""
+    """digest → place, over all packs of a store. Packs are immutable, so each is read once; new ones when missed.
+
+    `damage` has the packs whose index cannot be read: their tensors count as missing.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._places: dict[str, Packed] = {}
         self._read: set[str] = set()
         self._lock = threading.Lock()
+        self.damage: dict[Path, DamageError] = {}
 
     def find(self, digest: str) -> Packed | None:
         """Where the tensor is; the newest packs are searched first."""
@@ -143,7 +155,12 @@ class PackIndex:
     def _load(self) -> Iterator[str]:
         names = {path.name for path in (self._root / "packs").iterdir() if path.name != "zarr.json"}
         for name in sorted(names - self._read, reverse=True):
-            self._places.update(pack_contents(self._root / "packs" / name))
+            folder = self._root / "packs" / name
+            try:
+                self._places.update(pack_contents(folder))
+            except DamageError as error:
+                if folder.exists():
+                    self.damage[folder] = error
             self._read.add(name)
             yield name
 

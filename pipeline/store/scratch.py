@@ -19,6 +19,7 @@ import blake3
 import psutil
 
 from analyzers.errors import StoreError
+from pipeline.store import journal
 
 ABANDONED_AFTER_S = 24 * 3600.0
 """A leftover of another machine (whose processes cannot be seen from here) is removed after this long."""
@@ -48,7 +49,7 @@ def store_errors(path: Path, action: str) -> Iterator[None]:
 @contextlib.contextmanager
 def scratch(root: Path, action: str = "write") -> Iterator[Path]:
     """A new empty folder under root/tmp, removed at the end unless `publish` moved it. OSErrors become StoreErrors."""
-    folder = root / "tmp" / f"{_owner()}-{secrets.token_hex(6)}"
+    folder = root / "tmp" / f"{owner()}-{secrets.token_hex(6)}"
     with store_errors(root, action):
         try:
             folder.mkdir()
@@ -78,6 +79,7 @@ def publish(folder: Path, target: Path) -> bool:
 
 def withdraw(root: Path, target: Path) -> None:
     """Removes a published folder: it vanishes from its name at once, and its files after."""
+    journal.removed(root, target)
     with scratch(root, "remove") as folder, contextlib.suppress(FileNotFoundError):
         target.rename(folder / target.name)
 
@@ -95,10 +97,16 @@ def clean(root: Path) -> list[Path]:
     """Removes what killed writers left in root/tmp; what a living process is writing stays. Returns what went."""
     removed = []
     for folder in (root / "tmp").iterdir():
-        if folder.name != "zarr.json" and _abandoned(folder):
+        if folder.name != "zarr.json" and is_abandoned(folder, folder.name):
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     return removed
+
+
+def cache_path(store: str | Path) -> Path:
+    """Where the cache of a store is: beside it, so that it can be deleted at any time."""
+    path = Path(store)
+    return path.with_name(f"{path.name}.cache")
 
 
 @functools.cache
@@ -115,15 +123,17 @@ def _identity(pid: int) -> str:
     return f"{_machine()}-{pid}-{int(psutil.Process(pid).create_time())}"
 
 
-def _owner() -> str:
+def owner() -> str:
+    """This process, for the name of what it is writing."""
     return _identity(os.getpid())  # by id, because a fork is another owner
 
 
-def _abandoned(folder: Path) -> bool:
+def is_abandoned(path: Path, name: str) -> bool:
+    """Whether the process that `name` (`owner()` and a random part) tells of has left `path` behind."""
     try:
-        machine, pid, born, _ = folder.name.split("-")
+        machine, pid, born, _ = name.split("-")
         process_id, started = int(pid), int(born)
-        age = time.time() - folder.stat().st_mtime
+        age = time.time() - path.lstat().st_mtime
     except FileNotFoundError:  # its owner has just finished
         return False
     except ValueError:  # not a name of ours: leave it

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyzers.errors import StoreError
+from analyzers.errors import DamageError, StoreError
 from pipeline.archive.recipes import digest
+from pipeline.store import journal
 from pipeline.store.batches import Batch, Entry, read_batch, read_entries, read_slices, write_batch
 from pipeline.store.columns import Columns
 from pipeline.store.documents import FILE, create_document
@@ -52,7 +53,10 @@ def table_folder(root: Path, statistic: str) -> Path:
 
 
 class StatisticTable:
-    """The results of one statistic. What it knows is as of the last `refresh`, plus its own writes."""
+    """The results of one statistic. What it knows is as of the last `refresh`, plus its own writes.
+
+    Results that are damaged count as missing; `damage` has what was met, by the path of the batch.
+    """
 
     def __init__(self, root: Path, name: str, mode: str = "r") -> None:
         """Use `Store.statistic`."""
@@ -63,6 +67,7 @@ class StatisticTable:
         self._lock = threading.RLock()
         self._batches: dict[str, Batch] = {}
         self._where: dict[str, tuple[Batch, int]] = {}
+        self.damage: dict[Path, DamageError] = {}
 
     def refresh(self) -> None:
         """Sees what other processes have written or compacted since."""
@@ -77,13 +82,16 @@ class StatisticTable:
         if self._batches.keys() - set(names):  # compacted: what they held is in a new batch
             self._batches, self._where = {}, {}
         for name in names:
-            if name not in self._batches:
+            folder = self._folder / name
+            if name not in self._batches and folder not in self.damage:
                 try:
-                    self._add(read_batch(self._folder / name))
-                except StoreError:
-                    if (self._folder / name).exists():
+                    self._add(read_batch(folder))
+                except StoreError as error:
+                    if not folder.exists():
+                        return False
+                    if not isinstance(error, DamageError):
                         raise
-                    return False
+                    self.damage[folder] = error
         return True
 
     def keys(self) -> frozenset[str]:
@@ -108,16 +116,15 @@ class StatisticTable:
     def read(self, keys: Iterable[str], fields: Sequence[str] | None = None) -> dict[str, Result | str]:
         """The stored results among `keys` (of chosen fields, or all): arrays by field, or the reason for none.
 
-        Each batch is opened once. Arrays of one batch may be views of one buffer.
+        Each batch is opened once. Arrays of one batch may be views of one buffer. What is damaged is left out, and
+        noted in `damage`.
         """
         wanted = tuple(keys)
-        try:
-            return self._read(wanted, fields)
-        except StoreError:
-            if all((self._folder / name).exists() for name in tuple(self._batches)):
-                raise
+        found = self._read(wanted, fields)
+        if found is None:
             self.refresh()  # a batch was compacted away between looking up and reading
-            return self._read(wanted, fields)
+            found = self._read(wanted, fields)
+        return found or {}
 
     def reasons(self, keys: Iterable[str]) -> dict[str, str]:
         """Why there is no value, for those of `keys` that have a reason in its place."""
@@ -167,7 +174,23 @@ class StatisticTable:
             self.refresh()
             return gone
 
-    def _read(self, keys: Iterable[str], fields: Sequence[str] | None) -> dict[str, Result | str]:
+    def rescue(self, name: str) -> int:
+        """Replaces a damaged batch by one with what can still be read of it; returns how many results are lost."""
+        batch = self._batches[name]
+        values = self._salvage(batch, range(len(batch.keys)), None)
+        entries = [
+            Entry(key, values[key], batch.extent(entry), batch.provenance(entry))
+            for entry, key in enumerate(batch.keys)
+            if key in values
+        ]
+        if entries:
+            self._write(entries)
+        withdraw(self._root, self._folder / name)
+        self.refresh()
+        return len(batch.keys) - len(entries)
+
+    def _read(self, keys: Iterable[str], fields: Sequence[str] | None) -> dict[str, Result | str] | None:
+        """None when a batch has gone since the index was read."""
         with self._lock:
             places = {key: self._where[key] for key in keys if key in self._where}
         by_batch: dict[str, tuple[Batch, list[int]]] = {}
@@ -175,15 +198,36 @@ class StatisticTable:
             by_batch.setdefault(batch.name, (batch, []))[1].append(entry)
         found: dict[str, Result | str] = {}
         for batch, entries in by_batch.values():
-            found.update(read_entries(self._folder / batch.name, batch, entries, fields))
+            folder = self._folder / batch.name
+            try:
+                found.update(read_entries(folder, batch, entries, fields))
+            except DamageError as error:
+                if not folder.exists():
+                    return None
+                self.damage.setdefault(folder, error)
+                found.update(self._salvage(batch, entries, fields))
         return found
 
+    def _salvage(self, batch: Batch, entries: Sequence[int], fields: Sequence[str] | None) -> dict[str, Result | str]:
+        """What can be read of a damaged batch: halves of the entries are tried, down to single ones."""
+        try:
+            return read_entries(self._folder / batch.name, batch, entries, fields)
+        except DamageError:
+            if len(entries) == 1:
+                return {}
+            middle = len(entries) // 2
+            first, rest = entries[:middle], entries[middle:]
+            return {**self._salvage(batch, first, fields), **self._salvage(batch, rest, fields)}
+
     def _merge(self, group: Sequence[Batch]) -> int:
+        group = [batch for batch in group if self._folder / batch.name not in self.damage]
         if len(group) < 2:
             return 0
         members = {batch.name for batch in group}
         current = {key: place for key, place in self._where.items() if place[0].name in members}
         values = self.read(current)
+        if any(self._folder / batch.name in self.damage for batch in group):
+            return 0  # nothing that is damaged is removed but by a repair
         entries = [
             Entry(key, values[key], batch.extent(entry), batch.provenance(entry))
             for key, (batch, entry) in current.items()
@@ -205,6 +249,7 @@ class StatisticTable:
         with scratch(self._root) as folder:
             write_batch(folder, self.name, entries)
             publish(folder, self._folder / name)
+        journal.added(self._root, self._folder / name)
         with self._lock:
             self._add(read_batch(self._folder / name))
         return name

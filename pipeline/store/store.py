@@ -8,35 +8,49 @@ for run in store.runs():
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from analyzers.errors import StoreError
+from analyzers.errors import DamageError, StoreError
 from pipeline.archive.heads import ties_embeddings
 from pipeline.archive.recipes import Recipe, digest
-from pipeline.archive.types import Layout, Unmeasured
+from pipeline.archive.types import Layout, Problem, Unmeasured
+from pipeline.store import journal
 from pipeline.store.binding import Binding, bind, contents, digest_map, equal_groups
-from pipeline.store.documents import FILE, create_document, ensure_group, read_document, replace_document
+from pipeline.store.documents import (
+    FILE,
+    REPAIR,
+    brief,
+    create_document,
+    damage,
+    ensure_group,
+    read_document,
+    replace_document,
+)
 from pipeline.store.failures import Failure, read_failures, write_failures
-from pipeline.store.packs import pack_index, read_packed
+from pipeline.store.packs import Packed, pack_index, read_packed
 from pipeline.store.recent import opened
 from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord, layout_from_json, layout_to_json
 from pipeline.store.scratch import clean, scratch, store_errors
 from pipeline.store.statistics import StatisticTable
-from pipeline.store.tensors import is_constant, read_array
+from pipeline.store.tensors import is_constant, is_sealed, read_array
+from pipeline.store.tensors import tensor_digest as tensor_digest_of
 from pipeline.store.ties import Candidate, Evidence, tied_to
 from pipeline.store.ties import Content as MatrixContent
 
 if TYPE_CHECKING:
     from analyzers.contract import Content
+
+Read = TypeVar("Read")
 
 SCHEMA = 1
 _ROOMS = ("tensors", "packs", "layouts", "runs", "statistics", "failures", "materials", "tmp")
@@ -67,6 +81,7 @@ class Store:
         self._manifests: dict[Path, tuple[int, CheckpointRecord]] = {}
         self._constants: dict[str, bool] = {}
         self._tables: dict[str, StatisticTable] = {}
+        self._damage: dict[Path, DamageError] = {}
 
     @staticmethod
     def create(path: str | Path) -> Store:
@@ -82,7 +97,7 @@ class Store:
         path = Path(path)
         if mode == "a" and _is_unbuilt(path):
             return _build(path)
-        created = _check(path)
+        created = store_identity(path)
         if mode == "a":
             with scratch(path, "write to the store"):
                 clean(path)
@@ -91,45 +106,52 @@ class Store:
     # Runs and checkpoints
 
     def runs(self) -> tuple[RunRecord, ...]:
-        """All runs, sorted by id."""
-        records = [RunRecord.from_json(read_document(folder)) for folder in _folders(self.path / "runs")]
-        return tuple(sorted(records, key=lambda record: record.id))
+        """All runs, sorted by id. One whose record is damaged is left out (see `damage`)."""
+        records = (self._run_record(folder) for folder in _folders(self.path / "runs"))
+        return tuple(sorted((record for record in records if record is not None), key=lambda record: record.id))
 
     def run(self, run_id: str) -> RunRecord:
         """One run; StoreError, naming those there are, when it is not in the store."""
         if not self.has_run(run_id):
             there = ", ".join(record.id for record in self.runs()) or "none"
             raise StoreError(f"run {run_id!r} is not in {self.path}; there: {there}")
-        return RunRecord.from_json(read_document(self.run_folder(run_id)))
+        return _run_record(self.run_folder(run_id))
 
     def run_folder(self, run_id: str) -> Path:
         """Where a run's record and manifests are."""
         return self.path / "runs" / slug(run_id)
 
     def checkpoints(self, run_id: str) -> tuple[CheckpointRecord, ...]:
-        """The newest revision of each step of a run, sorted by step."""
+        """The newest revision of each step of a run, sorted by step. One whose manifest or layout is damaged is left
+        out (see `damage`): no older revision takes its place."""
         self.run(run_id)
         newest: dict[int, int] = {}
         for step, revision in self._revisions(run_id):
             newest[step] = max(revision, newest.get(step, 0))
-        return tuple(self._manifest(run_id, step, revision) for step, revision in sorted(newest.items()))
+        records = (self._readable(run_id, step, revision) for step, revision in sorted(newest.items()))
+        return tuple(record for record in records if record is not None and self._has_layout(record.layout))
 
     def revisions(self, run_id: str, step: int) -> tuple[CheckpointRecord, ...]:
-        """All revisions of one step, oldest first."""
-        found = sorted(revision for at, revision in self._revisions(run_id) if at == step)
-        return tuple(self._manifest(run_id, step, revision) for revision in found)
+        """All revisions of one step whose manifests can be read, oldest first."""
+        numbers = sorted(revision for at, revision in self._revisions(run_id) if at == step)
+        records = (self._readable(run_id, step, revision) for revision in numbers)
+        return tuple(record for record in records if record is not None)
+
+    def next_revision(self, run_id: str, step: int) -> int:
+        """The number of the next revision of a step; those that cannot be read count."""
+        return max((revision for at, revision in self._revisions(run_id) if at == step), default=-1) + 1
 
     def any_checkpoint(self, run_id: str) -> CheckpointRecord | None:
         """One checkpoint of a run, the quickest to find; None when it has none."""
-        found = self._revisions(run_id) if self.has_run(run_id) else []
-        return self._manifest(run_id, *min(found)) if found else None
+        places = sorted(self._revisions(run_id)) if self.has_run(run_id) else []
+        records = (self._readable(run_id, step, revision) for step, revision in places)
+        return next((record for record in records if record is not None), None)
 
     def layout(self, layout_digest: str) -> Layout:
-        """A layout by its digest."""
+        """A layout by its digest; DamageError where it cannot be read."""
         with self._lock:
             if layout_digest not in self._layouts:
-                document = read_document(self.path / "layouts" / layout_digest)
-                self._layouts[layout_digest] = layout_from_json(document["layout"])
+                self._layouts[layout_digest] = read_layout(self.path / "layouts" / layout_digest)
             return self._layouts[layout_digest]
 
     def digests(self, checkpoint: CheckpointRecord) -> dict[str, str | None]:
@@ -158,11 +180,12 @@ class Store:
         """A tensor, or its rows start..stop along axis 0 (only their chunks are read), in its logical dtype."""
         array = self.path / "tensors" / tensor_digest
         if (array / FILE).exists():
-            return read_array(array, rows, opened(array))
-        place = self.packs.find(tensor_digest)
-        if place is None:
-            raise StoreError(f"tensor {tensor_digest} is not in {self.path}: `varve verify` lists what is missing")
-        values = read_packed(self.path, place)
+            held = opened(array)
+            values = read_array(array, rows, held)
+            if rows is None and not is_sealed(held) and tensor_digest_of(values) != tensor_digest:
+                raise damage(array, "its bytes do not give its digest")
+            return values
+        values = read_packed(self.path, tensor_digest, self._packed(tensor_digest))
         return values if rows is None else values[rows[0] : rows[1]]
 
     def shape_of(self, tensor_digest: str) -> tuple[int, ...]:
@@ -170,10 +193,14 @@ class Store:
         array = self.path / "tensors" / tensor_digest
         if (array / FILE).exists():
             return tuple(opened(array).shape)
+        return self._packed(tensor_digest).shape
+
+    def _packed(self, tensor_digest: str) -> Packed:
         place = self.packs.find(tensor_digest)
         if place is None:
-            raise StoreError(f"tensor {tensor_digest} is not in {self.path}: `varve verify` lists what is missing")
-        return place.shape
+            unreadable = "".join(f" ({folder} is damaged)" for folder in self.packs.damage)
+            raise DamageError(f"tensor {tensor_digest} is not in {self.path}{brief(unreadable)}: {REPAIR}")
+        return place
 
     def load(self, recipe: Recipe) -> Content:
         """The content of a bound recipe, as torch tensors on the CPU in storage dtype."""
@@ -192,16 +219,28 @@ class Store:
 
     def statistics(self) -> tuple[str, ...]:
         """Names of all statistics that have results."""
-        return tuple(sorted(read_document(folder)["statistic"] for folder in _folders(self.path / "statistics")))
+        names = (self._noted(folder, _statistic_name) for folder in _folders(self.path / "statistics"))
+        return tuple(sorted(name for name in names if name is not None))
 
     def record_failures(self, statistic: str, entries: Sequence[Failure]) -> None:
         """Keeps what failed, with its traceback, until the same key has a result."""
         self.check_writable()
         write_failures(self.path, statistic, entries, self.statistic(statistic))
 
+    def damage(self) -> tuple[Problem, ...]:
+        """The damage that was met in what this object has read so far; `pipeline.store.verify` looks at everything."""
+        tables = (table.damage for table in tuple(self._tables.values()))
+        met = {path: error for part in (self._damage, self.packs.damage, *tables) for path, error in part.items()}
+        hint = f"`varve verify {self.path} --repair`, then `varve analyze`"
+        return tuple(Problem(str(path), str(error), hint=hint) for path, error in sorted(met.items()))
+
+    def note_damage(self, path: Path, error: DamageError) -> None:
+        """Keeps damage for `damage`."""
+        self._damage.setdefault(path, error)
+
     def failures(self) -> tuple[Failure, ...]:
         """What failed last time and has no result since."""
-        found = read_failures(self.path)
+        found = read_failures(self.path, self.note_damage)
         tables = {name: self.statistic(name) for name in {failure.statistic for failure in found}}
         return tuple(failure for failure in found if tables[failure.statistic].extent(failure.key) is None)
 
@@ -215,8 +254,11 @@ class Store:
     def ensure_run(self, record: RunRecord) -> None:
         """Records a run unless it is; whatever its record says then stays."""
         folder = self.run_folder(record.id)
-        if not self.has_run(record.id):
-            create_document(self.path, folder, record.to_json())
+        if not self.has_run(record.id) and not create_document(self.path, folder, record.to_json()):
+            with contextlib.suppress(DamageError):
+                read_document(folder)  # somebody else has just written it
+                return
+            replace_document(self.path, folder, record.to_json())  # the folder was there and its document was not
 
     def manifest_folder(self, record: CheckpointRecord) -> Path:
         """Where a checkpoint's manifest is."""
@@ -227,8 +269,13 @@ class Store:
         data = layout_to_json(layout)
         name = digest(data)
         target = self.path / "layouts" / name
-        if not (target / FILE).exists():
-            create_document(self.path, target, {"varve": "layout", "layout": data})
+        try:
+            read_document(target)
+        except DamageError:  # it is new, or damaged: its name says what its content was
+            content = {"varve": "layout", "layout": data}
+            if not create_document(self.path, target, content):
+                replace_document(self.path, target, content)
+            self._damage.pop(target / FILE, None)
         with self._lock:
             self._layouts.setdefault(name, layout)
         return name
@@ -243,12 +290,33 @@ class Store:
 
     def _manifest(self, run_id: str, step: int, revision: int) -> CheckpointRecord:
         folder = self.run_folder(run_id) / f"{step}.{revision}"
-        stamp = (folder / FILE).stat().st_mtime_ns
+        try:
+            stamp = (folder / FILE).stat().st_mtime_ns
+        except FileNotFoundError as error:
+            raise DamageError(f"{folder / FILE} is missing: {REPAIR}") from error
         known = self._manifests.get(folder)
         if known is None or known[0] != stamp:
-            known = (stamp, CheckpointRecord.from_json(read_document(folder)))
+            known = (stamp, read_manifest(folder))
             self._manifests[folder] = known
         return known[1]
+
+    def _readable(self, run_id: str, step: int, revision: int) -> CheckpointRecord | None:
+        folder = self.run_folder(run_id) / f"{step}.{revision}"
+        return self._noted(folder, lambda _: self._manifest(run_id, step, revision))
+
+    def _has_layout(self, layout_digest: str) -> bool:
+        return self._noted(self.path / "layouts" / layout_digest, lambda _: self.layout(layout_digest)) is not None
+
+    def _run_record(self, folder: Path) -> RunRecord | None:
+        return self._noted(folder, _run_record)
+
+    def _noted(self, folder: Path, read: Callable[[Path], Read]) -> Read | None:
+        """What `read` gives; None where that is damaged, which is kept for `damage`."""
+        try:
+            return read(folder)
+        except DamageError as error:
+            self.note_damage(folder / FILE, error)
+            return None
 
     def _binding(self, checkpoint: CheckpointRecord) -> Binding:
         layout = self.layout(checkpoint.layout)
@@ -289,6 +357,31 @@ class Store:
         return self._constants[tensor_digest]
 
 
+def read_manifest(folder: Path) -> CheckpointRecord:
+    """The manifest of one revision of a checkpoint; DamageError where it cannot be read."""
+    return _parsed(folder, CheckpointRecord.from_json)
+
+
+def read_layout(folder: Path) -> Layout:
+    """The layout at `folder`; DamageError where it cannot be read."""
+    return _parsed(folder, lambda data: layout_from_json(data["layout"]))
+
+
+def _run_record(folder: Path) -> RunRecord:
+    return _parsed(folder, RunRecord.from_json)
+
+
+def _statistic_name(folder: Path) -> str:
+    return _parsed(folder, lambda data: str(data["statistic"]))
+
+
+def _parsed(folder: Path, parse: Callable[[dict[str, Any]], Read]) -> Read:
+    try:
+        return parse(read_document(folder))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise damage(folder / FILE, error) from error
+
+
 def _folders(path: Path) -> list[Path]:
     """The groups inside a group, sorted by name."""
     return sorted(entry for entry in path.iterdir() if entry.name != FILE)
@@ -298,7 +391,11 @@ def _is_unbuilt(path: Path) -> bool:
     """Nothing is there, or what a creation left that was killed half-way."""
     if not path.exists():
         return True
-    return path.is_dir() and not (path / FILE).exists() and {entry.name for entry in path.iterdir()} <= set(_ROOMS)
+    return (
+        path.is_dir()
+        and not (path / FILE).exists()
+        and {entry.name for entry in path.iterdir()} <= {*_ROOMS, journal.ROOM}
+    )
 
 
 def _build(path: Path) -> Store:
@@ -311,12 +408,13 @@ def _build(path: Path) -> Store:
         (path / "tmp").mkdir(exist_ok=True)
         for room in _ROOMS:
             ensure_group(path, path / room)
+        journal.rewrite(path)
         # Last: a folder with this document is a store.
         replace_document(path, path, {"varve_schema": SCHEMA, "created": created, "id": identity})
     return Store(path, "a", identity)
 
 
-def _check(path: Path) -> str:
+def store_identity(path: Path) -> str:
     """The id of the store at `path`; StoreError when it is none, or of another version."""
     if not path.exists():
         raise StoreError(f"there is no store at {path}: `varve ingest ARCHIVE --store {path}` makes one")
@@ -333,7 +431,7 @@ def _check(path: Path) -> str:
         raise StoreError(f"{path} is a Zarr group, but not a varve store: it has no attribute varve_schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise StoreError(
-            f"{path} has schema {schema!r}, and this varve reads schema {SCHEMA}: update varve, or ingest anew"
+            f"{path} has schema {brief(repr(schema))}; this varve reads schema {SCHEMA}: update varve, or ingest anew"
         )
     if schema < SCHEMA:
         raise StoreError(f"{path} has the old schema {schema}, and this varve reads {SCHEMA}: ingest anew")

@@ -19,8 +19,9 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from analyzers.errors import StoreError
+from analyzers.errors import DamageError, StoreError
 from pipeline.store.clock import is_running, spend
+from pipeline.store.documents import DIGEST, REPAIR, check_array, damage, seal_array
 
 CHUNK_BYTES = 32 * 2**20
 _NATIVE = frozenset(
@@ -57,6 +58,11 @@ def is_constant(array: np.ndarray) -> bool:
     """Whether all entries have the same bits; true of an empty array."""
     held = plain(array).reshape(-1)
     return bool((held == held[:1]).all())
+
+
+def is_sealed(array: zarr.Array) -> bool:
+    """Whether the array's metadata carry a digest; those of the first stores do not."""
+    return DIGEST in array.attrs
 
 
 class TensorDigest:
@@ -103,12 +109,12 @@ def create_array(
     chunk_bytes: int = CHUNK_BYTES,
     typesize: int | None = None,
 ) -> zarr.Array:
-    """A new Zarr array at `path`: blosc lz4 bitshuffle, a checksum per chunk, every chunk written.
+    """A new Zarr array at `path`: blosc lz4 bitshuffle, a checksum per chunk and of the metadata, every chunk written.
 
     An 'empty' chunk is one that *equals* the fill value, and -0.0 == 0.0: skipping those would lose bits.
     """
     held = stored_dtype(dtype)
-    return zarr.create_array(
+    array = zarr.create_array(
         store=str(path),
         shape=shape,
         dtype=held,
@@ -122,6 +128,8 @@ def create_array(
         attributes={**attributes, "logical_dtype": dtype.name},
         config={"write_empty_chunks": True},
     )
+    seal_array(path)
+    return array
 
 
 def write_tensor(
@@ -187,7 +195,7 @@ def read_array(path: Path, rows: tuple[int, int] | None = None, array: zarr.Arra
 def read_rows(path: Path, array: zarr.Array, start: int, stop: int) -> np.ndarray:
     """Rows start..stop of the array at `path` as it is held (a 0-d array has one row, and comes as a 1-D array).
 
-    Read in turn by rows of chunks, so that no more than one of them is in memory beside the result. StoreError names
+    Read in turn by rows of chunks, so that no more than one of them is in memory beside the result. DamageError names
     the chunk that is damaged, or gone (which Zarr alone would read as zeros).
     """
     if not array.shape:
@@ -226,12 +234,12 @@ def _chunk_errors(path: Path, array: zarr.Array, row: int) -> Iterator[None]:
     files = chunk_files(path, array, row)
     gone = [str(file) for file in files if not file.exists()]
     if gone:
-        raise StoreError(f"{gone[0]} is missing: `varve verify` lists what else is")
+        raise DamageError(f"{gone[0]} is missing: {REPAIR}")
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:  # a checksum that fails, blosc's refusal, a bad disk
         where = files[0] if len(files) == 1 else files[0].parent
-        raise StoreError(f"{where} is damaged: {error}; `varve verify` lists what else is") from error
+        raise damage(where, str(error)) from error
 
 
 def row_blocks(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -245,10 +253,9 @@ def row_blocks(array: zarr.Array, start: int, stop: int) -> Iterator[tuple[int, 
 
 
 def open_array(path: Path) -> zarr.Array:
-    """The Zarr array at `path`; StoreError when its metadata is missing or damaged."""
+    """The Zarr array at `path`; DamageError when its metadata are missing, unreadable or do not give their digest."""
+    check_array(path)
     try:
         return zarr.open_array(store=str(path), mode="r", zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path} is not a readable Zarr array: {error}; `varve verify` lists what is damaged"
-        ) from error
+        raise damage(path, f"it is not a readable Zarr array: {error}") from error

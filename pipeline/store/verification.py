@@ -3,178 +3,238 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from analyzers.errors import StoreError
 from pipeline.archive.types import Problem
+from pipeline.store import journal
 from pipeline.store.batches import read_batch
-from pipeline.store.documents import FILE, document_is_intact, read_document
+from pipeline.store.documents import FILE, read_document
 from pipeline.store.packs import pack_contents
-from pipeline.store.records import CheckpointRecord, layout_from_json
-from pipeline.store.store import Store
+from pipeline.store.records import CheckpointRecord
+from pipeline.store.scratch import cache_path
+from pipeline.store.store import Store, read_layout, read_manifest
 from pipeline.store.tensors import TensorDigest, logical_dtype, open_array, read_rows, row_blocks, tensor_digest
 
 Progress = Callable[[str, int], None]
 """Called after each array or document with its name and bytes."""
 
-_MEND = "delete the file's folder and ingest the checkpoint again with --rehash"
+Kind = Literal[
+    "tensor", "missing tensor", "pack", "layout", "manifest", "missing layout", "run", "statistic", "batch",
+    "failures", "material", "group", "deleted", "journal", "cache", "foreign",
+]  # fmt: skip
+
+_READ_AGAIN = "run `varve verify STORE --repair`; the next `varve analyze` reads the checkpoint again"
+_COMPUTE = "run `varve verify STORE --repair`; the next `varve analyze` computes what was in it"
+_REPAIR = "run `varve verify STORE --repair`"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One damaged thing: the folder or file at `path`, of which `problem` tells."""
+
+    kind: Kind
+    path: Path
+    problem: Problem
 
 
 def verify(store: Store, progress: Progress | None = None) -> list[Problem]:
-    """Every damage found: a tensor whose bytes do not give its digest, a missing one, an unreadable document.
+    """Every damage found: a tensor whose bytes do not give its digest, a missing one, an unreadable document, an entry
+    of the journal that was deleted, a damaged entry of the cache.
 
     Each problem names the file, the tensor with its run and step, and the way out. Reads everything once.
     """
-    report = progress or (lambda name, nbytes: None)
-    problems: list[Problem] = []
-    users = _Users()
-    _check_documents(store, users, problems, report)
-    known: set[str] = set()
-    for folder in _groups(store.path / "tensors", problems):
-        known.add(folder.name)
-        _check_array(folder, users, problems, report)
-    for folder in _groups(store.path / "packs", problems):
-        known |= _check_pack(folder, users, problems, report)
-    for digest, where in users.by_digest.items():
-        if digest not in known:
-            problems.append(Problem(str(store.path / "tensors" / digest), "is missing", where, _MEND))
-    _document(store.path, problems, report)
-    for table in _groups(store.path / "statistics", problems):
-        _document(table, problems, report)
-        for batch in _groups(table, problems):
-            _check_batch(batch, problems, report)
-    return problems
+    return [damage.problem for damage in look(store, progress)]
 
 
-class _Users:
-    """Which checkpoints use a tensor, so that a damaged one can be named as a person knows it."""
+def look(store: Store, progress: Progress | None = None) -> list[Damage]:
+    """As `verify`, with what each damaged thing is, for `pipeline.store.repairs`."""
+    search = _Search(store, progress or (lambda name, nbytes: None))
+    search.documents()
+    search.tensors()
+    search.results()
+    search.journal()
+    search.cache()
+    return search.damage
 
-    def __init__(self) -> None:
-        self.by_digest: dict[str, str] = {}
 
-    def add(self, record: CheckpointRecord, names: list[str]) -> None:
-        for name, digest in zip(names, record.digests, strict=True):
+class _Search:
+    """One pass over a store. `users` says which checkpoint uses a tensor, so that a damaged one is named as a person
+    knows it."""
+
+    def __init__(self, store: Store, report: Progress) -> None:
+        self.root = store.path
+        self.report = report
+        self.damage: list[Damage] = []
+        self.users: dict[str, str] = {}
+
+    def found(self, kind: Kind, path: Path, reason: str, hint: str = _REPAIR, tensor: str | None = None) -> None:
+        where = path / FILE if (path / FILE).exists() and kind not in ("tensor", "pack", "foreign") else path
+        self.damage.append(Damage(kind, path, Problem(str(where), reason, tensor, hint)))
+
+    def documents(self) -> None:
+        for room in ("", "runs", "layouts", "statistics", "tensors", "packs", "failures"):
+            self._document("group", self.root / room)
+        layouts: dict[str, list[str]] = {}
+        for folder in self._groups("layouts"):
+            if self._document("layout", folder, _READ_AGAIN) is not None:
+                layouts[folder.name] = [tensor.name for tensor in read_layout(folder).tensors]
+        for run in self._groups("runs"):
+            self._document("run", run)
+            for folder in self._groups(f"runs/{run.name}"):
+                if self._document("manifest", folder, _READ_AGAIN) is not None:
+                    self._manifest(folder, read_manifest(folder), layouts)
+        for statistic in self._groups("failures"):
+            self._document("group", statistic)
+            for folder in self._groups(f"failures/{statistic.name}"):
+                self._document("failures", folder)
+        if (self.root / "materials").exists():  # the first stores have none
+            for folder in self._groups("materials"):
+                self._document("material", folder)
+
+    def _manifest(self, folder: Path, record: CheckpointRecord, layouts: dict[str, list[str]]) -> None:
+        if record.layout not in layouts:
+            reason = f"run {record.run}, step {record.step}: its layout {record.layout} is missing or damaged"
+            self.found("missing layout", folder, reason, _READ_AGAIN)
+            return
+        for name, digest in zip(layouts[record.layout], record.digests, strict=True):
             if digest is not None:
-                self.by_digest.setdefault(digest, f"{name} (run {record.run}, step {record.step})")
+                self.users.setdefault(digest, f"{name} (run {record.run}, step {record.step})")
 
-    def name(self, digest: str) -> str:
-        return self.by_digest.get(digest, f"tensor {digest} (no checkpoint uses it)")
+    def tensors(self) -> None:
+        known: set[str] = set()
+        for folder in self._groups("tensors"):
+            known.add(folder.name)
+            self._array(folder)
+        for folder in self._groups("packs"):
+            known |= self._pack(folder)
+        for digest, where in self.users.items():
+            if digest not in known:
+                self.found("missing tensor", self.root / "tensors" / digest, "is missing", _READ_AGAIN, where)
 
+    def _user(self, digest: str) -> str:
+        return self.users.get(digest, f"tensor {digest} (no checkpoint uses it)")
 
-def _check_documents(store: Store, users: _Users, problems: list[Problem], report: Progress) -> None:
-    layouts: dict[str, list[str]] = {}
-    for folder in _groups(store.path / "layouts", problems):
-        data = _document(folder, problems, report)
-        if data is not None:
-            layouts[folder.name] = [tensor.name for tensor in layout_from_json(data["layout"]).tensors]
-    for run in _groups(store.path / "runs", problems):
-        _document(run, problems, report)
-        for folder in _groups(run, problems):
-            data = _document(folder, problems, report)
-            if data is None:
+    def _array(self, folder: Path) -> None:
+        who = self._user(folder.name)
+        try:
+            array = open_array(folder)
+            dtype = logical_dtype(str(array.attrs["logical_dtype"]))
+        except (StoreError, KeyError) as error:
+            self.found("tensor", folder, f"unreadable metadata: {error}", _READ_AGAIN, who)
+            return
+        digest, whole = TensorDigest(dtype.name, array.shape), True
+        for first, last in row_blocks(array, 0, array.shape[0] if array.shape else 1):
+            try:
+                digest.update(read_rows(folder, array, first, last))
+            except StoreError as error:
+                self.found("tensor", folder, str(error), _READ_AGAIN, who)
+                whole = False
+        if whole and digest.hexdigest() != folder.name:
+            reason = f"its bytes have digest {digest.hexdigest()}, not {folder.name}"
+            self.found("tensor", folder, reason, _READ_AGAIN, who)
+        self.report(folder.name, array.nbytes)
+
+    def _pack(self, folder: Path) -> set[str]:
+        """Checks every tensor in a pack; returns what should be in it."""
+        try:
+            contents = pack_contents(folder)
+            array = open_array(folder)
+        except StoreError as error:
+            self.found("pack", folder, f"unreadable metadata: {error}", _READ_AGAIN)
+            return set()
+        data, bad = np.empty(array.shape, np.uint8), []
+        for first, last in row_blocks(array, 0, array.shape[0]):
+            try:
+                data[first:last] = read_rows(folder, array, first, last)
+            except StoreError as error:
+                bad.append((first, last, str(error)))
+        for name, place in contents.items():
+            start, stop = place.offset, place.offset + place.nbytes
+            damage = [error for first, last, error in bad if start < last and first < stop]
+            if damage:
+                self.found("pack", folder, damage[0], _READ_AGAIN, self._user(name))
                 continue
-            record = CheckpointRecord.from_json(data)
-            if record.layout not in layouts:
-                reason = f"run {record.run}, step {record.step}: its layout {record.layout} is missing or damaged"
-                problems.append(Problem(str(folder / FILE), reason, hint="ingest the checkpoint again with --rehash"))
+            digest = TensorDigest(place.dtype, place.shape)
+            digest.update(data[start:stop])
+            if digest.hexdigest() != name:
+                reason = f"bytes {start} to {stop} have digest {digest.hexdigest()}, not {name}"
+                self.found("pack", folder, reason, _READ_AGAIN, self._user(name))
+        self.report(folder.name, array.nbytes)
+        return set(contents)
+
+    def results(self) -> None:
+        for table in self._groups("statistics"):
+            self._document("statistic", table)
+            for folder in self._groups(f"statistics/{table.name}"):
+                if self._document("batch", folder, _COMPUTE) is not None:
+                    self._batch(folder)
+
+    def _batch(self, folder: Path) -> None:
+        try:
+            digests = read_batch(folder).digests
+        except StoreError as error:
+            self.found("batch", folder, str(error), _COMPUTE)
+            return
+        for dtype, expected in digests.items():
+            path = folder / dtype
+            try:
+                array = open_array(path)
+                values = read_rows(path, array, 0, array.shape[0])
+            except StoreError as error:
+                self.found("batch", folder, str(error), _COMPUTE)
                 continue
-            users.add(record, layouts[record.layout])
-    for statistic in _groups(store.path / "failures", problems):
-        for folder in _groups(statistic, problems):
-            _document(folder, problems, report)
+            digest = tensor_digest(values)
+            if digest != expected:
+                self.found("batch", folder, f"{path}: its values have digest {digest}, not {expected}", _COMPUTE)
+            self.report(str(path), values.nbytes)
 
+    def journal(self) -> None:
+        """What was written and never removed by varve, and is not there."""
+        names, damaged = journal.expected(self.root)
+        if damaged:
+            self.found("journal", self.root / journal.ROOM, f"{damaged} of its lines are damaged")
+        for name in sorted(names):
+            folder = self.root / name
+            if not folder.exists():
+                again = "reads the checkpoint again" if name.startswith("runs/") else "makes it anew"
+                hint = f"`varve analyze` {again}; `varve verify STORE --repair` takes note"
+                self.found("deleted", folder, "was deleted", hint)
 
-def _check_array(folder: Path, users: _Users, problems: list[Problem], report: Progress) -> None:
-    who = users.name(folder.name)
-    try:
-        array = open_array(folder)
-        dtype = logical_dtype(str(array.attrs["logical_dtype"]))
-    except (StoreError, KeyError) as error:
-        problems.append(Problem(str(folder / FILE), f"unreadable metadata: {error}", who, _MEND))
-        return
-    digest, whole = TensorDigest(dtype.name, array.shape), True
-    for first, last in row_blocks(array, 0, array.shape[0] if array.shape else 1):
+    def cache(self) -> None:
+        if not cache_path(self.root).is_dir():
+            return
+        from pipeline.store.cache import entries_of, read_entry  # torch takes two seconds to import
+
+        for path in entries_of(self.root):
+            try:
+                tensors = read_entry(path)
+            except Exception as error:  # whatever the library says of a damaged file
+                self.found("cache", path, f"the cache entry is damaged: {error!s:.200}")
+                continue
+            self.report(path.name, sum(tensor.nbytes for tensor in tensors.values()))
+
+    def _document(self, kind: Kind, folder: Path, hint: str = _REPAIR) -> dict[str, Any] | None:
+        """A document that is whole; None, and damage noted, otherwise."""
         try:
-            digest.update(read_rows(folder, array, first, last))
+            data = read_document(folder)
         except StoreError as error:
-            problems.append(Problem(str(folder), str(error), who, _MEND))
-            whole = False
-    if whole and digest.hexdigest() != folder.name:
-        reason = f"its bytes have digest {digest.hexdigest()}, not {folder.name}"
-        problems.append(Problem(str(folder), reason, who, _MEND))
-    report(folder.name, array.nbytes)
+            self.found(kind, folder, str(error), hint)
+            return None
+        self.report(str(folder), 0)
+        return data
 
-
-def _check_pack(folder: Path, users: _Users, problems: list[Problem], report: Progress) -> set[str]:
-    """Checks every tensor in a pack; returns what should be in it."""
-    try:
-        contents = pack_contents(folder)
-        array = open_array(folder)
-    except StoreError as error:
-        problems.append(Problem(str(folder / FILE), f"unreadable metadata: {error}", hint=_MEND))
-        return set()
-    data, bad = np.empty(array.shape, np.uint8), []
-    for first, last in row_blocks(array, 0, array.shape[0]):
-        try:
-            data[first:last] = read_rows(folder, array, first, last)
-        except StoreError as error:
-            bad.append((first, last, str(error)))
-    for name, place in contents.items():
-        start, stop = place.offset, place.offset + place.nbytes
-        damage = [error for first, last, error in bad if start < last and first < stop]
-        if damage:
-            problems.append(Problem(str(folder), damage[0], users.name(name), _MEND))
-            continue
-        digest = TensorDigest(place.dtype, place.shape)
-        digest.update(data[start:stop])
-        if digest.hexdigest() != name:
-            reason = f"bytes {start} to {stop} have digest {digest.hexdigest()}, not {name}"
-            problems.append(Problem(str(folder), reason, users.name(name), _MEND))
-    report(folder.name, array.nbytes)
-    return set(contents)
-
-
-def _check_batch(folder: Path, problems: list[Problem], report: Progress) -> None:
-    mend = "delete the folder: the next `varve analyze` computes what was in it"
-    if _document(folder, problems, report, mend) is None:
-        return
-    for dtype, expected in read_batch(folder).digests.items():
-        path = folder / dtype
-        try:
-            array = open_array(path)
-            values = read_rows(path, array, 0, array.shape[0])
-        except StoreError as error:
-            problems.append(Problem(str(path), str(error), hint=mend))
-            continue
-        found = tensor_digest(values)
-        if found != expected:
-            problems.append(Problem(str(path), f"its values have digest {found}, not {expected}", hint=mend))
-        report(str(path), values.nbytes)
-
-
-def _document(folder: Path, problems: list[Problem], report: Progress, hint: str = _MEND) -> dict[str, Any] | None:
-    """A document that is whole; None, and a problem noted, otherwise."""
-    try:
-        data = read_document(folder)
-    except StoreError as error:
-        problems.append(Problem(str(folder / FILE), str(error), hint=hint))
-        return None
-    if not document_is_intact(data):
-        problems.append(Problem(str(folder / FILE), "it was changed: its content does not give its digest", hint=hint))
-        return None
-    report(str(folder), 0)
-    return data
-
-
-def _groups(path: Path, problems: list[Problem]) -> Iterator[Path]:
-    """The members of a group, by name; what has no zarr.json is a problem."""
-    for entry in sorted(path.iterdir()):
-        if entry.name == FILE:
-            continue
-        if (entry / FILE).exists():
-            yield entry
-        else:
-            problems.append(Problem(str(entry), f"is not part of the store: it has no {FILE}", hint="delete it"))
+    def _groups(self, room: str) -> Iterator[Path]:
+        """The members of a group, by name; what has no zarr.json is damage."""
+        folder = self.root / room
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if entry.name == FILE:
+                continue
+            if (entry / FILE).exists():
+                yield entry
+            else:
+                self.found("foreign", entry, f"is not part of the store: it has no {FILE}", "delete it")

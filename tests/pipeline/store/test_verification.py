@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analyzers.errors import StoreError
+from analyzers.errors import DamageError, StoreError
+from analyzers.models import Material
 from pipeline.archive.types import Problem
-from pipeline.store import Store, ingest_checkpoint, verify
+from pipeline.store import DiskCache, Store, repair, verify
 from pipeline.store.documents import FILE
+from pipeline.store.given import record_materials, recorded_materials
 from pipeline.store.packs import pack_index
-from tests.pipeline.store.samples import MemoryArchive, bits, checkpoint_of, files_under, layout_of, put
+from pipeline.store.scratch import cache_path
+from tests.pipeline.store.samples import bits, files_under, put
 
 RNG = np.random.default_rng(0)
 TENSORS = {"layers.0.weight": RNG.standard_normal((400, 400)), "norm": RNG.standard_normal(50), "scale": np.array(2.0)}
@@ -44,7 +48,7 @@ def test_a_flipped_byte_in_a_tensor_names_tensor_run_step_and_file(filled: Store
     (problem,) = verify(filled)
     assert problem.tensor == "layers.0.weight (run grok, step 30)"
     assert str(chunk) in problem.reason and "damaged" in problem.reason
-    assert "--rehash" in problem.hint
+    assert "--repair" in problem.hint
 
 
 def test_a_flipped_byte_in_a_pack_names_what_lies_there(filled: Store) -> None:
@@ -116,17 +120,110 @@ def test_what_does_not_belong_is_named(filled: Store) -> None:
     assert problem.path.endswith("runs/notes")
 
 
-@pytest.mark.parametrize("room", ["tensors", "packs"])
-def test_the_way_out_that_verify_names_mends_the_store(filled: Store, room: str) -> None:
-    (damaged,) = (folder for folder in (filled.path / room).iterdir() if folder.name != FILE)
-    flip(next(path for path in damaged.rglob("*") if path.is_file() and path.name != FILE))
-    assert all("--rehash" in problem.hint for problem in verify(filled))
-    shutil.rmtree(damaged)
-    pack_index.cache_clear()  # as in the next command
-    store = Store.open(filled.path, "a")
-    checkpoint = checkpoint_of(TENSORS, "grok", 30)
-    archive = MemoryArchive(TENSORS)
-    record = ingest_checkpoint(store, checkpoint, layout_of(TENSORS), rehash=True, open_tensors=archive)
-    assert record.revision == 0
+def ingest_again(path: Path) -> Store:
+    """What the next `varve analyze` does with the same archive."""
+    store = Store.open(path, "a")
+    put(store, TENSORS, run="grok", step=30)
+    return store
+
+
+@pytest.mark.parametrize("room", ["tensors/*/c/0/0", "packs/*/c/0", "packs/*/zarr.json", "layouts/*/zarr.json"])
+@pytest.mark.parametrize("how", ["flipped", "deleted"])
+def test_what_is_repaired_is_read_again_without_a_new_revision(filled: Store, room: str, how: str) -> None:
+    before = everything(filled)
+    (file,) = filled.path.glob(room)
+    flip(file) if how == "flipped" else file.unlink()
+    pack_index.cache_clear()
+    problems = verify(Store.open(filled.path))
+    assert problems and all("--repair" in problem.hint or "delete it" in problem.hint for problem in problems)
+    assert repair(filled.path)
+    store = ingest_again(filled.path)
     assert verify(store) == []
-    assert all((store.path / "packs" / place.name).exists() for place in record.places if place.kind == "pack")
+    (record,) = store.checkpoints("grok")
+    assert record.revision == 0 and store.damage() == ()
+    again = everything(store)
+    assert {k: v for k, v in again.items() if k != "record"} == {k: v for k, v in before.items() if k != "record"}
+
+
+@pytest.mark.parametrize("where", ["runs/*", "runs/*/30.0", "statistics/s", "statistics/s/*-*", "materials", "."])
+def test_a_damaged_document_costs_what_it_describes_and_is_repaired(filled: Store, where: str) -> None:
+    record_materials(filled, [Material("probe", "texts", "0" * 32, "texts.yaml")])
+    put(filled, {"w": RNG.standard_normal((3, 4))}, run="other")
+    where = "materials/?*" if where == "materials" else where
+    chosen = [path for path in filled.path.glob(f"{where}/zarr.json") if "other" not in str(path)]
+    flip(chosen[0])
+    if where != ".":
+        store = Store.open(filled.path)
+        assert [c.step for c in store.checkpoints("other")] == [10], "the rest is there"
+        lost = {run.id for run in store.runs()} == {"other"}
+        assert lost == (where == "runs/*")
+        store.statistic("s").read(["a" * 32])
+        recorded_materials(store)
+    assert repair(filled.path)
+    store = ingest_again(filled.path)
+    store.statistic("s").write([("a" * 32, {"sigma": np.arange(50.0), "n": np.int64(3)}), ("b" * 32, "no entries")])
+    assert verify(store) == [] and len(store.checkpoints("grok")) == 1
+
+
+def test_one_damaged_chunk_of_a_batch_costs_the_results_that_lie_in_it(filled: Store) -> None:
+    table = filled.statistic("t")
+    table.write([("1" * 32, {"x": np.arange(2.0)}), ("2" * 32, {"n": np.int64(2)}), ("3" * 32, "none")])
+    (chunk,) = filled.path.glob("statistics/t/*/float64/c/0")
+    flip(chunk)
+    fresh = Store.open(filled.path)
+    found = fresh.statistic("t").read([n * 32 for n in "123"])
+    assert sorted(found) == ["2" * 32, "3" * 32]
+    (problem,) = fresh.damage()
+    assert "--repair" in problem.hint
+    repair(filled.path)
+    assert fresh.statistic("t").keys() == {"2" * 32, "3" * 32}
+    assert verify(fresh) == []
+
+
+@pytest.mark.parametrize("where", ["runs/*/30.0", "statistics/s/*-*", "runs/grok*", "statistics/s"])
+def test_what_was_deleted_is_noticed_and_noted(filled: Store, where: str) -> None:
+    (folder,) = filled.path.glob(where)
+    shutil.rmtree(folder)
+    deleted = {problem.path for problem in verify(Store.open(filled.path)) if "was deleted" in problem.reason}
+    assert str(folder) in deleted
+    repair(filled.path)
+    assert verify(Store.open(filled.path)) == []
+
+
+def test_what_varve_removes_itself_is_no_deletion(filled: Store) -> None:
+    table = filled.statistic("s")
+    for at in range(3):
+        table.write([(f"{at:032x}", {"x": np.float64(at)})])
+    assert table.compact(2) == 4
+    assert verify(filled) == []
+
+
+def test_a_damaged_entry_of_the_cache_is_found_and_removed(filled: Store) -> None:
+    import torch
+
+    cache = DiskCache(cache_path(filled.path), 10**6)
+    cache("svd", "k", lambda: {"u": torch.arange(100.0)})
+    (entry,) = cache.folder.glob("*.safetensors")
+    flip(entry, 0.9)
+    (problem,) = verify(filled)
+    assert problem.path == str(entry)
+    repair(filled.path)
+    assert verify(filled) == [] and not entry.exists()
+
+
+def test_a_store_without_digests_of_its_arrays_is_read_and_its_tensors_are_checked(filled: Store) -> None:
+    """As the first stores are."""
+    before = everything(filled)
+    for metadata in [*filled.path.glob("tensors/*/zarr.json"), *filled.path.glob("packs/*/zarr.json")]:
+        document = json.loads(metadata.read_text())
+        document["attributes"].pop("document_digest")
+        metadata.write_text(json.dumps(document))
+    shutil.rmtree(filled.path / "journal")
+    pack_index.cache_clear()
+    old = Store.open(filled.path)
+    assert everything(old) == before and verify(old) == []
+    (metadata,) = filled.path.glob("packs/*/zarr.json")
+    metadata.write_text(metadata.read_text().replace('"offsets": [0,', '"offsets": [8,'))
+    pack_index.cache_clear()
+    with pytest.raises(DamageError, match="does not have the bytes"):
+        everything(Store.open(filled.path))
