@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzers.errors import ArchiveError, DamageError
+from analyzers.errors import ArchiveError
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
 from pipeline.archive.text import path_text
 from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run
 from pipeline.selection import StepSelection
-from pipeline.store.documents import FILE
 
 if TYPE_CHECKING:
     from pipeline.archive.bases import ResolvedBase
@@ -187,7 +186,7 @@ def _record(
 
     gone: list[CheckpointRecord] = []
     notes = notes_by_run(archive)
-    unreadable = {run.id for run in (*outside.values(), *archive.runs) if _is_damaged(store, run.id)}
+    unreadable = {run.id for run in (*outside.values(), *archive.runs) if store.is_damaged(run.id)}
     for run in outside.values():
         if run.id not in unreadable:
             record_run(store, run)
@@ -210,17 +209,6 @@ def _record(
         )
         gone += mark_gone(store, run.id, [c.step for c in run.checkpoints])
     return tuple(gone), unreadable
-
-
-def _is_damaged(store: Store, run_id: str) -> bool:
-    """Whether a run's record is there and cannot be read, which the store then notes."""
-    if store.has_run(run_id):
-        try:
-            store.run(run_id)
-        except DamageError as error:
-            store.note_damage(store.run_folder(run_id) / FILE, error)
-            return True
-    return False
 
 
 def _problems_of(run: Run, archive: Archive) -> tuple[Problem, ...]:

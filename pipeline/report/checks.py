@@ -87,7 +87,7 @@ class CheckedFiles(LocalStore):
         whole = await super().get(key, prototype)
         if whole is None:
             raise ReportError(f"{self.root / key} is missing; {_AGAIN}")
-        if zlib.crc32(whole.as_numpy_array()) != known[1]:
+        if zlib.crc32(whole.to_bytes()) != known[1]:
             raise ReportError(
                 f"{self.root / key} is damaged, or the report was replaced while it was read: open it again; {_AGAIN}"
             )

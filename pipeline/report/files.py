@@ -89,7 +89,7 @@ def load(path: Path | str) -> xr.DataTree:
     wrong = damaged_files(source, files, contents=False) if files is not None else []
     if wrong:
         raise ReportError(wrong[0] + (f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""))
-    store = source if files is None else CheckedFiles(source, files)
+    store: Any = source if files is None else CheckedFiles(source, files)  # xarray takes it; its annotation does not
     opened = xr.open_datatree(store, engine="zarr", consolidated=True, chunks=None)
     return _ordered(opened, json.loads(document["attributes"].get("varve_order", "{}")))
 

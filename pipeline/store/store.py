@@ -284,6 +284,10 @@ class Store:
         """Whether a run is recorded."""
         return (self.run_folder(run_id) / FILE).exists()
 
+    def is_damaged(self, run_id: str) -> bool:
+        """Whether a run's record is there and cannot be read (see `damage`)."""
+        return self.has_run(run_id) and self._run_record(self.run_folder(run_id)) is None
+
     def _revisions(self, run_id: str) -> list[tuple[int, int]]:
         matches = (_REVISION.fullmatch(name) for name in os.listdir(self.run_folder(run_id)))  # noqa: PTH208 - speed
         return [(int(match[1]), int(match[2])) for match in matches if match]
