@@ -14,8 +14,10 @@ from math import prod
 from typing import Any
 
 from pipeline.archive.fused import model_type_of, row_cuts
+from pipeline.archive.guarded import short
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.matrices import Draft, drafts_of, layout_of, names_on_disk
+from pipeline.archive.module_patterns import names_module
 from pipeline.archive.names import Dialect, one_form, strip_prefixes
 from pipeline.archive.recipes import Dense, LowRankProduct, Op
 from pipeline.archive.types import Checkpoint, Layout, TensorHeader, Unmeasured
@@ -26,7 +28,6 @@ _EMBEDDING_FACTOR = re.compile(r"^(.+)\.lora_embedding_([AB])(?:\.([^.]+))?$")
 _MAGNITUDE = re.compile(r"^(.+)\.lora_magnitude_vector(?:\..+)?$")
 _ATTENTION_MODULE = re.compile(r"^(?:self_attn|cross_attn|attn|mha|multihead_attn|self_attention|attention)$")
 
-_RUNAWAY = re.compile(r"[+*}]\)[+*{]|\([^()]*[+*][^()]*\)[+*{]")
 _LARGEST = 1e9
 
 PLAIN_STARTS = frozenset(("gaussian", "eva", "orthogonal", "true", "false", "none"))
@@ -74,7 +75,7 @@ def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layou
     if adapter is None:
         reason = "adapter_config.json is missing: neither scale nor kind of the adapter is known"
         return Layout(tensors, (), tuple(Unmeasured(t.name, reason) for t in tensors))
-    peft_type = str(adapter.get("peft_type", "LORA")).upper().removeprefix("PEFTTYPE.")
+    peft_type = str(adapter.get("peft_type", "LORA"))[:80].upper().removeprefix("PEFTTYPE.")
     if peft_type != "LORA":
         reason = f"adapters of peft_type {peft_type} are not supported yet; merge it into its base to measure it"
         return Layout(tensors, (), tuple(Unmeasured(t.name, reason) for t in tensors))
@@ -115,9 +116,9 @@ def scale_of(module: str, adapter: Mapping[str, Any]) -> tuple[int, float] | str
     except ValueError as error:
         return f"adapter_config.json: {error}"
     if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= _LARGEST:
-        return f"adapter_config.json gives {module} the rank {rank!r}"
+        return f"adapter_config.json gives {module} the rank {short(rank)}"
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST:
-        return f"adapter_config.json gives {module} lora_alpha {alpha!r}"
+        return f"adapter_config.json gives {module} lora_alpha {short(alpha)}"
     return rank, alpha / math.sqrt(rank) if adapter.get("use_rslora") else alpha / rank
 
 
@@ -126,15 +127,13 @@ def _pattern(module: str, patterns: Any, default: Any) -> Any:
     if not patterns:
         return default
     if not isinstance(patterns, Mapping):
-        raise ValueError(f"a pattern table is expected, not {patterns!r}")
+        raise ValueError(f"a pattern table is expected, not {short(patterns)}")
     for key, value in patterns.items():
-        if _RUNAWAY.search(key):
-            raise ValueError(f"the pattern {key!r} repeats a repetition and may never end: not tried")
         try:
-            if re.match(rf"(.*\.)?({key})$", module):
+            if names_module(key, module):
                 return value
-        except re.error as error:
-            raise ValueError(f"the pattern {key!r} is not a regular expression ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"the pattern {key[:80]!r} {error}") from error
     return default
 
 
@@ -172,7 +171,7 @@ def _whole_reason(adapter: Mapping[str, Any]) -> str | None:
     """Why no factor of this adapter gives a Δ, whatever the module."""
     if adapter.get("use_dora"):
         return "DoRA rescales the rows of W + s·BA: Δ needs the base's rows; merge it (merge_and_unload) to measure it"
-    start = str(adapter.get("init_lora_weights", True)).lower()
+    start = str(adapter.get("init_lora_weights", True))[:80].lower()
     for changed, way_out in CHANGED_BASES.items():
         if start.startswith(changed):
             return f"init_lora_weights={start!r}: s·BA is not Δ to the original base. {way_out}"

@@ -11,6 +11,7 @@ from analyzers.errors import ArchiveError
 from pipeline.archive.findings import Findings
 from pipeline.archive.formats import Contents, detect, scan
 from pipeline.archive.formats.state import are_moments
+from pipeline.archive.guarded import leads_outside
 from pipeline.archive.jsonfile import read_json
 from pipeline.archive.metrics import STATE_FILE, TrainerState, read_trainer_state
 from pipeline.archive.placing import Placed
@@ -61,6 +62,7 @@ def read_weights(found: Found, findings: Findings) -> Opened:
     adapter: dict[str, Any] | None = None
     if found.kind == "adapter":
         try:
+            _stays_inside(found.folder / ADAPTER_CONFIG, findings)
             adapter = read_json(found.folder / ADAPTER_CONFIG)
         except ArchiveError as error:
             findings.problem(found.folder / ADAPTER_CONFIG, error, "without it the adapter's scale is unknown")
@@ -147,17 +149,25 @@ def _with_side_files(headers: Headers, findings: Findings) -> Headers:
         if config is None and (folder / CONFIG).is_file():
             files.append(folder / CONFIG)
             try:
+                _stays_inside(folder / CONFIG, findings)
                 config = read_json(folder / CONFIG)
             except ArchiveError as error:
                 problems.append(findings.made(folder / CONFIG, error))
         if state is None and speaks_of_this and (folder / STATE_FILE).is_file():
             files.append(folder / STATE_FILE)
             try:
+                _stays_inside(folder / STATE_FILE, findings)
                 state = read_trainer_state(folder)
             except ArchiveError as error:
                 problems.append(findings.made(folder / STATE_FILE, error))
     stamps = tuple(_stamp(file, findings) for file in files)
     return replace(headers, stamps=stamps, config=config or headers.config, state=state, problems=tuple(problems))
+
+
+def _stays_inside(path: Path, findings: Findings) -> None:
+    """ArchiveError for a side file that is a link out of the archive: what it says would get into the report."""
+    if leads_outside(path, findings.root):
+        raise ArchiveError(f"{path}: a link to a file outside of the archive: not read; put a copy in its place")
 
 
 def _stamp(file: Path, findings: Findings) -> FileStamp:

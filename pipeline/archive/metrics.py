@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.guarded import boundary, short
 from pipeline.archive.jsonfile import read_json
 
 STATE_FILE = "trainer_state.json"
@@ -28,16 +29,20 @@ def read_trainer_state(folder: Path) -> TrainerState | None:
     path = folder / STATE_FILE
     if not path.is_file():
         return None
-    state = read_json(path)
+    with boundary(path):
+        return _state(path, read_json(path))
+
+
+def _state(path: Path, state: Mapping[str, Any]) -> TrainerState:
     step, last, best = state.get("global_step"), state.get("max_steps"), state.get("best_model_checkpoint")
     if type(step) is not int or not 0 <= step < 2**62:
-        raise ArchiveError(f"{path}: global_step is {step!r}, not a whole number")
+        raise ArchiveError(f"{path}: global_step is {short(step)}, not a whole number")
     log = state.get("log_history")
     rows = (_row(entry) for entry in (log if isinstance(log, list) else ()))
     return TrainerState(
         step,
         last if type(last) is int and step <= last < 2**62 else None,
-        Path(best).name if isinstance(best, str) else None,
+        Path(best[:4096]).name if isinstance(best, str) else None,
         tuple(row for row in rows if "step" in row),
     )
 

@@ -99,7 +99,7 @@ def strip_prefixes(path: str) -> str:
         part = parts[start]
         if part in WRAPPERS or part in BASE_MODELS:
             start += 1
-        elif part.isdigit() and parts[start + 1] == "auto_model" and start + 2 < len(parts):
+        elif part.isdecimal() and parts[start + 1] == "auto_model" and start + 2 < len(parts):
             start += 2
         else:
             break
@@ -118,7 +118,7 @@ def one_form(path: str, dialect: Dialect = Dialect()) -> str:
     for i, part in enumerate(parts[:-1]):
         if part in _EXPERTS and parts[i + 1].startswith("expert_"):  # Switch, NLLB: experts.expert_3.wi
             parts[i + 1] = parts[i + 1].removeprefix("expert_")
-        if part in _EXPERTS and i + 2 < len(parts) and parts[i + 1].isdigit():
+        if part in _EXPERTS and i + 2 < len(parts) and parts[i + 1].isdecimal():
             parts[i + 2] = _EXPERT_PARTS.get(parts[i + 2], parts[i + 2])
     path = ".".join(parts)
     return "lm_head" if path == "embed_out" else _vit(path, dialect)  # GPT-NeoX, in files and in memory
@@ -152,7 +152,7 @@ def layer_of(name: str) -> int | None:
     """
     parts = name.split(".")
     for i, part in enumerate(parts):
-        if part.isdigit() and not (i and parts[i - 1] in _EXPERTS):
+        if part.isdecimal() and not (i and parts[i - 1] in _EXPERTS):
             return int(part)
         if found := _BLOCK.match(part):
             return int(found.group(1))

@@ -19,6 +19,7 @@ from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
 from pipeline.archive.formats import scan
 from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.guarded import open_regular
 from pipeline.archive.types import Checkpoint, TensorHeader
 from pipeline.archive.zip_members import open_member
 
@@ -124,7 +125,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
     def _file(self, place: Place) -> IO[bytes]:
         key = (place.path, place.member)
         if key not in self._files:
-            opened = open_member(place.path, place.member) if place.member else place.path.open("rb", buffering=0)
+            opened = open_member(place.path, place.member) if place.member else open_regular(place.path, buffering=0)
             self._files[key] = self._open.enter_context(opened)
         return self._files[key]
 

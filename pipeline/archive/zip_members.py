@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import IO, cast
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.guarded import open_regular
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+MAX_LIST_BYTES = 16 << 20
+"""Of a zip file's list of members, and of any header of a tar file: 150 bytes each make 100 000 members."""
+MAX_RATIO = 100
+"""How many times its packed size a member may unpack to, where that is more than `SMALL_MEMBER` bytes."""
+SMALL_MEMBER = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Region:
             with open_member(self.path, self.member) as stream:
                 yield stream
         else:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 yield file if self.length is None else _window(file, self.start, self.length)
 
 
@@ -74,6 +81,35 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
+class BoundedReads(io.RawIOBase):
+    """An open file that, while it has a `limit`, refuses a read of more bytes than the list of an archive's members
+    may have."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.limit: int | None = MAX_LIST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        if self.limit is None:
+            return self._file.read(size)
+        data = self._file.read(self.limit + 1 if size < 0 else min(size, self.limit + 1))
+        if len(data) > self.limit:
+            raise ValueError(f"a list of members of more than {self.limit} bytes is refused")
+        return data
+
+
 def _window(file: IO[bytes], start: int, length: int) -> IO[bytes]:
     return cast(IO[bytes], io.BufferedReader(_Window(file, start, length)))
 
@@ -83,7 +119,9 @@ def open_zip(region: Region) -> Iterator[zipfile.ZipFile]:
     """The zip file, or ArchiveError: the list of members is at the end, so a truncated one has none."""
     with region.open() as file:
         try:
-            archive = zipfile.ZipFile(file)
+            bounded = BoundedReads(file)
+            archive = zipfile.ZipFile(cast(IO[bytes], bounded))
+            bounded.limit = None
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
             raise ArchiveError(
                 f"{region}: a zip file without a readable end: truncated or half-written ({error})"
@@ -110,8 +148,18 @@ def is_stored(info: zipfile.ZipInfo) -> bool:
     return info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
 
 
+def check_ratio(info: zipfile.ZipInfo, region: Region) -> None:
+    """ArchiveError for a compressed member that claims to unpack to far more than its bytes are worth."""
+    if not is_stored(info) and info.file_size > max(SMALL_MEMBER, MAX_RATIO * min(info.compress_size, region.size)):
+        raise ArchiveError(
+            f"{region}: {info.filename}: {info.compress_size} bytes that claim to unpack to {info.file_size}; more "
+            f"than {MAX_RATIO} times is refused: unpack the zip file"
+        )
+
+
 def read_member(archive: zipfile.ZipFile, region: Region, info: zipfile.ZipInfo, limit: int) -> bytes:
     """The bytes of a small member, at most `limit` of them whatever it claims. A CRC of 0 is one not computed."""
+    check_ratio(info, region)
     if info.file_size > limit:
         raise ArchiveError(f"{region}: {info.filename}: claims {info.file_size} bytes; more than {limit} is refused")
     if is_stored(info):

@@ -5,8 +5,7 @@ A new format: a module with `NAME` and `scan(path) -> Contents`, an entry in `_S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipeline.archive.formats import safetensors_file, sharded, torch_in_zip, to
 from pipeline.archive.formats.contents import Contents, Place
 from pipeline.archive.formats.recognise import SHARDED, Recognised
 from pipeline.archive.formats.recognise import recognise as _recognise
+from pipeline.archive.guarded import boundary
 
 READ = "safetensors and torch files (zip or legacy, under any name, or inside of a zip), sharded ones, PEFT adapters"
 """What is read, in words, for messages."""
@@ -22,7 +22,7 @@ READ = "safetensors and torch files (zip or legacy, under any name, or inside of
 
 def recognise(path: Path) -> Recognised:
     """What a file is, by its first bytes. ArchiveError or OSError when it cannot be looked at."""
-    with _one_boundary(path):
+    with boundary(path):
         return _recognise(path)
 
 
@@ -38,21 +38,8 @@ def detect(path: Path) -> str:
 
 def scan(path: Path, format_name: str | None = None) -> Contents:
     """The contents of a weights file or index, from headers only."""
-    with _one_boundary(path):
+    with boundary(path):
         return _SCANNERS[format_name or detect(path)](path)
-
-
-@contextmanager
-def _one_boundary(path: Path) -> Iterator[None]:
-    """Whatever a file makes a parser raise is an error of that file, and of no other."""
-    try:
-        yield
-    except (ArchiveError, OSError):
-        raise
-    except Exception as error:
-        raise ArchiveError(
-            f"{path}: damaged in a way that its reader does not know: {type(error).__name__}: {error}"
-        ) from error
 
 
 _SCANNERS: dict[str, Callable[[Path], Contents]] = {

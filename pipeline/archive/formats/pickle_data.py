@@ -12,7 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MAX_OPCODES = 20_000_000
+from pipeline.archive.guarded import short
+
+MAX_OPCODES = 4_000_000
+"""A checkpoint of 3000 tensors has 100 000; each makes at most 80 bytes of objects."""
+MAX_TEXT = 64 << 20
+"""Bytes of text that is not ASCII, as Python may keep it: four per character."""
+MAX_NUMBER_BYTES = 1024
+"""Of one whole number."""
+MAX_KEY_PARTS = 16
+"""Of a tuple as a dict key: longer ones would be hashed again and again."""
 
 
 class PickleError(ValueError):
@@ -36,7 +45,7 @@ class Global:
         self.module, self.name = module, name
 
     def __repr__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module:.80}.{self.name:.80}"
 
 
 class Call:
@@ -93,7 +102,7 @@ _PLAIN = (str, int, float, bool, bytes, type(None), Global, Call, Persistent)
 def _key(value: Any) -> Any:
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, tuple) and all(isinstance(part, _PLAIN) for part in value):
+    if isinstance(value, tuple) and len(value) <= MAX_KEY_PARTS and all(isinstance(part, _PLAIN) for part in value):
         return value
     return _Key(value)
 
@@ -142,10 +151,10 @@ def read_pickle_at(data: bytes, start: int, max_opcodes: int = MAX_OPCODES) -> P
         raise PickleCutError(f"cut off after byte {at}: {error}") from error
     except KeyError as error:
         _raise_if_cut(data, at)
-        raise PickleError(f"unknown opcode or memo {error} before byte {at}") from error
+        raise PickleError(f"unknown opcode or memo {short(error.args[0])} before byte {at}") from error
     except (IndexError, ValueError, TypeError, AttributeError, struct.error, OverflowError) as error:
         _raise_if_cut(data, at)
-        raise PickleError(f"broken before byte {at}: {error}") from error
+        raise PickleError(f"broken before byte {at}: {str(error)[:200]}") from error
     raise PickleError(f"more than {max_opcodes} opcodes")
 
 
@@ -165,6 +174,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.result: Any = None
+        self.text_bytes = 0
 
     def take(self, count: int) -> bytes:
         end = self.at + count
@@ -173,6 +183,14 @@ class _Machine:
         taken = self.data[self.at : end]
         self.at = end
         return taken
+
+    def text(self, count: int) -> str:
+        text = self.take(count).decode("utf-8", "surrogatepass")
+        if not text.isascii():
+            self.text_bytes += 4 * len(text)
+            if self.text_bytes > MAX_TEXT:
+                raise ValueError(f"more than {MAX_TEXT} bytes of text that is not ASCII")
+        return text
 
     def number(self, count: int) -> int:
         return int.from_bytes(self.take(count), "little")
@@ -257,9 +275,9 @@ def _pop(m: _Machine) -> None:
 
 
 def _dict(m: _Machine) -> None:
-    found: dict[Any, Any] = {}
-    _set_entries(found, m.pop_mark())
-    m.push(found)
+    entries: dict[Any, Any] = {}
+    _set_entries(entries, m.pop_mark())
+    m.push(entries)
 
 
 def _set_item(m: _Machine) -> None:
@@ -294,7 +312,7 @@ def _tuple_of(count: int) -> Callable[[_Machine], None]:
 
 
 def _text(width: int) -> Callable[[_Machine], None]:
-    return lambda m: m.push(m.take(m.number(width)).decode("utf-8", "surrogatepass"))
+    return lambda m: m.push(m.text(m.number(width)))
 
 
 def _latin(width: int) -> Callable[[_Machine], None]:
@@ -306,7 +324,12 @@ def _bytes(width: int) -> Callable[[_Machine], None]:
 
 
 def _long(width: int) -> Callable[[_Machine], None]:
-    return lambda m: m.push(int.from_bytes(m.take(m.number(width)), "little", signed=True))
+    def make(m: _Machine) -> None:
+        if (count := m.number(width)) > MAX_NUMBER_BYTES:
+            raise ValueError(f"a whole number of {count} bytes")
+        m.push(int.from_bytes(m.take(count), "little", signed=True))
+
+    return make
 
 
 def _int_line(m: _Machine) -> None:

@@ -5,16 +5,19 @@ Names decide only where the bytes leave it open.
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from analyzers.errors import ArchiveError
 from pipeline.archive import filenames
 from pipeline.archive.formats import safetensors_file, sharded, torch_in_zip, torch_legacy, torch_zip, unread
 from pipeline.archive.formats.unread import Unread
-from pipeline.archive.zip_members import Region, open_zip
+from pipeline.archive.guarded import open_regular
+from pipeline.archive.zip_members import BoundedReads, Region, open_zip
 
 SHARDED = "-sharded"
 # So many bytes are looked at.
@@ -57,8 +60,8 @@ _OTHER = Recognised()
 
 def recognise(path: Path) -> Recognised:
     """What a file is. ArchiveError and OSError when it cannot be looked at."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         first = file.read(HEAD)
     if not first:
         return Recognised(fault="empty (0 bytes): perhaps it is still being written")
@@ -135,8 +138,10 @@ def _by_suffix(path: Path, first: bytes, size: int) -> Recognised:
     text = _is_text(first)
     if filenames.is_weights_name(path):
         what = "text, not weights: it " if text else ""
+        # What a link leads to may be a secret of the reader's.
+        begins = "a link to what is" if path.is_symlink() else f"begins with {first[:8]!r}:"
         return Recognised(
-            fault=f"{what}begins with {first[:8]!r}: neither a torch file nor any other format that is read; not read"
+            fault=f"{what}{begins} neither a torch file nor any other format that is read; not read"
         )
     tokenizer = path.name.startswith(("tokenizer", "spiece", "sentencepiece", "vocab"))
     if text or size < MENTIONED_BYTES or tokenizer:
@@ -179,7 +184,10 @@ def _tar(path: Path) -> Recognised:
     """A tar file by the names of its first members."""
     names: list[str] = []
     try:
-        with tarfile.open(path, "r:") as archive:
+        with (
+            open_regular(path) as file,
+            tarfile.open(fileobj=cast(IO[bytes], BoundedReads(file)), mode="r:") as archive,
+        ):
             while len(names) < TAR_MEMBERS and (member := archive.next()) is not None:
                 names.append(member.name.removeprefix("./"))
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
@@ -219,12 +227,12 @@ def _is_text(first: bytes) -> bool:
 
 
 def _long_head(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(LONG_HEAD)
 
 
 def _last_bytes(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(size - 8)
         return file.read(8)
 

@@ -5,20 +5,24 @@ Every header is checked (dtype × shape against its span, inside the file, no ov
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
 from pipeline.archive.formats.contents import Contents, Place, row_major
+from pipeline.archive.guarded import open_regular, short
+from pipeline.archive.jsonfile import MAX_BYTES, parse_json
 from pipeline.archive.types import Problem, TensorHeader
 
 NAME = "safetensors"
 
-# The reference implementation's own limit.
-MAX_HEADER_BYTES = 100_000_000
+# The reference implementation takes 100 MB; this is enough for 200 000 tensors.
+MAX_HEADER_BYTES = MAX_BYTES
+# A longer name of a tensor is none.
+MAX_NAME = 1024
 
 DTYPES = {
     "BOOL": "bool",
@@ -78,8 +82,8 @@ def scan(path: Path) -> Contents:
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     """The parsed header, where the data starts, and how many bytes of data there are."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise ArchiveError(
@@ -90,7 +94,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
             raise ArchiveError(f"{path}: the header claims {length} bytes; more than {MAX_HEADER_BYTES} is refused")
         text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
+        header = parse_json(text, _without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f"{path}: the header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
@@ -99,23 +103,27 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    names = dict(pairs)
+    if len(names) != len(pairs):
         raise ValueError("a name stands in it twice")
-    return found
+    return names
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     """dtype, shape, begin, end of one header entry, each of the right type and sign."""
+    if len(name) > MAX_NAME:
+        raise ArchiveError(f"{path}: {name[:80]}…: a tensor's name of {len(name)} characters")
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise ArchiveError(f"{path}: {name}: no dtype, shape and two data_offsets in its header entry") from error
     if not isinstance(dtype, str) or (dtype not in DTYPES and dtype not in PACKED_BITS):
-        raise ArchiveError(f"{path}: {name}: unknown dtype {dtype!r}")
+        raise ArchiveError(f"{path}: {name}: unknown dtype {short(dtype)}")
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or begin > end or len(shape) > 32:
-        raise ArchiveError(f"{path}: {name}: implausible shape {shape!r} or data_offsets [{begin!r}, {end!r}]")
+        raise ArchiveError(
+            f"{path}: {name}: implausible shape {short(shape)} or data_offsets [{short(begin)}, {short(end)}]"
+        )
     return dtype, tuple(shape), begin, end
 
 

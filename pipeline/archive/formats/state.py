@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.archive.formats.pickle_data import Call, Global
+from pipeline.archive.guarded import short
 
 CONTAINERS = (
     "state_dict",
@@ -51,7 +52,11 @@ _MOMENT_NAME = re.compile(
 _COUNT_NAME = re.compile(r"(?:^|[./])(?:step|count|lr|betas|eps|weight_decay)(?:\.\d+)?$")
 
 MAX_DEPTH = 32
-MAX_ENTRIES = 5_000_000
+MAX_ENTRIES = 1_000_000
+MAX_NAME = 1024
+"""Characters of a tensor's name with those of the dicts around it."""
+MAX_NAMES = 64 << 20
+"""Characters of all names together."""
 
 _TENSOR_CALLS = {
     "_rebuild_tensor",
@@ -146,15 +151,17 @@ def find_weights(root: Any) -> State:
         article = "" if root is None else "an " if kind[0] in "aeiou" else "a "
         return State({}, (f"{article}{kind}, not a dict of weights",), states)
     if is_training_state(top):
-        return State({}, (f"training state: {', '.join(map(str, list(top)[:6]))}",), True)
-    values = {key: value for key, value in top.items() if isinstance(key, str)}
+        return State({}, (f"training state: {_first_keys(top)}",), True)
+    values = _by_name(top)
     left: list[str] = []
-    while (container := _container(top)) is not None:
+    around: set[int] = set()
+    while id(top) not in around and len(around) < MAX_DEPTH and (container := _container(top)) is not None:
+        around.add(id(top))
         left += [f"{key} ({_kind(value)})" for key, value in top.items() if key != container and _worth_saying(value)]
         inner = as_mapping(top[container])
         assert inner is not None
         top = inner
-        values = {key: value for key, value in top.items() if isinstance(key, str)} | values
+        values = _by_name(top) | values
     tensors: dict[str, Call] = {}
     for name, value in _leaves(top, left):
         if is_tensor(value):
@@ -163,8 +170,12 @@ def find_weights(root: Any) -> State:
             left.append(f"{name} ({_kind(value)})")
     training_state = not tensors and any(is_training_state(value) or _named_state(key) for key, value in top.items())
     if not tensors and not left:
-        left.append(f"no tensors, but {', '.join(map(str, list(top)[:6])) or 'an empty dict'}")
+        left.append(f"no tensors, but {_first_keys(top) or 'an empty dict'}")
     return State(tensors, tuple(left), training_state, values)
+
+
+def _by_name(entries: dict[Any, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entries.items() if isinstance(key, str) and len(key) <= MAX_NAME}
 
 
 def _quantised_parts(name: str, value: Any, depth: int = 0) -> dict[str, Call]:
@@ -183,6 +194,10 @@ def _quantised_parts(name: str, value: Any, depth: int = 0) -> dict[str, Call]:
         if isinstance(key, str) and is_tensor(part):
             parts |= _quantised_parts(f"{name}.{key}", part, depth + 1) or {f"{name}.{key}": part}
     return parts
+
+
+def _first_keys(entries: dict[Any, Any]) -> str:
+    return ", ".join(str(key)[:80] if isinstance(key, str) else short(key) for key in list(entries)[:6])
 
 
 def _named_state(key: Any) -> bool:
@@ -221,7 +236,7 @@ def _leaves(top: dict[Any, Any], left: list[str]) -> Iterator[tuple[str, Any]]:
     """Dotted names and values below a mapping, depth first in order; training state and shared parts are left."""
     stack: list[tuple[str, Any, int]] = [("", top, 0)]
     seen: set[int] = set()
-    count = 0
+    count = characters = 0
     while stack:
         name, value, depth = stack.pop()
         entries = as_mapping(value)
@@ -235,12 +250,16 @@ def _leaves(top: dict[Any, Any], left: list[str]) -> Iterator[tuple[str, Any]]:
             continue
         seen.add(id(value))
         count += len(entries)
-        if count > MAX_ENTRIES:
-            left.append(f"everything from {name} on (more than {MAX_ENTRIES} entries)")
+        characters += len(entries) * len(name)
+        if count > MAX_ENTRIES or characters > MAX_NAMES:
+            left.append(f"everything from {name} on (more than {MAX_ENTRIES} entries, or {MAX_NAMES} characters)")
             return
         below = []
         for key, entry in entries.items():
             if not isinstance(key, str | int):
+                continue
+            if len(name) + len(str(key)) > MAX_NAME:
+                left.append(f"{str(key)[:80]}… (a name of more than {MAX_NAME} characters)")
                 continue
             if (depth == 0 and not is_tensor(entry) and _named_state(key)) or is_training_state(entry):
                 left.append(f"{key} ({_kind(entry)})")

@@ -6,7 +6,6 @@ the one with the policy or the model keeps its tensors' names, and the others' g
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Sequence
@@ -17,14 +16,14 @@ from analyzers.errors import ArchiveError
 from pipeline.archive import filenames
 from pipeline.archive.formats import torch_legacy, torch_zip
 from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.jsonfile import MAX_BYTES, parse_json
 from pipeline.archive.types import Problem
-from pipeline.archive.zip_members import Region, data_offset, is_stored, open_zip, read_member
+from pipeline.archive.zip_members import Region, check_ratio, data_offset, is_stored, open_zip, read_member
 
 NAME = "torch-in-zip"
 
 MAX_MEMBERS = 64
-MAX_UNPACKED_BYTES = 4 << 30
-MAX_JSON_BYTES = 64 << 20
+MAX_UNPACKED_BYTES = 256 << 20
 _MAIN = re.compile(r"^(?:policy|model|network|net|weights|state_dict)$", re.IGNORECASE)
 _STEP_KEYS = ("num_timesteps", "global_step", "step", "iteration")
 
@@ -56,6 +55,7 @@ def _scan_member(region: Region, info: zipfile.ZipInfo) -> Contents:
     elif info.file_size > MAX_UNPACKED_BYTES:
         raise ArchiveError(f"{region}: {info.filename}: unpacks to {info.file_size} bytes: unpack the zip file")
     else:
+        check_ratio(info, region)
         inner = Region(region.path, 0, info.file_size, info.filename, info.filename)
     with inner.open() as file:
         first = file.read(64)
@@ -71,10 +71,10 @@ def _steps(archive: zipfile.ZipFile, region: Region) -> dict[str, int]:
     steps: dict[str, int] = {}
     for info in archive.infolist():
         name = PurePosixPath(info.filename).name
-        if (name != "data" and not name.endswith(".json")) or info.file_size > MAX_JSON_BYTES:
+        if (name != "data" and not name.endswith(".json")) or info.file_size > MAX_BYTES:
             continue
         try:
-            values = json.loads(read_member(archive, region, info, MAX_JSON_BYTES))
+            values = parse_json(read_member(archive, region, info, MAX_BYTES))
         except (ValueError, RecursionError):
             # Not JSON, or none that can be read: then it tells no step, and nothing else is asked of it.
             continue

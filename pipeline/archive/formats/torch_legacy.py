@@ -13,16 +13,24 @@ from typing import IO, Any
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
 from pipeline.archive.formats.contents import Contents
-from pipeline.archive.formats.pickle_data import Global, PickleCutError, Pickled, PickleError, read_pickle_at
+from pipeline.archive.formats.pickle_data import (
+    MAX_OPCODES,
+    Global,
+    PickleCutError,
+    Pickled,
+    PickleError,
+    read_pickle_at,
+)
 from pipeline.archive.formats.state import find_weights
 from pipeline.archive.formats.torch_tensors import STORAGES, Stored, TorchFile
+from pipeline.archive.guarded import short
 from pipeline.archive.zip_members import Region
 
 NAME = "torch-legacy"
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-MAX_PICKLE_BYTES = 256 << 20
+MAX_PICKLE_BYTES = 64 << 20
 # The pickles of most files are shorter. What is read grows by eight as long as they are cut off.
 FIRST_READ = 1 << 20
 
@@ -34,6 +42,10 @@ _ITEM_BYTES = {name: NUMPY[dtype].itemsize for name, dtype in STORAGES.items()} 
     "QUInt4x2Storage": 1,
     "QUInt2x4Storage": 1,
 }
+
+
+_EXPECTED = ((MAGIC, 1000), (PROTOCOL, 1000), (None, 1000), (None, MAX_OPCODES), (None, MAX_OPCODES // 4))
+"""The five pickles: what each must be, and how many opcodes it may have."""
 
 
 def is_legacy(first: bytes) -> bool:
@@ -78,10 +90,11 @@ def _read_pickles(region: Region, file: IO[bytes]) -> tuple[Pickled, Pickled, in
 
 def _five(data: bytes, region: Region) -> list[Pickled]:
     pickles: list[Pickled] = []
-    for expected in (MAGIC, PROTOCOL, None, None, None):
-        pickles.append(read_pickle_at(data, pickles[-1].end if pickles else 0))
-        if expected is not None and pickles[-1].value != expected:
-            raise ArchiveError(f"{region}: {pickles[-1].value!r:.40} where torch's legacy format has {expected}")
+    for expected, opcodes in _EXPECTED:
+        pickles.append(read_pickle_at(data, pickles[-1].end if pickles else 0, opcodes))
+        value = pickles[-1].value
+        if expected is not None and (type(value) is not int or value != expected):
+            raise ArchiveError(f"{region}: {short(value):.40} where torch's legacy format has {expected}")
     return pickles
 
 
@@ -106,7 +119,7 @@ def _storages(
     for number, key in enumerate(keys, 1):
         type_name, expected = described.get(key, ("none", None))
         if type_name not in _ITEM_BYTES:
-            raise ArchiveError(f"{region}: storage {key!r:.40} is of unknown type {type_name}: its size is unknown")
+            raise ArchiveError(f"{region}: storage {key!r:.40} is of unknown type {type_name:.40}: its size is unknown")
         file.seek(start)
         count = int.from_bytes(file.read(8), "little", signed=True)
         nbytes = count * _ITEM_BYTES[type_name]
@@ -117,7 +130,8 @@ def _storages(
             )
         if count != expected:
             raise ArchiveError(
-                f"{region}: damaged: storage {number} of {len(keys)} has {count} elements, its description {expected}"
+                f"{region}: damaged: storage {number} of {len(keys)} has {count} elements, its description "
+                f"{short(expected)}"
             )
         begins = start + 8 if region.member else region.start + start + 8
         stored[key] = Stored(begins, nbytes, region.member)

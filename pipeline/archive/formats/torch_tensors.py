@@ -17,6 +17,7 @@ from pipeline.archive.formats.contents import Contents, Place, row_major
 from pipeline.archive.formats.pickle_data import Call, Global
 from pipeline.archive.formats.state import State, is_tensor
 from pipeline.archive.formats.step_numbers import step_numbers
+from pipeline.archive.guarded import open_regular, short
 from pipeline.archive.types import Problem, TensorHeader
 from pipeline.archive.zip_members import Region
 
@@ -35,6 +36,8 @@ STORAGES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
+MAX_TENSORS = 200_000
+"""Of one file."""
 # A tensor of stride 0 repeats its storage: so much more than the file may it hold.
 EXPANSION_BYTES = 64 << 20
 
@@ -76,6 +79,8 @@ class TorchFile:
 
     def contents(self, state: State) -> Contents:
         """The places of all tensors, and what the file says of its step and its model."""
+        if len(state.tensors) > MAX_TENSORS:
+            raise ArchiveError(f"{self.region}: {len(state.tensors)} tensors; more than {MAX_TENSORS} are refused")
         places: dict[str, Place] = {}
         problems: list[Problem] = []
         sharing: dict[Strided, list[str]] = {}
@@ -110,7 +115,9 @@ class TorchFile:
         try:
             stored = self.find_storage(tensor.storage)
         except KeyError:
-            raise ArchiveError(f"{self.region}: {name}: its storage data/{tensor.storage} is not in the file") from None
+            raise ArchiveError(
+                f"{self.region}: {name}: its storage data/{tensor.storage:.80} is not in the file"
+            ) from None
         if math.prod(max(size, 1) for size in tensor.shape) > 2**48:
             raise Unreadable(f"implausible shape {tensor.shape}")
         reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
@@ -144,7 +151,7 @@ class TorchFile:
             return None
         if place.member or place.header.nbytes != NUMPY[place.header.dtype].itemsize or "int" not in place.header.dtype:
             return None
-        with place.path.open("rb") as file:
+        with open_regular(place.path) as file:
             file.seek(place.offset)
             raw = file.read(place.header.nbytes)
         return int.from_bytes(raw, "big" if place.big_endian else "little", signed=True)
@@ -161,7 +168,7 @@ def strided(call: Any) -> Strided:
         if is_tensor(inner) and inner.function.name != function:
             return strided(inner)
     if function not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
-        raise Unreadable(f"a {function.removeprefix('_rebuild_')}: only strided tensors are read")
+        raise Unreadable(f"a {function.removeprefix('_rebuild_'):.80}: only strided tensors are read")
     try:
         storage, offset, shape, strides = args[:4]
         kind, storage_type, key = storage.id[:3]
@@ -176,10 +183,13 @@ def strided(call: Any) -> Strided:
     if kind != "storage" or not isinstance(key, str):
         raise Unreadable("its storage is not in the file")
     if dtype not in NUMPY:
-        raise Unreadable(f"dtype {dtype or getattr(storage_type, 'name', storage_type)} is not read yet")
+        told = dtype or getattr(storage_type, "name", None) or short(storage_type)
+        raise Unreadable(f"dtype {told:.80} is not read yet")
+    if not isinstance(shape, tuple | list) or not isinstance(strides, tuple | list) or len(shape) > 32:
+        raise Unreadable(f"implausible shape {short(shape)} or strides {short(strides)}")
     numbers = [offset, *shape, *strides]
-    if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < 2**62 for n in numbers) or len(shape) > 32:
-        raise Unreadable(f"implausible shape {tuple(shape)}, strides {tuple(strides)} or offset {offset}")
+    if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+        raise Unreadable(f"implausible shape {short(shape)}, strides {short(strides)} or offset {short(offset)}")
     flags = flags if isinstance(flags, dict) else {}
     return Strided(
         key, dtype, offset, tuple(shape), tuple(strides), flags.get("conj") is True, flags.get("neg") is True
@@ -190,6 +200,16 @@ def _config(values: dict[str, Any]) -> dict[str, Any]:
     """A model's configuration, where a training loop stored it as a plain dict of numbers and words."""
     for key in ("model_config", "model_args", "config"):
         value = values.get(key)
-        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-            return {name: entry for name, entry in value.items() if isinstance(entry, str | int | float | bool)}
+        if isinstance(value, dict) and len(value) <= _CONFIG_ENTRIES and all(isinstance(name, str) for name in value):
+            return {name: entry for name, entry in value.items() if _is_setting(name) and _is_setting(entry)}
     return {}
+
+
+_CONFIG_ENTRIES = 1000
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value is a number or word of the size that a setting has."""
+    if isinstance(value, int):
+        return value.bit_length() <= 128
+    return isinstance(value, float) or (isinstance(value, str) and len(value) <= 1000)

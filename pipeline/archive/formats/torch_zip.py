@@ -18,11 +18,11 @@ from pipeline.archive.formats.contents import Contents
 from pipeline.archive.formats.pickle_data import PickleError, read_pickle
 from pipeline.archive.formats.state import find_weights
 from pipeline.archive.formats.torch_tensors import Stored, TorchFile, Unreadable
-from pipeline.archive.zip_members import Region, data_offset, is_stored, open_zip, read_member
+from pipeline.archive.zip_members import Region, check_ratio, data_offset, is_stored, open_zip, read_member
 
 NAME = "torch-zip"
 
-MAX_PICKLE_BYTES = 256 << 20
+MAX_PICKLE_BYTES = 64 << 20
 
 
 def scan(path: Path) -> Contents:
@@ -68,6 +68,7 @@ def _storages(
             return Stored(region.start + data_offset(file, region, info), info.file_size, crc32=crc32)
         if is_stored(info):
             return Stored(data_offset(file, region, info), info.file_size, region.member)
+        check_ratio(info, region)
         if region.name:
             raise Unreadable(f"{info.filename} is compressed inside of a zip in a zip: unpack {region.path.name}")
         return Stored(0, info.file_size, info.filename)
