@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.guarded import boundary
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
 from pipeline.archive.text import path_text
-from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run
+from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run, Unmeasured
 from pipeline.selection import StepSelection
+
+LAYOUT_SECONDS = 60.0
+"""Processor time for the matrices of one checkpoint; 100 000 tensors take half of it."""
 
 if TYPE_CHECKING:
     from pipeline.archive.bases import ResolvedBase
@@ -108,14 +112,20 @@ def ingest_one(store: Store, intake: Intake, checkpoint: Checkpoint, rehash: boo
 def layout_of(checkpoint: Checkpoint, base_config: Mapping[str, object] | None = None) -> Layout:
     """The matrices of a checkpoint, with its attention circuits where the config tells the heads.
 
-    An adapter has no config of its own: fused tensors are cut by its base's.
+    An adapter has no config of its own: fused tensors are cut by its base's. Where names or config make no sense, no
+    tensor of this checkpoint is measured, and each says why.
     """
     from pipeline.archive import describe
     from pipeline.archive.circuits import circuits
 
     config = checkpoint.config or (base_config if checkpoint.kind == "adapter" else None) or {}
-    layout = describe(checkpoint, config)
-    return replace(layout, matrices=(*layout.matrices, *circuits(layout, config)))
+    try:
+        with boundary(checkpoint.path, LAYOUT_SECONDS):
+            layout = describe(checkpoint, config)
+            return replace(layout, matrices=(*layout.matrices, *circuits(layout, config)))
+    except ArchiveError as error:
+        reason = f"its names and config could not be made into matrices: {error}"
+        return Layout(checkpoint.tensors, (), tuple(Unmeasured(t.name, reason) for t in checkpoint.tensors))
 
 
 def is_current(known: CheckpointRecord, found: Checkpoint) -> bool:

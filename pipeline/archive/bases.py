@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from analyzers.errors import ArchiveError, BaseNotFoundError
+from pipeline.archive import filenames
+from pipeline.archive.formats import sharded
+from pipeline.archive.guarded import read_regular
 from pipeline.archive.heads import stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, digest
 from pipeline.archive.same import same_checkpoint
+from pipeline.archive.steps import step_from_name
 from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Archive, Checkpoint, Layout, MatrixSpec, Run
 from pipeline.archive.walk import own_weights
@@ -27,6 +31,8 @@ from pipeline.archive.walk import own_weights
 Opener = Callable[[Path, str], Archive]
 """Reads the headers of a folder or file, under a name: `pipeline.archive.open_archive`."""
 
+_COMPONENT = re.compile(r"\w[\w.\-]{0,95}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{3,64}")
 _STEP_LIKE = re.compile(r"\d|final|last|best|^model|^base$|^output$", re.IGNORECASE)
 
 
@@ -125,7 +131,7 @@ def resolve_base(
     for snapshot in hf_snapshots(named, revision, os.environ if environ is None else environ):
         if found := search.path(snapshot, "hf_cache", f"{named}~{snapshot.name[:7]}"):
             return found
-    raise search.failure(f"its adapter_config.json names {named!r}" if named else "it names no base of its own")
+    raise search.failure(f"its adapter_config.json names {named[:200]!r}" if named else "it names no base of its own")
 
 
 def _rather_than(own: ResolvedBase, sibling: ResolvedBase | None) -> ResolvedBase:
@@ -146,17 +152,34 @@ def _rather_than(own: ResolvedBase, sibling: ResolvedBase | None) -> ResolvedBas
 def hf_snapshots(name: str, revision: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
     """Where the local Hugging Face cache would hold a model "org/name": the revision's snapshot, in each cache folder.
 
-    refs/<revision> holds the commit; a revision that is a commit itself is a snapshot's name.
+    refs/<revision> holds the commit; a revision that is a commit itself is a snapshot's name. Both names come from an
+    archive: those that would lead out of the cache's folder give nothing.
     """
-    if name.count("/") > 1 or not name.strip("/") or name.startswith(("/", ".", "~")):
+    if not _is_safe(name, 2) or not _is_safe(revision, 4):
         return ()
     places = []
     for cache in hf_caches(environ):
         model = cache / f"models--{name.replace('/', '--')}"
         ref = model / "refs" / revision
-        commit = ref.read_bytes()[:100].decode(errors="replace").strip() if _exists(ref) and ref.is_file() else revision
-        places.append(model / "snapshots" / commit)
+        commit = _commit(ref) if _exists(ref) and ref.is_file() else revision
+        if commit and "/" not in commit:
+            places.append(model / "snapshots" / commit)
     return tuple(places)
+
+
+def _is_safe(name: str, most: int) -> bool:
+    """Whether a name has at most so many components, each a plain file name that leads nowhere else."""
+    parts = name.split("/")
+    return len(parts) <= most and all(_COMPONENT.fullmatch(part) for part in parts)
+
+
+def _commit(ref: Path) -> str:
+    """The commit in a file of the cache; "" when it holds anything else, which is never shown."""
+    try:
+        text = read_regular(ref, 100).decode("ascii").strip()
+    except (ArchiveError, OSError, UnicodeDecodeError):
+        return ""
+    return text if _COMMIT.fullmatch(text) else ""
 
 
 def hf_caches(environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -216,6 +239,20 @@ def check_base_options(options: Sequence[BaseOption], archive: Archive) -> None:
             raise ArchiveError(
                 f"--base {option.runs}={option.target}: no run fits {option.runs!r}; runs: {', '.join(near) or 'none'}"
             )
+
+
+def _is_called_weights(path: Path) -> bool:
+    return filenames.is_weights_name(path) or sharded.is_index(path)
+
+
+def _last_step(folder: Path) -> tuple[Path, ...]:
+    """The weights of a run's last step, in a folder directly below the run's that is called by its step."""
+    try:
+        below = {entry.name: step_from_name(entry.name) for entry in os.scandir(folder) if entry.is_dir()}
+    except (OSError, ValueError):
+        return ()
+    steps = sorted((step.step, name) for name, step in below.items() if step is not None)
+    return own_weights(folder / steps[-1][1]) if steps else ()
 
 
 def _exists(path: Path) -> bool:
@@ -340,6 +377,12 @@ class _Search:
         name = name or outside_name(path)
         folder = path.parent if path.is_file() else path
         steps = [ResolvedBase(run, c, kind) for run, c in reversed(full) if run.path == folder]
+        if kind == "adapter_config":
+            # The archive's word, not the user's: nothing is searched, and only what is called weights is opened.
+            called = [file for file in files or _last_step(path) if _is_called_weights(file)]
+            if not called:
+                self._looked(f"{path} (no weights there)")
+            return self._own(called, steps, kind, name)
         if files and steps:
             return self._own(files, steps, kind, name)
         outside = self._opened(path, kind, name)
@@ -362,12 +405,12 @@ class _Search:
         try:
             opened = self.open_path(path, name)
         except ArchiveError as error:
-            self._looked(str(error))
+            self._looked(f"{path} (no weights that can be read)" if kind == "adapter_config" else str(error))
             return None
         runs = [r for r in opened.runs if any(c.kind == "full" for c in r.checkpoints)]
         if len(runs) != 1:
             ids = ", ".join(r.id for r in runs) or "none"
-            problems = "".join(f"; {p}" for p in opened.problems[:3])
+            problems = "" if kind == "adapter_config" else "".join(f"; {p}" for p in opened.problems[:3])
             self._looked(f"{path} (wanted one run of full weights, found: {ids}{problems})")
             return None
         last = [c for c in runs[0].checkpoints if c.kind == "full"][-1]

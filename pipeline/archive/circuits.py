@@ -16,6 +16,9 @@ from pipeline.archive.hooked import parameter
 from pipeline.archive.recipes import Dense, LowRankProduct
 from pipeline.archive.types import Layout, MatrixSpec
 
+MAX_HEADS = 1024
+"""More heads than any model has in a block are a config's mistake, and would make millions of circuits."""
+
 _ATTENTION = re.compile(r"attn|attention|^mha$", re.IGNORECASE)
 _PARTS = ("attention.query", "attention.key", "attention.value", "attention.output")
 
@@ -43,7 +46,7 @@ def circuits(layout: Layout, config: Mapping[str, Any]) -> tuple[MatrixSpec, ...
         if heads is None:
             continue
         sizes = _head_sizes(q, k, v, o, heads)
-        if sizes is not None:
+        if sizes is not None and heads.heads <= MAX_HEADS:
             found.extend(_of_block(block, (q, k, v, o), heads.heads, *sizes))
     return tuple(found)
 

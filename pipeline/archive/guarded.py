@@ -70,6 +70,12 @@ def _require_regular(path: Path, status: os.stat_result) -> None:
         raise ArchiveError(f"{path}: a file of the kernel (/proc or /sys): not opened")
 
 
+def refuse_kernel_folder(folder: Path) -> None:
+    """ArchiveError for a folder of files that the kernel makes up (/proc, /sys)."""
+    if os.stat(folder).st_dev in _kernel_devices():  # noqa: PTH116 - as for files
+        raise ArchiveError(f"{folder}: a folder of the kernel (/proc or /sys): not searched")
+
+
 def _kernel_devices() -> frozenset[int]:
     global _kernel
     if _kernel is None:

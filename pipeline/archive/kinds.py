@@ -96,7 +96,7 @@ def kind_of(name: str) -> str:
         return "recurrent"
     leaf = leaf.removesuffix("_weight")
     for container, index in pairwise(before):
-        if container == "experts" and index.isdigit():
+        if container == "experts" and index.isdecimal():
             return EXPERT.get(leaf, "mlp.other")
     tail = ".".join(parts[-2:])
     in_attention = any(_ATTENTION.search(part) for part in before)

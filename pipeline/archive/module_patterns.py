@@ -1,4 +1,4 @@
-"""PEFT's patterns of module names, matched in time that grows with pattern times name whatever the pattern is.
+r"""PEFT's patterns of module names, matched in time that grows with pattern times name whatever the pattern is.
 
 `rank_pattern` and `alpha_pattern` hold regular expressions that come with an archive, and Python's engine takes for
 ever on `(a|a)*b`. Here all states are followed at once (Thompson 1968); each single character of a pattern, such as
@@ -18,7 +18,9 @@ MAX_DEPTH = 50
 
 _RUNAWAY = re.compile(r"[+*}]\)[+*{]|\([^()]*[+*][^()]*\)[+*{]")
 _LITERAL = re.compile(r"(?:[\w.\- ]|\\[.\-])*")
-_ATOM = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\[dDsSwW]|\\[^0-9a-zA-Z]|\\[tnrfv]|[^\\\[\](){}*+?|^$]|[\]}]", re.DOTALL)
+_ATOM = re.compile(
+    r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\[dDsSwW]|\\[^0-9a-zA-Z]|\\[tnrfv]|[^\\\[\](){}*+?|^$]|[\]}]", re.DOTALL
+)
 _REPEAT = re.compile(r"([*+?])|\{(\d{1,4})\}|\{(\d{0,4}),(\d{0,4})\}")
 
 

@@ -152,7 +152,7 @@ def layer_of(name: str) -> int | None:
     """
     parts = name.split(".")
     for i, part in enumerate(parts):
-        if part.isdecimal() and not (i and parts[i - 1] in _EXPERTS):
+        if part.isdecimal() and len(part) <= 9 and not (i and parts[i - 1] in _EXPERTS):
             return int(part)
         if found := _BLOCK.match(part):
             return int(found.group(1))

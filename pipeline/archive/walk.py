@@ -18,6 +18,7 @@ from pipeline.archive import filenames
 from pipeline.archive.findings import Findings
 from pipeline.archive.folder import FolderFiles, Refused, more_such_files, sort_files, unread_folder
 from pipeline.archive.formats import sharded
+from pipeline.archive.guarded import refuse_kernel_folder
 from pipeline.archive.steps import step_from_name
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -29,6 +30,8 @@ _SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suf
 # Megatron-LM's folder of the only rank: it names no run.
 _ONLY_RANK = re.compile(r"^mp_rank_0+(?:_0+)*$")
 _RANK = re.compile(r"^mp_rank_\d")
+MAX_LINKED_FOLDERS = 1000
+"""So many folders are searched below links that lead out of the archive."""
 _STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -71,17 +74,26 @@ def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
     seen: set[tuple[int, int]] = set()
     folders = [findings.root]
     links: list[Path] = []
+    outside, linked = False, 0
     while folders or links:
         # Links last: a folder is listed where it is, and a link to it ('latest') is only noted.
         is_link = not folders
         folder = folders.pop() if folders else links.pop(0)
+        outside = _leads_out(folder, findings) if is_link else outside
+        linked += outside
+        if (is_link and _contains_archive(folder, findings)) or linked > MAX_LINKED_FOLDERS:
+            continue
         try:
+            refuse_kernel_folder(folder)
             stat = folder.stat()
             if (stat.st_dev, stat.st_ino) in seen:
                 _note_link(folder, findings)
                 continue
             seen.add((stat.st_dev, stat.st_ino))
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except ArchiveError as error:
+            findings.problem(folder, error)
+            continue
         except OSError as error:
             what = "symlink leads nowhere" if is_link else "folder cannot be opened"
             findings.problem(folder, f"{what}: {error.strerror or error}")
@@ -95,6 +107,9 @@ def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
             below = [entry for entry in below if not _skipped(entry, below, findings)]
             links += [folder / entry.name for entry in below if entry.is_symlink()]
             folders += [folder / entry.name for entry in reversed(below) if not entry.is_symlink()]
+    if linked > MAX_LINKED_FOLDERS:
+        reason = f"links lead out of it to more than {MAX_LINKED_FOLDERS} folders: the others are not searched"
+        findings.problem(findings.root, reason, "give each of those folders as an archive of its own")
     return _without_links_to_listed(listing), listing.refused
 
 
@@ -151,9 +166,27 @@ def _holds_steps(folder: Path) -> bool:
         return True
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _leads_out(link: Path, findings: Findings) -> bool:
+    """Whether a link leads out of the archive."""
+    return not _real(link).is_relative_to(_real(findings.root))
+
+
+def _contains_archive(link: Path, findings: Findings) -> bool:
+    """Whether a link leads to a folder around the archive, such as /; that is a problem, and not searched."""
+    target, root = _real(link), _real(findings.root)
+    if target == root or not root.is_relative_to(target):
+        return False
+    findings.problem(link, f"symlink loop: it leads to {target}, which contains it")
+    return True
+
+
 def _note_link(folder: Path, findings: Findings) -> None:
-    target = folder.resolve()
-    if target == folder.parent.resolve() or target in folder.parent.resolve().parents:
+    target, here = _real(folder), _real(folder.parent)
+    if target == here or target in here.parents:
         findings.problem(folder, f"symlink loop: it leads to {target}, which contains it")
     else:
         findings.note(folder, f"a link to {target}, which is listed already")
@@ -257,11 +290,11 @@ def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> I
 
 def _without_links_to_listed(listing: _Listing) -> list[Found]:
     """A link to a file that is listed itself ('latest.pt') is noted, not listed again."""
-    real = {path.resolve() for one in listing.found for path in one.paths if not path.is_symlink()}
+    real = {_real(path) for one in listing.found for path in one.paths if not path.is_symlink()}
     kept = []
     for one in listing.found:
         first = one.paths[0]
-        if first.is_symlink() and first.resolve() in real:
+        if first.is_symlink() and _real(first) in real:
             listing.findings.note(first, "a link to a file that is listed already")
         else:
             kept.append(one)
