@@ -18,7 +18,7 @@ from pipeline.report.figures import Image
 from pipeline.report.heatmaps import heatmaps
 from pipeline.report.intrinsic_figures import intrinsic_section
 from pipeline.report.intruder_figures import epsilon_figure, excess_figure, steps_figure
-from pipeline.report.intruder_totals import Totals
+from pipeline.report.intruder_totals import NORMS, Totals
 from pipeline.report.left_out import not_analysed
 from pipeline.report.look import Look
 from pipeline.report.metric_figures import metrics_section
@@ -213,7 +213,7 @@ def _totals_table(totals: Sequence[Totals], label: str) -> Table:
             "interval": f"{number(t.null_low[-1])} … {number(t.null_high[-1])}" if np.isfinite(t.null_low[-1]) else "",
             "excess": t.excess[-1],
             "matched": t.matched[-1],
-            **{f"{m.norm}": m.count for m in t.at_common_norm[1:]},
+            **{m.norm: m.count for m in t.at_common_norm if m.norm != NORMS["frobenius"]},
             **{f"null at {m.norm}": m.chance() for m in t.at_common_norm},
             "verdict": t.verdict(),
         }
