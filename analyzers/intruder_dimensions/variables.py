@@ -84,7 +84,7 @@ VARIABLES: tuple[Variable, ...] = (
         _P,
         "p with all scores that rounding leaves undetermined counted against the direction",
     ),
-    Variable("total_intruders_p_corrected", _P, "p corrected over the runs of this node and both directions (Holm)"),
+    Variable("total_intruders_p_corrected", _P, "p corrected over the runs on joint axes and both directions (Holm)"),
     Variable("total_intruders_draws", ("run",), "draws of the null behind p"),
     Variable("total_intruders_tested", ("run",), "matrices behind p: those with a score and a null"),
     *_matched("", "‖Δ‖_F"),

@@ -27,6 +27,17 @@ def test_the_size_is_at_most_what_it_claims_however_few_the_draws(draws: int) ->
     assert hits.sum() > 0.04 * trials, "nor does it never reject"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_twenty_sweeps_at_most_one_is_among_the_first_twentieth(seed: int) -> None:
+    """Whichever of them is called the observed one: that is what makes the size exact."""
+    swept = counts(np.random.default_rng(seed), 20)
+    others = [np.delete(swept, i, axis=0) for i in range(20)]
+    p = np.array([monte_carlo_p(exceedances(np.stack([swept[i]] * 2), others[i]), 19) for i in range(20)])
+    for rank in range(1, 21):
+        assert ((p <= rank / 20 + 1e-12).sum(axis=0) <= rank).all()
+    assert (np.sort(p, axis=0)[:, 0] >= np.arange(1, 21) / 20 - 1e-12).all()
+
+
 def test_equal_sweeps_are_ties_and_count_as_exceeding() -> None:
     same = np.full((20, 5), 3.0)
     np.testing.assert_array_equal(exceedances(same[:2], same), [20, 20])
