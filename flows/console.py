@@ -9,9 +9,11 @@ import codecs
 import contextlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 _PLAINER = str.maketrans(
@@ -31,6 +33,19 @@ def survive_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="varve")
+
+
+def ensure_streams() -> None:
+    """A closed stdout or stderr (`varve … >&-`) becomes one that takes everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+
+
+def discard_output() -> None:
+    """From now on stdout takes everything: its reader has gone, or its disk is full."""
+    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:

@@ -19,7 +19,8 @@ class StoreBusy(StoreError):  # noqa: N818 - a state, not a fault
 
 @contextlib.contextmanager
 def writing(store: Path) -> Iterator[None]:
-    """Holds STORE.lock while the block runs. Raises `StoreBusy` naming the process that has it.
+    """Holds STORE.lock while the block runs. Raises `StoreBusy` naming the process that has it. The lock stands beside
+    the store itself, wherever a symbolic link to it is.
 
     A file system without locks (some network mounts) is used unlocked: then one writer at a time is the user's care.
     """
@@ -30,7 +31,8 @@ def writing(store: Path) -> Iterator[None]:
         return
     if store.exists() and not store.is_dir():
         raise StoreError(f"{store} is a file, not a store: give a folder with --store")
-    path = store.with_name(store.name + ".lock")
+    real = store.resolve()
+    path = real.with_name(real.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:

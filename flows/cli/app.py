@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import analyze, catalog, doctor, export, ingest, inspect, plan, report, schedule, verify
-from flows.console import complain, say
+from flows.console import complain, discard_output, say
 
 _SURROUNDINGS = {
     errno.ENOSPC: "Free some space, or give another --out or --store; the same command then goes on.",
@@ -23,6 +24,8 @@ _SURROUNDINGS = {
     errno.EACCES: "Change its permissions, or give another --out or --store.",
     errno.EPERM: "Change its permissions, or give another --out or --store.",
     errno.EEXIST: "A file stands where a folder is wanted: give another --out or --store.",
+    errno.ENAMETOOLONG: "The path is too long: give a shorter --out or --store.",
+    errno.ELOOP: "A symbolic link leads to itself: give another --out or --store.",
     errno.ENOTDIR: "A file stands where a folder is wanted: give another --out or --store.",
 }
 
@@ -91,13 +94,14 @@ def run(arguments: Sequence[str]) -> int:
     given = [a for a in arguments if a != "--debug"]
     from analyzers.errors import VarveError
     from data_catalog.entry import CatalogError
+    from pipeline.store.documents import brief
 
     try:
         result = app(given, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in `varve inspect RUNS | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return OK
     except (VarveError, CatalogError) as error:
         if debug:
@@ -108,8 +112,11 @@ def run(arguments: Sequence[str]) -> int:
         if debug or error.errno not in _SURROUNDINGS:
             raise
         complain(
-            f"varve: cannot write {error.filename or 'the output'}: {error.strerror}. {_SURROUNDINGS[error.errno]}"
+            f"varve: cannot write {brief(str(error.filename or 'the output'))}: {error.strerror}. "
+            f"{_SURROUNDINGS[error.errno]}"
         )
+        if error.filename is None:  # stdout itself, which Python would try again at exit
+            discard_output()
         return USAGE
     except Exception as error:
         show = getattr(error, "show", None)
@@ -124,10 +131,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def stop_gracefully() -> None:
     """Ctrl-C and SIGTERM close workers and server, and say so at once; the second time ends everything."""
-    asked = False
+    asked = swallowed = False
 
     def interrupt(signum: int, frame: object) -> None:
-        nonlocal asked
+        nonlocal asked, swallowed
+        if swallowed:
+            swallowed = False
+            raise KeyboardInterrupt
         if asked:
             import psutil
 
@@ -139,6 +149,18 @@ def stop_gracefully() -> None:
         os.write(2, b"\nStopping; once more to stop at once.\n")  # print is not safe inside a signal handler
         raise KeyboardInterrupt
 
+    report = sys.unraisablehook
+
+    def again(unraisable: sys.UnraisableHookArgs) -> None:
+        """An interrupt that landed in a destructor or a callback is ignored by Python: it is raised once more."""
+        nonlocal swallowed
+        if unraisable.exc_type is not KeyboardInterrupt:
+            report(unraisable)
+            return
+        swallowed = True
+        threading.Timer(0.05, _thread.interrupt_main).start()  # not at once: that would land in this hook
+
     if threading.current_thread() is threading.main_thread():
+        sys.unraisablehook = again
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flows.console import complain, say, survive_any_text
+from flows.console import complain, discard_output, ensure_streams, say, survive_any_text
 from flows.shadowing import put_ours_first, sentence, shadowed
 
 VERBS = (
@@ -40,6 +40,7 @@ def version() -> str:
 
 def main() -> None:
     """The console script. Exit codes: 0 all done, 1 doctor found something, 2 usage, 3 partly, 130 interrupted."""
+    ensure_streams()
     survive_any_text()
     arguments = sys.argv[1:]
     if shadowed():
@@ -49,8 +50,13 @@ def main() -> None:
             sys.exit(2)
         put_ours_first()
     line = first_line(arguments)
-    if line is not None:
-        say(line)
+    try:
+        if line is not None:
+            say(line)
+    except OSError as error:  # a full disk, or a reader that has gone
+        discard_output()
+        complain(f"varve: cannot write the output: {error.strerror}")
+        sys.exit(2)
     from flows.cli.app import run, stop_gracefully
 
     stop_gracefully()

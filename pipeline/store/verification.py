@@ -206,11 +206,12 @@ class _Search:
                 self.found("deleted", folder, "was deleted", hint)
 
     def cache(self) -> None:
-        if not cache_path(self.root).is_dir():
+        store = self.root.resolve()
+        if not cache_path(store).is_dir():
             return
         from pipeline.store.cache import entries_of, read_entry  # torch takes two seconds to import
 
-        for path in entries_of(self.root):
+        for path in entries_of(store):
             try:
                 tensors = read_entry(path)
             except Exception as error:  # whatever the library says of a damaged file

@@ -43,3 +43,12 @@ def test_a_scheduled_run_steps_aside_while_another_writes(tmp_path: Path) -> Non
     with writing(tmp_path / "S.zarr"):
         state = nightly.fn(options)
     assert state.name == "Skipped" and state.is_completed() and "another varve" in str(state.message)
+
+
+def test_the_lock_holds_through_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with writing(tmp_path / "real"), pytest.raises(StoreBusy), writing(tmp_path / "link"):
+        pass
+    with writing(tmp_path / "link"), pytest.raises(StoreBusy), writing(tmp_path / "real"):
+        pass

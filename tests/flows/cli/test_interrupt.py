@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -43,3 +44,23 @@ def test_an_interrupted_analysis_is_completed_by_the_same_command(tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 checkpoints unchanged" in done.stdout
     assert (tmp_path / "out/report.html").exists()
+
+
+def test_an_interrupt_that_lands_in_a_callback_is_not_lost() -> None:
+    code = """
+import os, signal, time, weakref
+from flows.cli.app import stop_gracefully
+stop_gracefully()
+class Thing: pass
+thing = Thing()
+reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+try:
+    del thing
+    for _ in range(200):
+        time.sleep(0.05)
+    print("went on")
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "stopped\n", done.stderr
