@@ -53,14 +53,15 @@ def files_of(document: Mapping[str, object], path: Path) -> Files | None:
 
 
 def damaged_files(path: Path, files: Files, contents: bool = True) -> list[str]:
-    """What is wrong with each file that is missing, of another size, or (with `contents`) of other bytes."""
+    """What is wrong with each file that is missing, of another size, or of other bytes (without `contents`, those of
+    chunks are not read)."""
     wrong = []
     for name, (size, crc) in files.items():
         file = path / name
         try:
             if file.stat().st_size != size:
                 wrong.append(f"{file} has {file.stat().st_size} bytes, and {size} were written; {_AGAIN}")
-            elif contents and zlib.crc32(file.read_bytes()) != crc:
+            elif (contents or file.name == ROOT) and zlib.crc32(file.read_bytes()) != crc:
                 wrong.append(f"{file} is damaged: its bytes do not give their checksum; {_AGAIN}")
         except FileNotFoundError:
             wrong.append(f"{file} is missing; {_AGAIN}")

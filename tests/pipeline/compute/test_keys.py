@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from analyzers.contract import Context, Result, Statistic, Unit
 from analyzers.errors import ContractError
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, recipe_key
 from pipeline.compute.plan import find_units
+from pipeline.compute.work import _store
+from pipeline.store import Store
 from pipeline.store.addresses import Selection
 from pipeline.store.keys import identity, key, seed_of
 from tests.pipeline.compute.plugins import Change, Everything, Norm, TopEntries, Total, Trace
 from tests.pipeline.compute.stores import LAYERS, ingest, weights, write_adapter, write_full
+from tests.pipeline.store.samples import put
 
 DIGESTS = st.text("0123456789abcdef", min_size=32, max_size=32)
 
@@ -179,3 +183,16 @@ def test_an_input_s_extent_enters_where_the_statistic_has_none_of_its_own() -> N
         of_top = next(p for p in prepare([OfTop(k)]) if p.name == "of_top")
         entered.append(entering(of_top, [("test_top", "0" * 32)]))
     assert entered[0] != entered[1]
+
+
+def test_a_worker_opens_a_store_that_was_made_anew_at_the_same_path(tmp_path: Path) -> None:
+    """A cluster outlives a store: what its workers keep is not of the store that was there before."""
+    path = tmp_path / "S.zarr"
+    Store.create(path)
+    before = _store(str(path))
+    assert _store(str(path)) is before
+    shutil.rmtree(path)
+    again = Store.create(path)
+    put(again, {"w": np.ones((3, 4))})
+    assert [run.id for run in _store(str(path)).runs()] == ["run"]
+    assert _store(str(path)).packs is again.packs is not before.packs

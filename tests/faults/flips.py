@@ -1,0 +1,197 @@
+"""What one damaged file does: `python -m tests.faults.flips [--tries N] [--seed N]` prints a line per try and a tally.
+
+A byte or a digit is changed in, or a file deleted from, every kind of file of a store, its cache and a report. Then the
+analysis runs again, once with its results there and once without (so that all is computed from what is damaged), and
+its numbers are compared with those of an undamaged store. Outcomes of a try:
+
+noticed    the analysis, `verify` or the reader of a report named the damage, and no number was wrong
+harmless   nothing was said, and every number is there and right
+WRONG      a number is wrong, or missing without a word, or still wrong or missing after `verify --repair`
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import random
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+
+from analyzers.errors import VarveError
+from flows import analysis
+from flows.options import AnalyzeOptions
+from flows.running import PlainRunner
+from pipeline.report import load, verify_report
+from pipeline.store import Store, repair, verify
+from pipeline.store.packs import pack_index
+from tests.end_to_end.archives import SHAPES, write_run
+
+Values = dict[str, pd.Series]
+_LARGE = {**SHAPES, "layers.1.mlp.up_proj.weight": (640, 512)}  # one tensor that gets an array of its own
+
+
+def options(root: Path) -> AnalyzeOptions:
+    """An analysis of the archive beside `root`'s folder, into `root`."""
+    analyzers = ("weight_spectra", "intruder_dimensions")
+    return AnalyzeOptions(runs=str(root.parent / "runs"), out=str(root), analyzers=analyzers, workers=1)
+
+
+def analyze(root: Path) -> tuple[Values, tuple[str, ...]]:
+    """The numbers of the report, and the problems that the analysis names."""
+    pack_index.cache_clear()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        outcome = analysis.analyze(options(root), PlainRunner())
+    return values_of(load(outcome.written.zarr)), outcome.problems
+
+
+def values_of(tree: xr.DataTree) -> Values:
+    """Every number of the analyzers' nodes by its coordinates, without those that are missing."""
+    values = {}
+    for node in tree.subtree:
+        if "analyzer" not in node.attrs:
+            continue
+        for name, array in node.to_dataset().data_vars.items():
+            if array.dtype.kind in "fiu" and array.ndim:
+                values[f"{node.path}/{name}"] = array.to_series().dropna()
+    return values
+
+
+def wrong_and_missing(values: Values, right: Values) -> tuple[int, int]:
+    """How many numbers differ from the right ones, and how many of those are not there."""
+    wrong = missing = 0
+    for name, expected in right.items():
+        got = values.get(name, expected.iloc[:0])
+        common = expected.index.intersection(got.index)
+        a, b = expected.loc[common].astype(float), got.loc[common].astype(float)
+        wrong += int(((a - b).abs() > 1e-9 * (1e-30 + a.abs())).sum())
+        missing += len(expected) - len(common)
+    return wrong, missing
+
+
+def kind_of(file: Path, root: Path) -> str:
+    """The kind of a file: its path without names, digests and numbers."""
+    name = file.relative_to(root).as_posix()
+    name = re.sub(r"(runs|statistics|failures)/[^/]+/", r"\1/*/", name)
+    name = re.sub(r"report\.zarr/.*?(zarr\.json|c(/\d+)*)$", r"report.zarr/*/\1", name)
+    name = re.sub(r"(\d+\.\d+|[0-9a-f]{32}|[0-9a-f]{16}-[0-9a-f]{6})(?=/)", "*", name)
+    return re.sub(r"c(/\d+)+$", "c/*", re.sub(r"[^/]+\.safetensors$", "*.safetensors", name))
+
+
+def change(file: Path, how: str, draw: random.Random) -> bool:
+    """Damages a file; False where it has nothing of that sort."""
+    if how == "deleted":
+        file.unlink()
+        return True
+    data = bytearray(file.read_bytes())
+    digits = [at for at, byte in enumerate(data) if chr(byte).isdigit()] if file.name == "zarr.json" else []
+    if not data or (how == "digit" and not digits):
+        return False
+    at = draw.choice(digits) if how == "digit" else draw.randrange(len(data))
+    data[at] = ord(str((data[at] - 47) % 10)) if how == "digit" else data[at] ^ (1 << draw.randrange(8))
+    file.write_bytes(data)
+    return True
+
+
+def strike_store(root: Path, right: Values) -> str:
+    """The outcome for a damaged store."""
+    told: list[str] = []
+    store = root / "store.zarr"
+    try:
+        pack_index.cache_clear()
+        told = [str(problem) for problem in verify(Store.open(store))]
+        values, problems = analyze(root)
+    except VarveError as error:  # refused: no number came of it
+        values, problems = right, (str(error),)
+    wrong, missing = wrong_and_missing(values, right)
+    if wrong or (missing and not (told or problems)):
+        return f"WRONG ({wrong} wrong, {missing} missing, {len(told)} told)"
+    if not (told or problems):
+        return "harmless"
+    pack_index.cache_clear()
+    repair(store)
+    again, left = analyze(root)
+    if any(wrong_and_missing(again, right)):
+        return f"WRONG after the repair ({wrong_and_missing(again, right)}; {left[:2]})"
+    return "noticed"
+
+
+def strike_report(path: Path, right: Values) -> str:
+    """The outcome for a damaged report, read through our code and by xarray alone."""
+    try:
+        told = verify_report(path)
+        values = values_of(load(path))
+    except VarveError:
+        return "noticed"
+    wrong, missing = wrong_and_missing(values, right)
+    if wrong or missing:
+        return "WRONG"
+    return "noticed" if told else "harmless"
+
+
+def files_by_kind(root: Path) -> dict[str, list[Path]]:
+    """Every file below `root` by its kind."""
+    kinds: dict[str, list[Path]] = {}
+    for file in sorted(root.rglob("*")):
+        if file.is_file() and file.suffix not in (".lock", ".html"):
+            kinds.setdefault(kind_of(file, root), []).append(file)
+    return kinds
+
+
+def tries(root: Path, seed: int, count: int, only: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """(kind, how, whether results were there, outcome) of `count` tries for each kind of file and way to damage it."""
+    draw = random.Random(seed)
+    write_run(root / "runs" / "a", 2, shapes=_LARGE)
+    whole = root / "whole"
+    right, problems = analyze(whole)
+    assert not problems and right, problems
+    for kind, files in files_by_kind(whole).items():
+        if only not in kind:
+            continue
+        for how in ("byte", "digit", "deleted"):
+            for number in range(1 if how == "deleted" else count):
+                results = "statistics" in kind or bool((number + len(kind)) % 2)
+                trial = root / f"try{draw.getrandbits(40):x}"
+                shutil.copytree(whole, trial)
+                if not results:
+                    _forget_results(trial / "store.zarr")
+                if change(trial / draw.choice(files).relative_to(whole), how, draw):
+                    report = "report.zarr" in kind
+                    outcome = strike_report(trial / "report.zarr", right) if report else strike_store(trial, right)
+                    yield kind, how, "kept" if results else "cleared", outcome
+                shutil.rmtree(trial)
+
+
+def _forget_results(store: Path) -> None:
+    """Removes all results as `varve` would."""
+    for table in (store / "statistics").iterdir():
+        if table.is_dir():
+            shutil.rmtree(table)
+    shutil.rmtree(store / "journal")
+
+
+def main() -> int:
+    """Prints every try and the tally; 1 when something was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tries", type=int, default=3, help="changed bytes, and digits, for each kind of file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="only kinds of files that contain this")
+    given = parser.parse_args()
+    tally: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, how, results, outcome in tries(Path(folder), given.seed, given.tries, given.only):
+            tally[f"{how}: {outcome.split(' ')[0]}"] += 1
+            print(f"{outcome:10s}  {how:8s} results {results:8s} {kind}", flush=True)
+    print(dict(sorted(tally.items())), sum(tally.values()), "tries")
+    return int(any("WRONG" in outcome for outcome in tally))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
