@@ -18,6 +18,7 @@ import torch
 from analyzers.errors import ParameterError, ResourceError, Unmeasurable
 from analyzers.models import Checkpoint, ParameterInfo
 from pipeline.models.factories import import_factory
+from pipeline.models.offline import check_size, local_config, offline, without_pretrained
 from pipeline.models.offload import disk_placement
 
 _WAY_OUT = "give the model yourself: --model package.module:factory"
@@ -27,10 +28,8 @@ _FLOATS = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_NEVER_FROM_ARCHIVES = ("auto_map", "quantization_config", "fusion_config", "attn_implementation")
-"""Settings of a config that make transformers run or fetch code, or expect other tensors than those stored."""
 _LAYER = re.compile(r"\.\d+\.")
-_EXPERT = re.compile(r"(?P<head>.*experts\.)(?P<expert>\d+)(?P<tail>\..*)")
+_EXPERT = re.compile(r"(?P<head>.*experts\.)(?P<expert>\d{1,9})(?P<tail>\..*)")
 _SHOWN = 4
 
 
@@ -126,8 +125,9 @@ def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.
             f"{where}: building a {config.get('model_type')} needs transformers: pip install -e '.[hf]' in varve's "
             f"folder, or {_WAY_OUT}"
         ) from error
-    with _LAZY_IMPORTS:
+    with _LAZY_IMPORTS, offline():
         made = _config_object(transformers, config, where)
+        without_pretrained(made)
         cls = _class_of(transformers, made, config, where)
     dtype = commonest_dtype(checkpoint)
     state = {info.name: _Lazy(checkpoint, info, info.name) for info in checkpoint.parameters}
@@ -137,7 +137,8 @@ def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        with disk_placement(checkpoint, dtype, memory_bytes) as placement:
+        with offline(), disk_placement(checkpoint, dtype, memory_bytes) as placement:
+            check_size(cls, made, checkpoint.parameters, where)
             model, loading = cls.from_pretrained(
                 None,
                 config=made,
@@ -179,7 +180,7 @@ def clean_config(checkpoint: Checkpoint) -> dict[str, Any]:
             else config["quantization_config"]
         )
         raise Unmeasurable(f"{where}: its weights are quantized ({method}); dequantize them first, or {_WAY_OUT}")
-    return {key: value for key, value in config.items() if key not in _NEVER_FROM_ARCHIVES and key[:1] != "_"}
+    return local_config(config, checkpoint.parameters, where)
 
 
 def _config_object(transformers: Any, config: dict[str, Any], where: str) -> Any:
@@ -252,7 +253,7 @@ def _gaps(names: list[str]) -> list[str]:
             found.setdefault(match["head"], {}).setdefault(match["tail"], set()).add(int(match["expert"]))
     gaps = []
     for head, by_tail in found.items():
-        every = range(max(max(experts) for experts in by_tail.values()) + 1)
+        every = range(min(max(max(experts) for experts in by_tail.values()), len(names)) + 1)
         gaps += [f"{head}{expert}{tail}" for tail, has in by_tail.items() for expert in every if expert not in has]
     return sorted(gaps)
 

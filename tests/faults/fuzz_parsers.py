@@ -78,7 +78,16 @@ def child() -> None:
         elif event.startswith(_ENDS):
             watched.append(f"{event} {arguments!r:.200}")
 
-    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8-sig", "raw-unicode-escape"):
+    for encoding in (
+        "utf-16",
+        "utf-32",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32-le",
+        "utf-32-be",
+        "utf-8-sig",
+        "raw-unicode-escape",
+    ):
         "".encode(encoding)  # JSON comes in all of these, and Python loads each when it is first met
     sys.addaudithook(hook)
     first = True
