@@ -9,7 +9,7 @@ import torch
 
 from analyzers.errors import ParameterError
 from pipeline.archive.types import TensorHeader
-from pipeline.models.build import _NEVER_FROM_ARCHIVES
+from pipeline.models.offline import NEVER_FROM_ARCHIVES, offline, without_pretrained
 
 _HEADS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM", "AutoModel")
 
@@ -29,18 +29,20 @@ def headers_of(config: Mapping[str, Any], dtype: str, where: str) -> tuple[Tenso
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ParameterError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16, float16 or float32")
     settings = {
-        key: value for key, value in config.items() if key not in (*_NEVER_FROM_ARCHIVES, "dtype", "torch_dtype")
+        key: value for key, value in config.items() if key not in (*NEVER_FROM_ARCHIVES, "dtype", "torch_dtype")
     }
     model_type = settings.pop("model_type", None)
     if not isinstance(model_type, str):
         raise ParameterError(f"{where}: the config has no model_type, by which transformers knows the architecture")
     try:
-        made = transformers.AutoConfig.for_model(model_type, **settings)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        with offline():
+            made = transformers.AutoConfig.for_model(model_type, **settings)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ParameterError(
             f"{where}: transformers makes no config of it: {' '.join(str(error).split())[:300]}"
         ) from error
-    with torch.device("meta"):
+    without_pretrained(made)
+    with offline(), torch.device("meta"):
         model = _model(transformers, made, config, where)
     itemsize = getattr(torch, dtype).itemsize
     found = [(name, tuple(value.shape)) for name, value in model.named_parameters()]  # tied ones come once
