@@ -103,7 +103,7 @@ class Totals:
         if np.isnan(self.null[-1]):
             return "no null beside it"
         if self.test is None:
-            return "no verdict: the null of its last step is not complete"
+            return "no verdict: the report has no test of the sweep"
         if self.test.tested < self.matrices:
             absent = self.matrices - self.test.tested
             return f"no verdict: {absent} of {self.matrices} matrices have no null"

@@ -81,7 +81,7 @@ def test_the_interval_of_the_total_is_that_of_the_draws() -> None:
     tree = xr.DataTree.from_dict({"/": xr.Dataset(), "/intruder_dimensions": xr.Dataset(counts | totals, coordinates)})
     ((one,), _) = intruder_totals.over_steps(tree)
     assert (one.count[0], one.null[0], one.null_low[0], one.null_high[0]) == (12.0, 5.5, 2.0, 9.0)
-    assert one.verdict() == "no verdict: the null of its last step is not complete"
+    assert one.verdict() == "no verdict: the report has no test of the sweep"
 
 
 def sweep_test(p: float, corrected: float, sure: float, direction: int = 0) -> intruder_totals.SweepTest:
