@@ -162,7 +162,8 @@ def tries(root: Path, seed: int, count: int, only: str = "") -> Iterator[tuple[s
                 shutil.copytree(whole, trial)
                 if not results:
                     _forget_results(trial / "store.zarr")
-                if change(trial / draw.choice(files).relative_to(whole), how, draw):
+                file = trial / draw.choice(files).relative_to(whole)
+                if file.exists() and change(file, how, draw):
                     report = "report.zarr" in kind
                     outcome = strike_report(trial / "report.zarr", right) if report else strike_store(trial, right)
                     yield kind, how, "kept" if results else "cleared", outcome
