@@ -31,7 +31,15 @@ class ArchiveError(VarveError):
 
 
 class BaseNotFoundError(ArchiveError):
-    """The base that a checkpoint is to be compared with cannot be found; says where it was looked for."""
+    """The base that a checkpoint is to be compared with cannot be found; says where it was looked for.
+
+    `why`: what asked for which base, equal for all runs that lack the same one. `looked`: the places searched.
+    """
+
+    def __init__(self, message: str, why: str = "", looked: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.why = why
+        self.looked = looked
 
 
 class StoreError(VarveError):

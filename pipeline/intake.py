@@ -158,11 +158,12 @@ def resolve_bases(
     Raises `ArchiveError` for a base that was given and is found for none of its runs: a misspelt path, before any work.
     """
     from pipeline.archive.bases import BaseOption, check_base_options, option_for, parse_base_options, resolve_base
+    from pipeline.archive.missing_bases import missing_bases
 
     options = parse_base_options(base)
     check_base_options(options, archive)
     found: dict[str, ResolvedBase] = {}
-    problems: dict[str, Problem] = {}
+    failures: dict[str, ArchiveError] = {}
     useless: dict[BaseOption, ArchiveError] = {}
     used: set[BaseOption] = set()
     for run in archive.runs:
@@ -172,7 +173,7 @@ def resolve_bases(
         try:
             found[run.id] = resolve_base(run, archive, options, catalog_bases)
         except ArchiveError as error:  # not found, or found and damaged
-            problems[run.id] = Problem(str(run.path), str(error), hint="its spectra are measured all the same")
+            failures[run.id] = error
             if option is not None:
                 useless.setdefault(option, error)
         else:
@@ -180,7 +181,7 @@ def resolve_bases(
     for option, failure in useless.items():
         if option not in used:
             raise failure
-    return found, problems
+    return found, missing_bases(archive, failures)
 
 
 def _record(

@@ -56,6 +56,8 @@ def rule_of(transform: WeightTransform) -> dict[str, Any]:
         rule["kind"] = "convert"
         rule["operations"] = [type(operation).__name__ for operation in transform.operations]
         rule["dims"] = [getattr(operation, "dim", None) for operation in transform.operations]
+        if rotary := [part for o in transform.operations for part in getattr(o, "permute_layer_names", None) or ()]:
+            rule["rotary"] = rotary
     elif isinstance(transform, GroupWeightRename):
         rule["kind"] = "group"
     elif hasattr(transform, "offset"):

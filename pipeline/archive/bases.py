@@ -424,7 +424,9 @@ class _Search:
         places = "; ".join(self.looked) or "nowhere"
         return BaseNotFoundError(
             f"run {self.run.id!r}: its base was not found ({why}). Looked at: {places}. "
-            f"Give it with --base PATH, --base RUN@STEP or --base {self.run.id}=PATH"
+            f"Give it with --base PATH, --base RUN@STEP or --base {self.run.id}=PATH",
+            why,
+            tuple(self.looked),
         )
 
 

@@ -52,12 +52,16 @@ def stored_transposed(path: str, shapes: Mapping[str, tuple[int, ...]], config: 
 
 
 def expert_cuts(
-    path: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
+    path: str,
+    shape: tuple[int, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    alternating: bool = False,
 ) -> list[Cut]:
     """Each expert's matrices of a stack (E, a, b), in order of the experts, gate before up.
 
     `shapes` are those of all tensors by canonical path: they tell the orientation where the config does not, and
-    GPT-OSS by its expert biases (gate and up stand in alternate columns there, in halves elsewhere).
+    GPT-OSS by its expert biases (gate and up alternate there, and where `alternating`; elsewhere they are halves).
     """
     count, first, second = shape
     head, _, leaf = path.rpartition(".")
@@ -69,7 +73,7 @@ def expert_cuts(
     if leaf in _FUSED and rows % 2 == 0:
         model_type = model_type_of(config_for(path, config))
         by_biases = not model_type and transposed and f"{head}.{leaf}_bias" in shapes
-        parts = gate_up(rows, interleaved=model_type == "gpt_oss" or by_biases)
+        parts = gate_up(rows, interleaved=alternating or model_type == "gpt_oss" or by_biases)
     cuts: list[Cut] = []
     for expert in range(count):
         chosen: tuple[Op, ...] = (("select", 0, expert), *turn)

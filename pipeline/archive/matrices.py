@@ -12,13 +12,14 @@ from typing import Any
 
 from pipeline.archive.experts import dbrx_cuts, expert_cuts, is_stack
 from pipeline.archive.factors import low_rank_factors
-from pipeline.archive.fused import config_for, integer, model_type_of, row_cuts
+from pipeline.archive.fused import config_for, integer, model_type_of
 from pipeline.archive.hooked import Hooked, HookedCut
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.names import Dialect, layer_of, module_path, one_form, strip_prefixes, unique_names, words
 from pipeline.archive.quantised import quantised_parts
 from pipeline.archive.recipes import Dense, Op, Recipe
-from pipeline.archive.renaming import disk_names
+from pipeline.archive.renaming import Stored, disk_names, stored_on_disk
+from pipeline.archive.stored import pieces_of
 from pipeline.archive.types import Layout, MatrixSpec, TensorHeader, Unmeasured
 from pipeline.archive.unmeasured import why_not
 
@@ -49,6 +50,7 @@ def drafts_of(
     """
     names = frozenset(t.name for t in tensors)
     known = on_disk if on_disk is not None else names_on_disk([t.name for t in tensors], config)
+    stored = stored_on_disk([t.name for t in tensors], config) if on_disk is None else {}
     dialect = Dialect.of(known.values(), model_type_of(config))
     shapes = {one_form(strip_prefixes(module_path(known[t.name])), dialect): t.shape for t in tensors}
     conv1d = _uses_conv1d(shapes, config)
@@ -62,7 +64,8 @@ def drafts_of(
         if cut is not None:
             drafts.append(_bare(header, cut, dialect, names))
             continue
-        found = [] if reason else _matrices(header, known[header.name], shapes, config, dialect, conv1d)
+        how = stored.get(header.name)
+        found = [] if reason else _matrices(header, known[header.name], shapes, config, dialect, conv1d, how)
         if not found:
             reason = reason or f"{len(header.shape)}-D {header.shape}: how it is laid out is not known"
             unmeasured.append(Unmeasured(header.name, reason))
@@ -105,6 +108,7 @@ def _matrices(
     config: Mapping[str, Any],
     dialect: Dialect,
     conv1d: bool,
+    stored: Stored | None,
 ) -> list[Draft]:
     """The matrices of one tensor of two or more axes; [] when its layout is not known. `name`: the tensor's on disk."""
     long = one_form(module_path(name), dialect)
@@ -118,7 +122,8 @@ def _matrices(
         names = (path + suffix, long + suffix, name + suffix)
         return Draft(names, size, Dense(header.name, ops), kind, header.dtype, orientation)
 
-    cuts = expert_cuts(path, shape, shapes, config) if is_stack(path, shape) else []
+    alternating = stored is not None and stored.alternating
+    cuts = expert_cuts(path, shape, shapes, config, alternating) if is_stack(path, shape) else []
     if model_type_of(config) == "dbrx" and ".experts.mlp." in path and len(shape) == 2:
         cuts = dbrx_cuts(path, shape, config)
     if cuts:
@@ -147,13 +152,13 @@ def _matrices(
     rows, cols = (shape[1], shape[0]) if turned else (shape[0], shape[1])
     turn = _TURN if turned else ()
     orientation = "in_out" if turned else "out_in"
-    parts = row_cuts(path, rows, cols, config)
-    if not parts:
+    pieces = pieces_of(path, rows, cols, config, stored)
+    if not pieces:
         vocabulary = integer(config_for(path, config), "vocab_size")
         if kind == "linear" and rows == vocabulary and rows != cols:
             kind = "unembedding"
         return [draft("", turn, (rows, cols), orientation, kind)]
-    return [draft(p.suffix, (*turn, *p.ops(cols)), (p.rows, cols), orientation, p.kind) for p in parts]
+    return [draft(p.suffix, (*turn, *p.ops), (p.rows, cols), orientation, p.kind) for p in pieces]
 
 
 def _spatial(path: str, last: str, shape: tuple[int, ...], draft: Any) -> list[Draft]:

@@ -18,7 +18,17 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-_SPLITS = (("Chunk",), ("Split",))
+_SUPPORTED = frozenset(
+    [
+        (("Chunk",), (0,)),
+        (("Split",), (0,)),
+        (("Interleave",), (1,)),
+        (("Interleave", "Chunk"), (0, 0)),
+        (("PermuteForRope",), (None,)),
+        (("Chunk", "PermuteForRope"), (0, None)),
+    ]
+)
+"""The operations from disk to memory, with their axes, that `Stored` describes. Other tensors keep their names."""
 _TABLE = "transformers_names.json"
 _PART = re.compile(r"(?:_proj)?(?:\.(?:weight|bias))?$")
 
@@ -32,6 +42,20 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How a tensor in a file holds one or several that transformers has in memory.
+
+    `parts`: their names, in the order of their equal shares of the rows; () when it holds one. `alternating`: the rows
+    of two parts alternate. `rotary`: for each part, whether the two halves of each head's rows alternate, as complex
+    rotary embeddings need them; () when of none.
+    """
+
+    parts: tuple[str, ...] = ()
+    alternating: bool = False
+    rotary: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
 class Rule:
     """One rule of the mapping within its scope: a submodel's path, None for the whole model."""
 
@@ -39,9 +63,33 @@ class Rule:
     to_memory: Direction
     to_disk: Direction | None
     operations: tuple[str, ...] = ()
+    dims: tuple[int | None, ...] = ()
+    rotary: tuple[str, ...] = ()
     offset: int = 0
     scope: str | None = None
     prefix: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the tensors in memory are called that one tensor on disk holds; () where it holds a single one."""
+        names = self.to_memory.replacements
+        return tuple(_PART.sub("", name).rsplit(".", 1)[-1] for name in names) if len(names) > 1 else ()
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the rule converts values in a way that `stored` describes."""
+        return self.kind == "convert" and (self.operations, self.dims) in _SUPPORTED
+
+    @property
+    def stored(self) -> Stored:
+        """How the tensor on disk holds those in memory."""
+        turns = "PermuteForRope" in self.operations
+        rotary = tuple(turns and self._is_rotary(name) for name in self.to_memory.replacements)
+        cut = {"Chunk", "Interleave"} & set(self.operations)
+        return Stored(self.parts if cut else (), "Interleave" in self.operations, rotary if any(rotary) else ())
+
+    def _is_rotary(self, name: str) -> bool:
+        return not self.rotary or any(part in name for part in self.rotary)
 
     def apply(self, name: str, direction: Direction) -> tuple[str, int | None]:
         """The renamed name and which branch of the pattern matched; the name itself and None where none did."""
@@ -84,29 +132,53 @@ def disk_names(names: Sequence[str], config: Mapping[str, Any]) -> tuple[str, ..
     `config` is the model's config.json: its `architectures` and `model_type` say which rules apply. A tensor that is
     part of a fused one on disk gets the fused one's name and its part: ``attn.Wqkv.q.weight``.
     """
+    form = _form_of(names, config)
+    return tuple(names) if form is None or form.on_disk else form.renamed
+
+
+def stored_on_disk(names: Sequence[str], config: Mapping[str, Any]) -> dict[str, Stored]:
+    """How the tensors of a file hold those in memory, where they are not the same; {} for names in memory."""
+    form = _form_of(names, config)
+    if form is None or not form.on_disk:
+        return {}
+    rules = {name: _loaded(name, form.rules)[1] for name in names}
+    return {name: rule.stored for name, rule in rules.items() if rule is not None}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Which of the two forms a checkpoint's names have, and by which rules; `renamed`: the names as on disk."""
+
+    on_disk: bool
+    rules: tuple[Rule, ...]
+    renamed: tuple[str, ...]
+
+
+def _form_of(names: Sequence[str], config: Mapping[str, Any]) -> _Form | None:
+    """The form of a checkpoint's names; None where no rule tells."""
     architectures, model_type = config.get("architectures"), config.get("model_type")
     if not isinstance(model_type, str):
-        return tuple(names)
+        return None
     listed = tuple(a for a in architectures if isinstance(a, str)) if isinstance(architectures, list) else ()
-    return _disk_names(tuple(names), listed, model_type, tuple(_parts(config)))
+    return _form(tuple(names), listed, model_type, tuple(_parts(config)))
 
 
 @functools.lru_cache(maxsize=128)
-def _disk_names(
+def _form(
     names: tuple[str, ...], architectures: tuple[str, ...], model_type: str, parts: tuple[tuple[str, str], ...]
-) -> tuple[str, ...]:
-    """As `disk_names`. The first class under which the names look like one of the two forms decides which it is."""
-    for name in _candidates(architectures, model_type):
-        rules = _rules(name, model_type, parts)
-        prefix = _prefix(name)
-        renamed = tuple(_on_disk(one, rules, prefix) for one in names)
-        in_memory = sum(one != other for one, other in zip(names, renamed, strict=True))
-        on_disk = sum(_is_on_disk(one, rules, prefix) for one in names)
+) -> _Form | None:
+    """As `_form_of`. The first class under which the names look like one of the two forms decides which it is."""
+    for cls in _candidates(architectures, model_type):
+        rules = _rules(cls, model_type, parts)
+        prefix = _prefix(cls)
+        renamed = tuple(_on_disk(name, rules, prefix) for name in names)
+        in_memory = sum(name != new for name, new in zip(names, renamed, strict=True))
+        on_disk = sum(_is_on_disk(name, rules, prefix) for name in names)
         if in_memory > on_disk:
-            return _distinct(names, renamed)
+            return _Form(False, rules, _distinct(names, renamed))
         if on_disk:
-            break
-    return names
+            return _Form(True, rules, names)
+    return None
 
 
 def _distinct(names: tuple[str, ...], renamed: tuple[str, ...]) -> tuple[str, ...]:
@@ -133,15 +205,20 @@ def _classes_of(model_type: str) -> tuple[str, ...]:
 
 def _to_memory(name: str, rules: tuple[Rule, ...]) -> str:
     """What transformers loads a file's tensor as; of a fused tensor its first part."""
+    return _loaded(name, rules)[0]
+
+
+def _loaded(name: str, rules: tuple[Rule, ...]) -> tuple[str, Rule | None]:
+    """As `_to_memory`, with the rule that converts the values, where one does."""
     for rule in rules:
         if rule.kind != "convert":
             name, _ = rule.apply(name, rule.to_memory)
     for rule in rules:
-        if rule.operations in _SPLITS:
+        if rule.is_supported:
             name, branch = rule.apply(name, rule.to_memory)
             if branch is not None:
-                break
-    return name
+                return name, rule
+    return name, None
 
 
 def _on_disk(name: str, rules: tuple[Rule, ...], prefix: str) -> str:
@@ -168,10 +245,10 @@ def _same(name: str, other: str, prefix: str) -> bool:
 def _joined(name: str, rules: tuple[Rule, ...]) -> tuple[str, str]:
     """The fused tensor that this one is a part of on disk, and which part; the name itself and "" when of none."""
     for rule in reversed(rules):
-        if rule.operations in _SPLITS and rule.to_disk is not None:
+        if rule.is_supported and rule.to_disk is not None:
             joined, branch = rule.apply(name, rule.to_disk)
             if branch is not None:
-                return joined, _PART.sub("", rule.to_memory.replacements[branch]).rsplit(".", 1)[-1]
+                return joined, rule.parts[branch] if rule.parts else ""
     return name, ""
 
 
@@ -204,11 +281,11 @@ def transformers_table() -> dict[str, Any]:
 
 
 @functools.cache
-def _own_rules(key: str) -> tuple[Rule, ...] | None:
+def own_rules(key: str) -> tuple[Rule, ...] | None:
     """The rules under a class or model type, without a scope; None where transformers has none."""
     listed = transformers_table()["rules"].get(key)
     if isinstance(listed, str):
-        return _own_rules(listed)
+        return own_rules(listed)
     return None if listed is None else tuple(_rule(data) for data in listed)
 
 
@@ -219,6 +296,8 @@ def _rule(data: Mapping[str, Any]) -> Rule:
         ways["to_memory"],
         ways.get("to_disk"),
         tuple(data.get("operations", ())),
+        tuple(data.get("dims", ())),
+        tuple(data.get("rotary", ())),
         data.get("offset", 0),
     )
 
@@ -245,11 +324,11 @@ def _rules(name: str, model_type: str, parts: tuple[tuple[str, str], ...]) -> tu
     for path, cls, its_type in _submodels(name, model_type, types, "", ""):
         if _lies_in(path, seen[cls]):
             continue
-        own, key = _own_rules(cls), cls
+        own, key = own_rules(cls), cls
         if own is None:
             if _lies_in(path, seen[its_type]):
                 continue
-            own, key = _own_rules(its_type), its_type
+            own, key = own_rules(its_type), its_type
         if own is None:
             continue
         scope = path.removeprefix(prefix).removeprefix(".") if path else None

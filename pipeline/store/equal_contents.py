@@ -18,6 +18,8 @@ MOST = 0.5
 """A parameter that stays at more than this part of the steps is named."""
 _LAYER = re.compile(r"^(.*?(?:^|\.|/)\d+)(?:\.|/|$)")
 _ADAPTER = re.compile(r"lora|adapter|ia3|prompt", re.IGNORECASE)
+_BASE = re.compile(r"(?:^|\.)(?:base_layer|original_module)\.")
+"""PEFT's names of the wrapped module: a file may hold its weights beside the factors, and training leaves them."""
 
 IsConstant = Callable[[str], bool]
 """Whether all entries of the tensor with this digest are equal."""
@@ -204,12 +206,16 @@ def _never_changed(held: Held) -> Iterator[ContentFinding]:
     moved = [name for name, values in counted.items() if len(set(values)) > 1]
     if not still or not moved:
         return
-    if any(_ADAPTER.search(name) for name in moved) and not any(_ADAPTER.search(name) for name in still):
+    adapted = any(_ADAPTER.search(name) for name in moved)
+    base = [name for name in still if _BASE.search(name) or (adapted and not _ADAPTER.search(name))]
+    still = [name for name in still if name not in base]
+    if base:
         text = (
-            f"{plural(len(still), 'parameter')} of {held.run} outside its adapter never change, as those of an "
-            f"adapter's base should: {name_words(still, 4)}."
+            f"{plural(len(base), 'parameter')} of {held.run} outside its adapter {'is' if len(base) == 1 else 'are'} "
+            f"frozen, as the adapter's base should be: {name_words(base, 4)}."
         )
-        yield ContentFinding("frozen", "note", (held.run,), held.steps, tuple(still), text)
+        yield ContentFinding("frozen", "note", (held.run,), held.steps, tuple(base), text)
+    if not still:
         return
     frozen = _frozen_as_a_whole(held, still, moved)
     scattered = [name for name in still if name not in frozen]

@@ -11,15 +11,17 @@ import peft
 import pytest
 import torch
 import transformers as t
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.archive import describe, open_archive
 from pipeline.archive.bases import match_base
 from pipeline.archive.recipes import Dense, apply_ops
-from pipeline.archive.renaming import disk_names, transformers_table
+from pipeline.archive.renaming import Stored, disk_names, own_rules, transformers_table
+from pipeline.archive.stored import pieces_of
 from pipeline.archive.types import Layout
 from tests.pipeline.archive.tiny import PROPERTY
+from tools.transformers_names import small
 
 TEXT = {
     "vocab_size": 64,
@@ -40,6 +42,15 @@ VISION = {
 }
 ROPE = {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
 SIDE = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+
+
+def inkling() -> t.PreTrainedModel:
+    """A small one with experts in both layers; its config lists the types of all 48 layers of the large one."""
+    model = small(t.Inkling2ForCausalLM)
+    model.config.layer_types = model.config.layer_types[: model.config.num_hidden_layers]
+    return model
+
+
 MODELS = {
     "qwen2_vl": lambda: t.Qwen2VLForConditionalGeneration(
         t.Qwen2VLConfig(text_config={**TEXT, **ROPE}, vision_config=SIDE)
@@ -74,6 +85,9 @@ MODELS = {
     ),
     "vit": lambda: t.ViTForImageClassification(t.ViTConfig(**VISION)),
     "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(**TEXT, num_local_experts=2, head_dim=8)),
+    "inkling 2: rows of gate and up alternate in the file": inkling,
+    "gte: gate and up are one tensor of an unusual name": lambda: small(t.GteModel),
+    "step 3.7: rows of q and k are in pairs for the rotary embedding": lambda: small(t.Step3p7Model),
 }
 
 
@@ -167,6 +181,51 @@ def test_no_name_depends_on_whether_transformers_is_installed() -> None:
     code = "import sys; import pipeline.archive.renaming as r; r.disk_names(['a.weight'], {'model_type': 'vit'}); "
     code += "assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_operation_of_the_mapping_is_either_replayed_or_known_to_change_the_name() -> None:
+    """An operation that changes values under one name would pair other matrices: a new one must be looked at."""
+    moves_whole_tensors = {"MergeModulelist", "Concatenate", "Chunk", "Split"}
+    changes_the_name = {
+        ("ernie4_5_vl_moe", "ErnieFuseAndSplitTextVisionExperts"),
+        ("ernie4_5_vl_moe", "Transpose"),
+        ("nemo_speechlm", "Transpose"),
+        ("inkling_mm_model", "Interleave Chunk"),  # along axis 1: `shared_w13_weight`
+    }
+    told_by_shapes = {("qwen3_vl_moe", "Transpose")}
+    unknown = set()
+    for key in transformers_table()["rules"]:
+        for rule in own_rules(key) or ():
+            if rule.kind == "convert" and not rule.is_supported and not set(rule.operations) <= moves_whole_tensors:
+                unknown.add((key, " ".join(rule.operations)))
+    aliases = {key for key, rules in transformers_table()["rules"].items() if isinstance(rules, str)}
+    assert {pair for pair in unknown if pair[0] not in aliases} == changes_the_name | told_by_shapes
+
+
+@settings(PROPERTY, max_examples=50)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.booleans(), st.randoms(use_true_random=False))
+def test_rows_in_pairs_come_back_in_halves_as_transformers_permutes_them(
+    heads: int, half: int, cols: int, fused: bool, random: Any
+) -> None:
+    """Against transformers' own operation, from random values on disk."""
+    from transformers.core_model_loading import PermuteForRope
+
+    rows = 2 * heads * half
+    stored = torch.tensor([[random.random() for _ in range(cols)] for _ in range(rows * (3 if fused else 1))])
+    rule = Stored(("q", "k", "v"), rotary=(True, True, False)) if fused else Stored(rotary=(True,))
+    pieces = pieces_of("blocks.0.attn.some_qkv", len(stored), cols, {"num_attention_heads": heads}, rule)
+    permute = PermuteForRope()
+    whole = stored.chunk(3) if fused else (stored,)
+    assert len(pieces) == len(whole)
+    for piece, part, rotary in zip(pieces, whole, rule.rotary, strict=True):
+        wanted = permute._permute_for_rope(part, t.PreTrainedConfig(num_attention_heads=heads)) if rotary else part
+        cut = apply_ops(stored.numpy(), piece.ops)
+        assert torch.equal(torch.from_numpy(cut.copy()), wanted), piece.suffix
+
+
+def test_rows_whose_order_the_config_does_not_tell_have_no_counterpart() -> None:
+    (piece,) = pieces_of("layers.0.attention.wq", 8, 4, {}, Stored(rotary=(True,)))
+    assert piece.suffix == "as_stored" and piece.ops == ()
 
 
 @pytest.mark.slow

@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, Recipe, recipe_key, rename
+from pipeline.archive.text import visible
 from pipeline.archive.types import Layout, MatrixSpec, Problem, TensorHeader, Unmeasured
 from pipeline.store.binding import bind, equal_groups
 from pipeline.store.records import CheckpointRecord
 from pipeline.store.ties import Evidence, tied_to
 
-NAMES = ["w", 'quote"d', "ünï", "a\\b", "\x01"]
+NAMES = [visible(name) for name in ("w", 'quote"d', "ünï", "a\\b", "\x01")]
+"""As a layout has them: a header escapes what cannot be printed, and recipes are made from headers."""
 TURN = ("permute", 1, 0)
 
 ops = st.lists(st.sampled_from([TURN, ("reshape", 3, 4), ("select", 0, 1), ("slice", 0, 1, 2, 1)]), max_size=3).map(

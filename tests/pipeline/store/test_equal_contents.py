@@ -132,6 +132,18 @@ def test_the_base_of_an_adapter_is_frozen_by_design() -> None:
     assert "never_changed" not in codes and codes["frozen"][0].severity == "note"
 
 
+def test_a_base_in_an_adapters_file_is_frozen_by_design_and_a_still_factor_is_not() -> None:
+    base = {"lm_head.base_layer.weight": "k k k", "classifier.original_module.weight": "k k k"}
+    still = {"layers.1.q.lora_A.weight": "k k k"}
+    moving = {"layers.0.q.lora_A.weight": "a b c", "layers.1.q.lora_B.weight": "a b c"}
+    codes = found(run({**base, **still, **moving}))
+    (frozen,), (never,) = codes["frozen"], codes["never_changed"]
+    assert frozen.severity == "note" and frozen.tensors == tuple(base) and "the adapter's base" in frozen.text
+    assert never.tensors == tuple(still)
+    only_saved_whole = found(run({**base, "classifier.weight": "a b c"}))
+    assert list(only_saved_whole) == ["frozen"]
+
+
 def test_parameters_that_stay_at_most_steps_are_named_with_how_often_they_change() -> None:
     (seldom,) = found(run({"norm.weight": "a a a a b b", "head.weight": "a b c d e f"}))["seldom_changed"]
     assert seldom.tensors == ("norm.weight",) and "norm.weight (1 of 5)" in seldom.text
