@@ -9,32 +9,30 @@ from analyzers.errors import ArchiveError, BaseNotFoundError
 from pipeline.archive.types import Archive, Problem
 
 _HINT = "their spectra are measured all the same"
+_HINT_FOR_ONE = "its spectra are measured all the same"
 _SHOWN = 8
 
 
 def missing_bases(archive: Archive, errors: Mapping[str, ArchiveError]) -> dict[str, Problem]:
     """The problem of each run in `errors` (by id). Runs that lack the same base share one, which names them all and
     each place once; a base that was found and is damaged stays a problem of its own run."""
-    causes: dict[str, list[str]] = {}
+    causes: dict[str, dict[str, tuple[str, ...]]] = {}
     for run, error in errors.items():
         if isinstance(error, BaseNotFoundError):
-            causes.setdefault(error.why, []).append(run)
+            causes.setdefault(error.why, {})[run] = error.looked
     paths = {run.id: str(run.path) for run in archive.runs}
-    problems = {
-        run: Problem(paths[run], str(error), hint=_HINT.replace("their", "its")) for run, error in errors.items()
-    }
-    for why, runs in causes.items():
-        if len(runs) > 1:
-            text = _together(
-                why, runs, [error.looked for run in runs if isinstance(error := errors[run], BaseNotFoundError)]
-            )
-            problems |= dict.fromkeys(runs, Problem(str(archive.root), text, hint=_HINT))
+    problems = {run: Problem(paths[run], str(error), hint=_HINT_FOR_ONE) for run, error in errors.items()}
+    for why, looked in causes.items():
+        if len(looked) > 1:
+            problems |= dict.fromkeys(looked, Problem(str(archive.root), _together(why, looked), hint=_HINT))
     return problems
 
 
-def _together(why: str, runs: Sequence[str], looked: Sequence[Sequence[str]]) -> str:
-    """The message for several runs: the places that all of them share, then how many others were searched."""
-    counts = Counter(place for places in looked for place in places)
+def _together(why: str, looked: Mapping[str, Sequence[str]]) -> str:
+    """The message for several runs (id → the places searched): the places that all of them share, then how many others
+    there were."""
+    runs = list(looked)
+    counts = Counter(place for places in looked.values() for place in places)
     shared = [place for place, count in counts.items() if count == len(runs)]
     own = [place for place in counts if place not in shared]
     places = "; ".join((*shared, *own[:1]))

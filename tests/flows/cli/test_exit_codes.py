@@ -86,9 +86,8 @@ def test_a_tensor_that_cannot_be_read_is_reported_again_when_nothing_has_changed
     archive = tmp_path / "archive"
     archive.mkdir()
     for step in (10, 20, 30):
-        torch.save(
-            {name: torch.from_numpy(value) for name, value in weights(step).items()}, archive / f"step_{step}.pt"
-        )
+        tensors = {name: torch.from_numpy(value) for name, value in weights(step).items()}
+        torch.save(tensors, archive / f"step_{step}.pt")
     damaged = archive / "step_20.pt"
     content = bytearray(damaged.read_bytes())
     at = content.find(weights(20)["layers.0.mlp.up_proj.weight"].tobytes()[:64])
@@ -97,7 +96,7 @@ def test_a_tensor_that_cannot_be_read_is_reported_again_when_nothing_has_changed
     for more in ((), (), ("--analyzers", "weight_spectra", "--include", "*")):
         assert analyze(archive, *more) == 3
         printed = capsys.readouterr()
-        assert len(lines_with(printed.out + printed.err, "layers.0.mlp.up_proj")) == 1, printed
+        assert len(lines_with(printed.out + printed.err, "up_proj.weight: damaged")) == 1, printed
 
 
 def test_a_base_that_does_not_exist_is_exit_code_2_when_given_and_3_when_a_config_names_it(
@@ -116,7 +115,7 @@ def test_a_base_that_does_not_exist_is_exit_code_2_when_given_and_3_when_a_confi
         assert line.count("models--nobody--no-such-model") == 1
 
 
-def test_an_unread_file_that_is_the_only_one_is_said_with_the_way_out(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     (tmp_path / "archive/results.json").write_text(json.dumps({name: list(shape) for name, shape in SHAPES.items()}))
     assert analyze(tmp_path / "archive") == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzers.errors import ArchiveError, BaseNotFoundError
@@ -16,7 +16,7 @@ names = st.text("abc/é", min_size=1, max_size=5)
 errors = st.dictionaries(names, st.tuples(st.sampled_from(["names 'x'", "names 'y'"]), st.lists(names)), max_size=9)
 
 
-@PROPERTY
+@settings(PROPERTY, max_examples=30)
 @given(errors, st.lists(names, max_size=2))
 def test_each_cause_is_one_problem_that_names_its_runs(
     causes: dict[str, tuple[str, list[str]]], shared: list[str]
@@ -42,7 +42,5 @@ def test_a_damaged_base_stays_a_problem_of_its_own_run() -> None:
     root = Path("archive")
     archive = Archive("archive", root, tuple(Run(name, root / name, ()) for name in "ab"))
     problems = missing_bases(archive, {"a": ArchiveError("a is damaged"), "b": ArchiveError("a is damaged")})
-    assert [(p.path, p.reason) for p in problems.values()] == [
-        ("archive/a", "a is damaged"),
-        ("archive/b", "a is damaged"),
-    ]
+    assert [p.path for p in problems.values()] == ["archive/a", "archive/b"]
+    assert {p.reason for p in problems.values()} == {"a is damaged"}
