@@ -129,8 +129,8 @@ def resolve_base(
         return ResolvedBase(run, run.checkpoints[0], "first_step")
     revision = str((adapter or {}).get("revision") or "main")
     for snapshot in hf_snapshots(named, revision, os.environ if environ is None else environ):
-        if found := search.path(snapshot, "hf_cache", f"{named}~{snapshot.name[:7]}"):
-            return found
+        if cached := search.path(snapshot, "hf_cache", f"{named}~{snapshot.name[:7]}"):
+            return cached
     raise search.failure(f"its adapter_config.json names {named[:200]!r}" if named else "it names no base of its own")
 
 
@@ -256,7 +256,7 @@ def _last_step(folder: Path) -> tuple[Path, ...]:
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is something at a path that may be no path at all (too long, a NUL inside, forbidden)."""
+    """Whether the path exists; False for text that is no valid path (too long, a NUL inside) or is forbidden."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -264,7 +264,7 @@ def _exists(path: Path) -> bool:
 
 
 def _home(text: str) -> Path:
-    """The path with a leading ~ resolved; as it stands when there is no such user."""
+    """The path with a leading ~ resolved; unchanged when there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -299,11 +299,11 @@ class _Search:
 
     def required(self, target: str, kind: str, starts: Sequence[Path]) -> ResolvedBase:
         """What the user named: a run of the archive, or a path."""
-        if not target.startswith(("/", "./", "../", "~")) and (found := self.named(target, kind)):
-            return found
+        if not target.startswith(("/", "./", "../", "~")) and (base := self.named(target, kind)):
+            return base
         for start in starts:
-            if found := self.path(start / _home(target), kind):
-                return found
+            if base := self.path(start / _home(target), kind):
+                return base
         raise self.failure(f"{kind} as {target!r}")
 
     def named(self, target: str, kind: str) -> ResolvedBase | None:
@@ -352,7 +352,7 @@ class _Search:
         """The path in an adapter's config: absolute, or relative to the adapter, its run, the archive, or here."""
         first = self.run.checkpoints[0].path
         starts = (first if first.is_dir() else first.parent, self.run.path, self.archive.root, Path.cwd())
-        return next((found for start in starts if (found := self.path(start / _home(name), "adapter_config"))), None)
+        return next((base for start in starts if (base := self.path(start / _home(name), "adapter_config"))), None)
 
     def path(self, path: Path, kind: str, name: str | None = None) -> ResolvedBase | None:
         """The weights at this path: the file itself, a folder's own file, else the last step of the run in it.

@@ -1,4 +1,4 @@
-"""What a matrix is compared with where its name alone does not tell: tied output heads, and parts that are new.
+"""What a matrix is compared with when its name alone does not decide: tied output heads, and new parts.
 
 A file with tied embeddings stores one tensor for the input embedding and the output head; an adapter can change either.
 """
@@ -77,12 +77,12 @@ def tied_name(wanted: Described, there: Iterable[Described], config: Mapping[str
 
 
 def stands_like(wanted: Described, other: Described) -> bool:
-    """Whether both are tables (d, vocab), or neither is: an embedding's matrix is the transpose of a head's."""
+    """Whether both are tables (d, vocab) or neither is. An embedding's matrix is the transpose of a head's."""
     return _is_table(wanted) == _is_table(other)
 
 
-def _is_table(one: Described) -> bool:
-    return one.kind == "embedding" and one.orientation == "in_out"
+def _is_table(matrix: Described) -> bool:
+    return matrix.kind == "embedding" and matrix.orientation == "in_out"
 
 
 def turned(recipe: Dense) -> Dense:
@@ -92,8 +92,8 @@ def turned(recipe: Dense) -> Dense:
 
 
 def is_new_part(wanted: Described, in_adapter: bool) -> bool:
-    """Whether a matrix that its base lacks is one that only the tuned model can have: a head, or what an adapter
-    saves whole (`modules_to_save`)."""
+    """Whether only the tuned model is expected to have this matrix: a head, or a module that an adapter saves whole
+    (`modules_to_save`)."""
     return is_head(wanted.name, wanted.kind) or (in_adapter and wanted.role == "weight")
 
 

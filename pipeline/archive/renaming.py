@@ -1,8 +1,8 @@
-"""The names of a transformers checkpoint in memory and on disk brought to one: those of the files.
+"""Translates the names that transformers uses in memory to those in its files, so that one matrix has one name.
 
-transformers 5 names many modules in memory otherwise than in its files, and adapters and ``torch.save`` carry the names
-in memory. Which names those are is transformers' own conversion mapping, kept as data in ``transformers_names.json``
-(written by tools/transformers_names.py): transformers itself is never imported here.
+In transformers 5 many modules have other names in memory than in files, and adapters and ``torch.save`` use the former.
+The rules are transformers' own conversion mapping, kept as data in ``transformers_names.json`` (written by
+tools/transformers_names.py). transformers itself is never imported here.
 
     names = disk_names(["model.language_model.layers.0.mlp.up_proj.weight"], config)
 """
@@ -92,7 +92,7 @@ class Rule:
         return not self.rotary or any(part in name for part in self.rotary)
 
     def apply(self, name: str, direction: Direction) -> tuple[str, int | None]:
-        """The renamed name and which branch of the pattern matched; the name itself and None where none did."""
+        """The new name and which branch of the pattern matched; the name itself and None where none did."""
         head = ""
         if self.scope is not None:
             scope = f"{self.scope}." if self.scope else ""
@@ -182,7 +182,7 @@ def _form(
 
 
 def _distinct(names: tuple[str, ...], renamed: tuple[str, ...]) -> tuple[str, ...]:
-    """The new names; those that several would share stay as they were."""
+    """The new names, except that names which would clash stay as they were."""
     counts = Counter(renamed)
     kept = tuple(new if counts[new] == 1 else old for old, new in zip(names, renamed, strict=True))
     return kept if len(set(kept)) == len(kept) else names

@@ -18,13 +18,13 @@ from pipeline.archive.types import Checkpoint
 SAMPLE_ELEMENTS = 1024
 
 EXACT_BYTES = 1 << 30
-"""`same_checkpoint` compares this many bytes in full; what is beyond them by samples."""
+"""`same_checkpoint` compares this many bytes in full, and the rest by samples."""
 
 
 def same_checkpoint(one: Checkpoint, other: Checkpoint) -> bool:
     """Whether two checkpoints hold the same weights: equal headers, and equal values of every tensor.
 
-    Most pairs that differ already differ in the samples. Of equal ones the first GiB of tensors is read.
+    Most checkpoints that differ do so in the samples. If the samples are equal, the first GiB of tensors is compared.
     """
     try:
         mine, its = (scan(checkpoint.path, checkpoint.format) for checkpoint in (one, other))
@@ -44,7 +44,7 @@ def same_checkpoint(one: Checkpoint, other: Checkpoint) -> bool:
 def same_weights(one: Contents, other: Contents) -> bool:
     """Equal names, dtypes, shapes, and equal values in the middle of every tensor.
 
-    A file whose values cannot be read is no copy of another; reading it in full is what reports the damage.
+    A file whose values cannot be read is not treated as a copy; reading it in full reports the damage.
     """
     headers = [{name: place.header for name, place in contents.places.items()} for contents in (one, other)]
     if headers[0] != headers[1]:
