@@ -186,7 +186,7 @@ class Synthetic:
 
         self.real = Store.create(tmp_path / "S.zarr")
         headers = tuple(TensorHeader(f"t{i}", "float32", (64, 64), 16384) for i in range(matrices))
-        self.layout = Layout(headers, tuple(MatrixSpec(h.name, (64, 64), Dense(h.name)) for h in headers))
+        self.layout_of_all = Layout(headers, tuple(MatrixSpec(h.name, (64, 64), Dense(h.name)) for h in headers))
         self.records = tuple(
             CheckpointRecord(
                 "run", step, 0, "layout", tuple(f"{step:08x}{i:024x}" for i in range(matrices)), (), (), "", ""
@@ -200,8 +200,12 @@ class Synthetic:
     def checkpoints(self, run: str) -> tuple[CheckpointRecord, ...]:
         return self.records
 
+    def layout(self, layout_digest: str) -> Layout:
+        assert layout_digest == "layout"
+        return self.layout_of_all
+
     def matrices(self, record: CheckpointRecord) -> tuple[BoundMatrix, ...]:
-        return bind(record, self.layout).matrices
+        return bind(record, self.layout_of_all).matrices
 
     def twins(self, record: CheckpointRecord) -> tuple[BoundMatrix, ...]:
         return ()
