@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analyzers.errors import ParameterError
 from flows import console
-from flows.findings import Finding, failed, skipped, unmeasurable, without_matrices
+from flows.findings import Finding, failed, in_their_units, skipped, unmeasurable, without_matrices
 from flows.options import AnalyzeOptions
 from flows.running import Failed, Runner
 from pipeline.archive.recipes import tensors_of
@@ -99,7 +99,7 @@ def compute(
         planned.present,
         measured,
         failures + len(blocked),
-        tuple(findings),
+        tuple(in_their_units(findings, store)),
         time.monotonic() - started,
         profile.as_data() if profile else None,
     )

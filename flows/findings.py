@@ -28,12 +28,13 @@ Place = tuple[str, int | None, str | None]
 @dataclass(frozen=True)
 class Finding:
     """One reason, with everything that it concerns: ("run", step, "matrix") and the statistics. `held`: how many units
-    of which statistic have no value because these have none."""
+    of which statistic have no value because these have none. `unit` is what the steps count."""
 
     reason: str
     places: tuple[Place, ...]
     statistics: tuple[str, ...]
     held: Mapping[str, int] = field(default_factory=dict)
+    unit: str = "step"
 
     def __str__(self) -> str:
         runs = list(dict.fromkeys(run for run, _, _ in self.places if run))
@@ -41,7 +42,7 @@ class Finding:
         steps = sorted({step for _, step, _ in self.places if step is not None})
         where = _few(runs) or "all runs"
         if steps:
-            where += f", {_steps(steps)}"
+            where += f", {_steps(steps, self.unit)}"
         what = f": {_few(matrices)}" if matrices else ""
         waiting = _few([f"{count} {name}" for name, count in self.held.items()])
         held = f"; so are missing: {waiting}" if waiting else ""
@@ -125,6 +126,22 @@ def failed(failures: Iterable[Failure], blocked: Iterable[UnitAddress] = ()) -> 
     return [replace(finding, held={**finding.held, **held[finding.reason]}) for finding in listed]
 
 
+def in_their_units(findings: Iterable[Finding], store: Store) -> list[Finding]:
+    """The findings with the word for what the steps of their runs count."""
+    of_runs = [(finding, {run for run, _, _ in finding.places}) for finding in findings]
+    asked = {run for _, runs in of_runs for run in runs}
+    units = {
+        run.id: {c.step_unit for c in store.checkpoints(run.id) if c.step_source != "none"}
+        for run in store.runs()
+        if run.id in asked
+    }
+    listed: list[Finding] = []
+    for finding, runs in of_runs:
+        counted = {unit for run in runs for unit in units.get(run, ())}
+        listed.append(replace(finding, unit=counted.pop() if len(counted) == 1 else finding.unit))
+    return listed
+
+
 def _waiting(failures: Collection[str], blocked: Iterable[UnitAddress]) -> dict[str, list[str]]:
     """By the key of a failed unit: the statistics of the units that wait for it, directly or through others. A unit
     that waits for several is counted with the first. `blocked` is in the order of the rounds."""
@@ -168,13 +185,13 @@ def _statistics(entries: Sequence[_Entry]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.statistic for entry in entries))
 
 
-def _steps(steps: list[int]) -> str:
+def _steps(steps: list[int], unit: str) -> str:
     """Every step where they are few, else how many between which: a bare range would name others that are well."""
     if len(steps) == 1:
-        return f"step {steps[0]}"
+        return f"{unit} {steps[0]}"
     if len(steps) <= _STEPS_SHOWN:
-        return "steps " + ", ".join(map(str, steps))
-    return f"{len(steps)} steps from {steps[0]} to {steps[-1]}"
+        return f"{unit}s " + ", ".join(map(str, steps))
+    return f"{len(steps)} {unit}s from {steps[0]} to {steps[-1]}"
 
 
 def _few(names: list[str]) -> str:

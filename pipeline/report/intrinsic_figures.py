@@ -41,7 +41,7 @@ def intrinsic_section(tree: xr.DataTree, look: Look) -> Section | None:
 def _landscape(node: xr.Dataset, look: Look) -> list[Block]:
     blocks: list[Block] = [Prose(CONVENTIONS)]
     over = [one for one in (over_steps(node, look, str(t)) for t in node["task"].values) if one is not None]
-    curves = list(score_curves(node))
+    curves = list(score_curves(node, look))
     if over or curves:
         blocks.append(Gallery((*over, *curves[: PANELS - len(over)])))
     if curves[PANELS - len(over) :]:
@@ -49,7 +49,7 @@ def _landscape(node: xr.Dataset, look: Look) -> list[Block]:
     told = list(rows(node))
     columns = {
         "run": "run",
-        "step": "step",
+        "step": look.steps.word,
         "task": "task",
         "method": "method",
         "baseline": "full training",
@@ -112,7 +112,12 @@ def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
             "Hollow squares below: reached before training. Rings: doubtful, see the table. Dotted: SAID; grey dashes: "
             "controls, whose intervals and doubts stand in the table."
         )
-        return image(figure, f"Intrinsic dimension over steps: {task}", caption, f"Line plot. {'; '.join(ends[:8])}.")
+        return image(
+            figure,
+            f"Intrinsic dimension over {look.steps.word}s: {task}",
+            caption,
+            f"Line plot. {'; '.join(ends[:8])}.",
+        )
 
 
 def _floor(one: xr.Dataset) -> float:
@@ -164,7 +169,7 @@ def _draw_crossings(axes: Axes, cell: xr.Dataset, style: RunStyle, floor: float)
     )
 
 
-def score_curves(node: xr.Dataset) -> Iterator[Image]:
+def score_curves(node: xr.Dataset, look: Look) -> Iterator[Image]:
     """Score against d with its interval, one figure per run, task and method; up to `CURVES` checkpoints each."""
     cells: dict[tuple[int, int, int], list[int]] = {}
     for at in measured(node):
@@ -173,16 +178,17 @@ def score_curves(node: xr.Dataset) -> Iterator[Image]:
             cells.setdefault((at["run"], at["task"], at["method"]), []).append(at["step"])
     for (r, t, m), steps in cells.items():
         chosen = [steps[i] for i in _spread(len(steps))]
-        yield _curve(node.isel(run=r, task=t, method=m), chosen)
+        yield _curve(node.isel(run=r, task=t, method=m), chosen, look)
 
 
-def _curve(node: xr.Dataset, steps: Sequence[int]) -> Image:
+def _curve(node: xr.Dataset, steps: Sequence[int], look: Look) -> Image:
     run, task, method = (str(node[name].values) for name in ("run", "task", "method"))
     ends = []
     with canvas(4.6, 3.4) as figure:
         axes = figure.add_subplot()
         for number_, s in enumerate(steps):
             one = node.isel(step=s)
+            name = look.steps.at(int(one["step"]))
             colour = _shade(number_, len(steps))
             there = np.flatnonzero(one["score"].notnull().values & (one["d"].values > 0))
             d, score = one["d"].values[there], one["score"].values[there]
@@ -195,7 +201,7 @@ def _curve(node: xr.Dataset, steps: Sequence[int]) -> Image:
                 marker="o",
                 markersize=4,
                 capsize=2,
-                label=f"step {int(one['step'])}",
+                label=name,
             )
             tuned = np.flatnonzero(one["tune_score"].notnull().values & (one["d"].values > 0))
             axes.plot(
@@ -213,7 +219,7 @@ def _curve(node: xr.Dataset, steps: Sequence[int]) -> Image:
                 linestyle="--",
                 linewidth=0.8,
             )
-            ends.append(f"step {int(one['step'])}: {number(score[0])} at d = {d[0]} to {number(score[-1])} at {d[-1]}")
+            ends.append(f"{name}: {number(score[0])} at d = {d[0]} to {number(score[-1])} at {d[-1]}")
         axes.set_xscale("log")
         plain_log_ticks(axes)
         axes.set_xlabel("dimensions d that are trained")
@@ -253,7 +259,7 @@ def _layer_figure(node: xr.Dataset, look: Look) -> Image:
             for i, at in enumerate(chosen):
                 one = node[name].isel(layer=at) if over else node[name].isel(step=at)
                 x = steps.astype(float) if over else np.arange(len(layers))
-                label = literal(layers[at], 22) if over else f"step {int(steps[at])}"
+                label = literal(layers[at], 22) if over else look.steps.at(int(steps[at]))
                 colour = _shade(i, len(chosen))
                 axes.plot(x, one.values, color=colour, marker="o", markersize=3, label=label)
             axes.set_title(title, loc="left", fontsize=8)
@@ -273,7 +279,9 @@ def _layer_figure(node: xr.Dataset, look: Look) -> Image:
         )
         last = node.isel(step=-1)
         ends = "; ".join(f"{name} {number(float(last['two_nn'].isel(layer=i)))}" for i, name in enumerate(layers[:8]))
-        return image(figure, f"Dimension of the activations: {task}, {run}", caption, f"TwoNN, last step: {ends}.")
+        return image(
+            figure, f"Dimension of the activations: {task}, {run}", caption, f"TwoNN, last {look.steps.word}: {ends}."
+        )
 
 
 def _spread(count: int) -> list[int]:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from analyzers.intrinsic_dimension.doubts import MEANINGS
+from pipeline.report.step_units import STEP, word_of
 
 NODE = "intrinsic_dimension"
 CONVENTIONS = (
@@ -110,6 +111,7 @@ def sentence(tree: xr.DataTree) -> str:
         return ""
     node = tree[NODE].to_dataset()
     level = float(node["level"].values[0])
+    word = word_of(str(tree.attrs.get("step_unit", STEP)))
     of_run = node.sel(threshold="run").isel(level=0, task=0, method=0)
     parts = []
     for r in range(of_run.sizes["run"]):
@@ -117,7 +119,7 @@ def sentence(tree: xr.DataTree) -> str:
         if not steps.size:
             continue
         ends = [of_run.isel(run=r, step=int(s)) for s in dict.fromkeys((steps[0], steps[-1]))]
-        told = " and ".join(f"{said(one)} at step {int(one['step'])}" for one in ends)
+        told = " and ".join(f"{said(one)} at {word} {int(one['step'])}" for one in ends)
         parts.append(f"{str(of_run['run'].values[r]).rpartition('/')[2]} {told}")
     if not parts:
         return ""

@@ -61,8 +61,8 @@ def curves(variable: KeyVariable, look: Look, spread: str = "matrices") -> Image
         band = ", shaded between its quartiles" if over_matrices and len(series) <= BANDED_RUNS else ""
         what = f"Median over {spread}{band}" if over_matrices else "Value"
         roles = f" {look.roles_of(one.run for one in series)}" if over_matrices else ""
-        caption = f"{what}, at each measured step of each run.{roles}".rstrip()
-        return image(figure, title, caption, f"Line plot: {title} over {look.steps.label}. {_ends(series)}")
+        caption = f"{what}, at each measured {look.steps.word} of each run.{roles}".rstrip()
+        return image(figure, title, caption, f"Line plot: {title} over {look.steps.label}. {_ends(series, look)}")
 
 
 def draw_line(axes: Axes, steps: np.ndarray, values: np.ndarray, style: RunStyle) -> None:
@@ -90,7 +90,7 @@ def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: st
             axes.plot([one.low[0], one.high[0]], [row, row], color=style.colour, linewidth=2)
             axes.plot(one.median, [row], marker=style.marker or "o", color=style.colour, markersize=6, linestyle="none")
         labels = (literal(look.label(one.run), 28) for one in shown)
-        steps = (f", step {one.steps[0]}" if stepped else "" for one in shown)
+        steps = (f", {look.steps.at(one.steps[0])}" if stepped else "" for one in shown)
         axes.set_yticks(rows, [f"{label}{step}" for label, step in zip(labels, steps, strict=True)])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         if variable.log and all(s.low[0] > 0 for s in shown):
@@ -102,15 +102,19 @@ def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: st
         over_matrices = "matrix" in variable.values.dims
         roles = look.roles_of(one.run for one in shown) if over_matrices else ""
         what = "Median over matrices, bar between its quartiles" if over_matrices else "Value of each run"
-        caption = f"{what}{'; each run has one step' if stepped else ''}.{more} {roles}".rstrip()
-        return image(figure, title, caption, f"Dot plot: {title}. {_ends(shown)}")
+        caption = f"{what}{'; each run has one {look.steps.word}' if stepped else ''}.{more} {roles}".rstrip()
+        return image(figure, title, caption, f"Dot plot: {title}. {_ends(shown, look)}")
 
 
-def _ends(series: Sequence[Series]) -> str:
+def _ends(series: Sequence[Series], look: Look) -> str:
     """What the plot shows, in words, for readers who do not see it."""
     parts = [
         f"{one.run}: {one.median[0]:.3g}"
-        + (f" to {one.median[-1]:.3g} (steps {one.steps[0]} to {one.steps[-1]})" if one.steps.size > 1 else "")
+        + (
+            f" to {one.median[-1]:.3g} ({look.steps.word}s {one.steps[0]} to {one.steps[-1]})"
+            if one.steps.size > 1
+            else ""
+        )
         for one in series[:8]
     ]
     return "; ".join(parts) + ("" if len(series) <= 8 else f"; and {len(series) - 8} more runs") + "."

@@ -37,9 +37,14 @@ class StepScale:
         """The axis' label."""
         return axis_label(self.unit)
 
+    @property
+    def word(self) -> str:
+        """What a sentence calls a step: "step", "epoch"."""
+        return word_of(self.unit)
+
     def at(self, step: int) -> str:
         """ "step 500", "epoch 3"."""
-        return f"{word_of(self.unit)} {step}"
+        return f"{self.word} {step}"
 
     def draw(self, axes: Axes, steps: np.ndarray) -> None:
         """Scales, limits and labels the x axis for the steps of one figure."""

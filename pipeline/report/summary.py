@@ -134,7 +134,9 @@ def _intrinsic(tree: xr.DataTree) -> str:
     if node.sizes.get("task", 0) < 2:
         return intrinsic_text.sentence(tree)
     one_each = (node.isel(task=[i]) for i in range(min(SAID, node.sizes["task"])))
-    said = [intrinsic_text.sentence(xr.DataTree.from_dict({f"/{intrinsic_text.NODE}": one})) for one in one_each]
+    root = xr.Dataset(attrs=tree.attrs)
+    trees = (xr.DataTree.from_dict({"/": root, f"/{intrinsic_text.NODE}": one}) for one in one_each)
+    said = [intrinsic_text.sentence(each) for each in trees]
     more = node.sizes["task"] - SAID
     further = f"{several(more, 'further task')} below." if more > 0 else ""
     return " ".join(sentence for sentence in (*said, further) if sentence)

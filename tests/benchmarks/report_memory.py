@@ -22,6 +22,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 SIDE = 8
+_VARVE = "from varve.command import main; main()"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def measure(case: Case, folder: Path, options: Sequence[str] = ()) -> tuple[int,
     """Peak bytes of the largest process of `varve analyze` over the archive of a case, and seconds."""
     runs = make_archive(folder, case)
     started = time.perf_counter()
-    command = [sys.executable, "-m", "flows.cli", "analyze", str(runs), "--out", str(folder / "out"), *options]
+    command = [sys.executable, "-c", _VARVE, "analyze", str(runs), "--out", str(folder / "out"), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, time.perf_counter() - started
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+
+import pipeline
 from analyzers.contract import Result, Statistic, Unit
-from flows.findings import Finding, failed, skipped
+from flows.findings import Finding, Place, failed, in_their_units, skipped
 from pipeline.store.addresses import Skip, UnitAddress
 from pipeline.store.failures import Failure
 
@@ -35,6 +39,23 @@ class Named(Statistic):
 )
 def test_what_is_left_out_by_design_is_no_problem(reason: str) -> None:
     assert skipped([Skip("a", 1, "w", "pair_scores", reason)]) == []
+
+
+def test_steps_are_called_what_their_runs_count(tmp_path: Path) -> None:
+    for name in ("a/epoch_1", "a/epoch_2", "b/step_10", "b/step_20"):
+        path = tmp_path / "runs" / f"{name}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"fc.weight": torch.randn(4, 4)}, path)
+    store = pipeline.ingest(tmp_path / "runs", tmp_path / "S.zarr", name="net")
+    places: list[tuple[Place, ...]] = [(("net/a", 2, None),), (("net/a", 1, None), ("net/a", 2, None))]
+    places += [(("net/b", 10, None),), (("net/a", 1, None), ("net/b", 10, None))]
+    found = in_their_units([Finding("why", place, ("s",)) for place in places], store)
+    assert [str(f).partition(":")[0] for f in found] == [
+        "net/a, epoch 2",
+        "net/a, epochs 1, 2",
+        "net/b, step 10",
+        "net/a, net/b, steps 1, 10",
+    ]
 
 
 def test_equal_reasons_are_told_once_with_where_they_hold() -> None:

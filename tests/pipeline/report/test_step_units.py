@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,11 @@ def test_a_base_and_a_checkpoint_without_a_step_have_no_say() -> None:
         {"run": "lone", "role": "run", "step_unit": ""},
     )
     assert unit_of(rows) == "epoch" and mixed_units(rows) == ""
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_captions_and_descriptions_of_figures_say_epoch(tmp_path: Path, count: int) -> None:
+    page = render(_report(tmp_path, *(f"{run}/epoch_{at}" for run in "ab" for at in range(1, count + 1))))
+    figures = re.findall(r'(?:alt="|<figcaption[^>]*>)([^"<]*)', page)
+    assert any("epoch" in text for text in figures)
+    assert not [text for text in figures if re.search(r"\bsteps? \d|each measured step|has one step", text)]
