@@ -236,8 +236,8 @@ class Statistic(ABC):
     `reads_matrices` False: only the input statistics are loaded (a statistic of a statistic).
     `reads_models` (scope checkpoint, or run and runs over "checkpoint"): one observation per checkpoint carries all of
     it; with `reads_matrices` False, that alone.
-    `grows` (run scope): `compute` extends `unit.previous` by the new steps. `last_step_only` (run, runs): a unit sees
-    the last step of each run alone, and its key depends on nothing else.
+    `grows` (run, runs): `compute` extends `unit.previous`, of runs the result over any part of the checkpoints.
+    `last_step_only` (run, runs): a unit sees each run's last step alone, and its key depends on nothing else.
     """
 
     name: ClassVar[str]
@@ -271,7 +271,7 @@ class Statistic(ABC):
         return None
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """Of a unit over these matrices; the default is one float64 SVD of each."""
+        """Of a unit over these matrices (whole checkpoints: (parameters, 1)); the default is a float64 SVD of each."""
         work = [costs.svd(*info.shape) for info in infos]
         largest = max((i.shape[0] * i.shape[1] for i in infos), default=0)
         return Cost.of([*work, costs.python(2e-4 * len(infos))], memory_bytes=3 * 8 * largest)

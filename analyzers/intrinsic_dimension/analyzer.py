@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 from analyzers.contract import Analyzer, AnalyzerParameters, Derived, Statistic, Variable, View
 from analyzers.intrinsic_dimension import derivation
 from analyzers.intrinsic_dimension.controls import CONTROLS, Control
+from analyzers.intrinsic_dimension.joint import JointTrajectory
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.layers import of_representation
-from analyzers.intrinsic_dimension.paths import AXES, COMPONENTS, of_trajectory
+from analyzers.intrinsic_dimension.paths import AXES, COMPONENTS, of_joint, of_trajectory
 from analyzers.intrinsic_dimension.representation import Representation
 from analyzers.intrinsic_dimension.search import Plan, Target
 from analyzers.intrinsic_dimension.trajectory import Trajectory
@@ -48,6 +49,7 @@ class IntrinsicParameters(AnalyzerParameters):
     layers: tuple[str, ...] = Field((), description="* globs on the modules listened to; none: the numbered layers")
     samples: int = Field(1000, ge=21, description="* examples whose activations are looked at")
     trajectory: bool = Field(True, description="the run's path through weight space; needs no task")
+    joint: bool = Field(True, description="also the paths of runs of one architecture in one basis; reads all again")
 
     @field_validator("levels", "refined")
     @classmethod
@@ -69,6 +71,7 @@ class IntrinsicDimension(Analyzer):
         """The trajectory, and for each task a search by method and control."""
         s: IntrinsicParameters = self.parameters
         path: tuple[Statistic, ...] = (Trajectory(),) if s.trajectory else ()
+        path += (JointTrajectory(),) if s.trajectory and s.joint else ()
         return (*path, *self._searches(), *self._clouds())
 
     def derive(self, view: View) -> Derived:
@@ -82,6 +85,10 @@ class IntrinsicDimension(Analyzer):
             arrays |= path
             coordinates |= {"group": groups, "component": np.arange(1, COMPONENTS + 1), "axis": np.arange(1, AXES + 1)}
             notes += said
+            if s.joint:
+                joint, of_planes = of_joint(view, JointTrajectory())
+                arrays |= joint
+                notes += of_planes
         searches = self._searches()
         if searches:
             tasks = list(dict.fromkeys(one.task.name for one in searches))

@@ -46,17 +46,48 @@ def effective_dimension(explained: np.ndarray) -> float:
     return float(1 / np.sum(explained**2)) if np.isfinite(explained).all() and explained.size else float("nan")
 
 
+def principal(centred_gram: np.ndarray, components: int, last: int) -> np.ndarray:
+    """(T, c) coordinates along the first principal components. Those of point `last` are no less than point 0's: the
+    path runs to the right and up, whatever the solver's signs."""
+    values, vectors = np.linalg.eigh((centred_gram + centred_gram.T) / 2)
+    kept = min(components, len(values))
+    coordinates = np.zeros((len(values), components))
+    coordinates[:, :kept] = (vectors * np.sqrt(np.clip(values, 0, None)))[:, ::-1][:, :kept]
+    signs = np.sign(coordinates[last] - coordinates[0])
+    return np.asarray(coordinates * np.where(signs == 0, 1, signs))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Several runs in one basis: `explained` (N − 1,) shares of the variance of all N checkpoints; `components` (N, c);
+    `shares` (R, c) of the variance of each run's own path (about its own mean) along these components, NaN where the
+    run does not move."""
+
+    explained: np.ndarray
+    components: np.ndarray
+    shares: np.ndarray
+
+
+def joint_of(gram: np.ndarray, run_index: np.ndarray, components: int) -> Joint:
+    """The principal components of all checkpoints together, and what they hold of each run's path."""
+    c = centred(gram)
+    coordinates = principal(c, components, int(np.flatnonzero(run_index == run_index[0])[-1]))
+    held = np.full((int(run_index.max()) + 1, components), np.nan)
+    for run in range(len(held)):
+        rows = np.flatnonzero(run_index == run)
+        total = float(np.trace(centred(gram[np.ix_(rows, rows)])))
+        if len(rows) > 1 and total > 0:
+            own = coordinates[rows] - coordinates[rows].mean(axis=0)
+            held[run] = (own**2).sum(axis=0) / total
+    return Joint(shares(c), coordinates, held)
+
+
 def path_of(gram: np.ndarray, steps: np.ndarray, components: int = 3) -> Path:
     """Everything from the (T, T) Gram of the differences from the first step."""
     c = centred(gram)
     explained = shares(c)
     null = shares(random_walk(steps))
-    values, vectors = np.linalg.eigh((c + c.T) / 2)
-    kept = min(components, len(steps))
-    coordinates = np.zeros((len(steps), components))
-    coordinates[:, :kept] = (vectors * np.sqrt(np.clip(values, 0, None)))[:, ::-1][:, :kept]
-    signs = np.sign(coordinates[-1] - coordinates[0])
-    coordinates *= np.where(signs == 0, 1, signs)  # the path runs to the right and up, whatever the solver's signs
+    coordinates = principal(c, components, len(steps) - 1)
     moves = np.diff(np.eye(len(steps)), axis=0) @ gram @ np.diff(np.eye(len(steps)), axis=0).T
     lengths = np.sqrt(np.clip(np.diag(moves), 0, None))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from analyzers.contract import Result, View
-from analyzers.intrinsic_dimension.path import path_of
+from analyzers.intrinsic_dimension.joint import JointTrajectory
+from analyzers.intrinsic_dimension.path import joint_of, path_of
 from analyzers.intrinsic_dimension.trajectory import WHOLE, Trajectory, by_name
 
 AXES = 3
@@ -62,3 +63,33 @@ def _fill(arrays: Arrays, r: int, g: int, at: np.ndarray, gram: np.ndarray, resu
     start = float(result["start_norm"][i])
     if start > 0:
         arrays["relative_distance"][r, at, g] = path.distance / start
+
+
+def of_joint(view: View, statistic: JointTrajectory) -> tuple[Arrays, tuple[str, ...]]:
+    """The runs' paths in joint bases, one for each architecture of several runs, and notes on what these leave out."""
+    runs, steps = len(view.runs), len(view.steps)
+    arrays: Arrays = {
+        "joint_plane": np.full(runs, np.nan),
+        "joint_path": np.full((runs, steps, AXES), np.nan),
+        "joint_explained_variance": np.full((runs, COMPONENTS), np.nan),
+        "joint_share_of_path": np.full((runs, AXES), np.nan),
+    }
+    notes: list[str] = []
+    units: dict[bytes, tuple[Result, list[int]]] = {}
+    for r, run in enumerate(view.runs):
+        result = None if run.role == "base" else view.get(statistic, run.id)
+        if result is not None and int(result["size"]):
+            units.setdefault(result["keys"].tobytes() + result["steps"].tobytes(), (result, []))[1].append(r)
+    for number, (result, members) in enumerate(units.values(), 1):
+        index = result["run_index"]
+        joint = joint_of(result["gram"], index, AXES)
+        kept = min(COMPONENTS, len(joint.explained))
+        for position, r in enumerate(members):  # rows are positional, in the order of the report's runs
+            rows = index == position
+            arrays["joint_plane"][r] = number
+            arrays["joint_path"][r, np.searchsorted(view.steps, result["steps"][rows])] = joint.components[rows]
+            arrays["joint_explained_variance"][r, :kept] = joint.explained[:kept]
+            arrays["joint_share_of_path"][r] = joint.shares[position]
+        if left_out := int(result["left_out"]):
+            notes.append(f"Joint basis {number}: tensors left out, since not every checkpoint has them: {left_out}.")
+    return arrays, tuple(notes)

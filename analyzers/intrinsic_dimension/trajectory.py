@@ -7,13 +7,14 @@ float32 Gram (whose cancellation eats the small steps). Frozen parameters are to
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import Unmeasurable
 from analyzers.models import Checkpoint, ParameterInfo
@@ -41,13 +42,13 @@ class Trajectory(Statistic):
     grows: ClassVar[bool] = True
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """Reading dominates; how much is not known from the matrices."""
-        return Cost(seconds=0.2, memory_bytes=BLOCK_BYTES, device="cpu")
+        """Reading every parameter once, and the products of all differences."""
+        return cost_of_gram(infos)
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """A lone checkpoint is a path that does not move. `Unmeasurable` where checkpoints share no parameter."""
         path = [o.checkpoint for o in unit.observations if o.checkpoint is not None]
-        common, left_out = _common(path)
+        common, left_out = common_parameters(path)
         if not common:
             raise Unmeasurable("the run's checkpoints share no parameter of one shape")
         groups = _groups([info.name for info in common], len(path))
@@ -62,7 +63,7 @@ class Trajectory(Statistic):
             targets = {0, at[group_of(info.name)]} if len(groups) > 1 else {0}
             keys = [_key(one, info.name) for one in path]
             size = int(np.prod(info.shape, dtype=np.int64))
-            square, products = _of_parameter(path, keys, info, known_count)
+            square, products = products_of(path, keys, info, range(known_count))
             frozen += size if products is None else 0
             for target in targets:
                 sizes[target] += size
@@ -97,7 +98,7 @@ def _groups(names: Sequence[str], count: int) -> tuple[str, ...]:
     return found if len(found) * count * count * 8 <= GRAM_BYTES else (WHOLE,)
 
 
-def _common(path: Sequence[Checkpoint]) -> tuple[list[ParameterInfo], int]:
+def common_parameters(path: Sequence[Checkpoint]) -> tuple[list[ParameterInfo], int]:
     """Parameters that every step has, floating and of one shape, in the first one's order; how many are not."""
     shapes = [{info.name: info.shape for info in one.parameters} for one in path]
     every = {name for of_step in shapes for name in of_step}
@@ -122,10 +123,19 @@ def _previous(unit: Unit, groups: Sequence[str], common: Sequence[ParameterInfo]
     return (unit.previous["gram"], unit.previous_count) if same else (None, 0)
 
 
-def _of_parameter(
-    path: Sequence[Checkpoint], keys: Sequence[str], info: ParameterInfo, known: int
+def cost_of_gram(infos: Sequence[MatrixInfo]) -> Cost:
+    """Of the Gram matrix of these checkpoints."""
+    entries = [info.shape[0] * info.shape[1] for info in infos]
+    count, size = len(entries), max(entries, default=0)
+    work = [costs.scan(4 * sum(entries)), costs.gemm(count, size, count), costs.python(5e-3 * count)]
+    return Cost.of(work, BLOCK_BYTES, "cpu", 8 * count * count)
+
+
+def products_of(
+    path: Sequence[Checkpoint], keys: Sequence[str], info: ParameterInfo, known: Collection[int]
 ) -> tuple[float, np.ndarray | None]:
-    """‖w_0‖² of one parameter, and its (T, T) products, zero where they are `known`; None where it never changes."""
+    """‖w_0‖² of one parameter, and its (T, T) products, of no meaning between two that are `known` (indices); None
+    where it never changes."""
     distinct = list(dict.fromkeys(keys))
     count = len(path)
     where = {key: keys.index(key) for key in distinct}
@@ -133,7 +143,8 @@ def _of_parameter(
     width = max(1, int(np.prod(info.shape[1:], dtype=np.int64)))
     rows = max(1, BLOCK_BYTES // (8 * len(distinct) * width))
     small = np.zeros((len(distinct), len(distinct)))
-    later = set(keys[known:])  # a value of an earlier step that comes back counts as new: its products are needed
+    # A value of an earlier step that comes back counts as new: its products are needed.
+    later = {key for at, key in enumerate(keys) if at not in known}
     new = [i for i, key in enumerate(distinct) if key in later]
     others = [i for i in range(len(distinct)) if i not in set(new)]
     moves = len(distinct) > 1 and bool(new)

@@ -71,6 +71,16 @@ TRAJECTORY: tuple[Variable, ...] = (
     Variable("distance_from_start", _PATH_STEPS, "‖w − w_first‖", log=True),
     Variable("relative_distance", _PATH_STEPS, "‖w − w_first‖ / ‖w_first‖", log=True),
     Variable("group_size", _PATH, "parameters in the group"),
+    Variable("joint_plane", ("run",), "number of the joint basis that the run's coordinates are in; NaN: none"),
+    Variable("joint_path", ("run", "step", "axis"), "the path in the first principal components of all runs together"),
+    Variable(
+        "joint_explained_variance",
+        ("run", "component"),
+        "share of the variance of all runs' checkpoints along each joint component",
+    ),
+    Variable(
+        "joint_share_of_path", ("run", "axis"), "share of the variance of the run's own path along each joint component"
+    ),
 )
 
 VARIABLES = (*LANDSCAPE, *REPRESENTATION, *TRAJECTORY)

@@ -158,6 +158,8 @@ def _cost(unit: UnitAddress, rates: Calibration) -> tuple[float, Cost, int]:
     """The unit's seconds and cost, and the bytes of its matrices in float64 (0 where it reads none)."""
     infos = [_info(member.matrix) for member in unit.members if member.matrix is not None]
     nbytes = sum(8 * info.shape[0] * info.shape[1] for info in infos) if unit.statistic.reads_matrices else 0
+    entries = [member.checkpoint.entries for member in unit.members if member.checkpoint is not None]
+    infos = infos or [MatrixInfo("checkpoint", (count, 1)) for count in entries]
     cost = unit.statistic.cost(infos)
     return rates.seconds(cost), cost, nbytes
 

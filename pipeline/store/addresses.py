@@ -23,13 +23,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSource:
-    """A whole checkpoint by reference, an adapter's with its base, and the key of its parameters and config."""
+    """A whole checkpoint by reference, an adapter's with its base, and the key of its parameters and config.
+    `entries` is how many numbers its parameters hold."""
 
     run: str
     step: int
     revision: int
     key: str
     base: CheckpointSource | None = None
+    entries: int = 0
 
 
 LISTED = "listed"
@@ -74,7 +76,8 @@ class UnitAddress:
     """One unit: where it was first met (run, step, matrix; None where the scope has none), its key and its members.
 
     `inputs` are the unit's own (scope checkpoint, run, runs). `prefixes` are keys over the first len(prefixes),
-    len − 1, … steps of a run's statistic that grows, longest first. `content` is what enters the key of an iterative
+    len − 1, … steps of a run's statistic that grows, longest first; of one over several runs, keys over parts of their
+    checkpoints, the largest first. `content` is what enters the key of an iterative
     statistic's unit beside the statistic itself: (recipe keys, keys of input statistics).
     """
 

@@ -6,6 +6,7 @@ finds its stored result over the first steps by them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,8 @@ class SeriesUnits:
                     self.members.found[p.identity].skips.append(Skip.of(got, run, None, name, p.name))
                 else:
                     alike.setdefault(self._likeness(p, run, name, got), []).append((run, got))
-            self._groups[at] = [self._group(p, name, group) for group in alike.values()]
+            fewest = 2 if p.statistic.reads_models else 1  # of one model's run it would be a statistic of scope run
+            self._groups[at] = [self._group(p, name, group) for group in alike.values() if len(group) >= fewest]
         return self._groups[at]
 
     def _group(self, p: Prepared, name: str | None, group: list[tuple[str, Series]]) -> Group:
@@ -100,14 +102,16 @@ class SeriesUnits:
                     inputs.append((one.name, same.key))
         members = tuple(m for _, series in group for step in series.members for m in step)
         its_key = unit_key(p.identity, tuple(series.chains[-1] for _, series in group), entering(p, inputs))
-        unit = UnitAddress(p.statistic, None, None, name, its_key, members, tuple(inputs))
+        parts_of = _parts_of([series for _, series in group]) if p.statistic.grows and not p.inputs else ()
+        prefixes = tuple(unit_key(p.identity, chains) for chains in parts_of)
+        unit = UnitAddress(p.statistic, None, None, name, its_key, members, tuple(inputs), prefixes=prefixes)
         return runs, self.members.found[p.identity].units.setdefault(its_key, unit)
 
     def _likeness(self, p: Prepared, run: str, name: str | None, series: Series) -> tuple[object, ...]:
         """Equal for runs that belong into one unit."""
         if name is None:
             if p.statistic.against != "base":
-                return ()
+                return (self.sources.family(run),) if p.statistic.reads_models else ()
             base = self.sources.base_of(run)
             if isinstance(base, Because):
                 return (run,)
@@ -172,3 +176,20 @@ class SeriesUnits:
                 prefix.append((one.name, latest))
             prefixes[-1][-1] = (one.name, got.keys[-1])
         return [tuple(prefix) for prefix in prefixes]
+
+
+def _parts_of(group: Sequence[Series]) -> list[tuple[str, ...]]:
+    """The chains of what may have been measured before, the largest first: every run up to a common step, the first
+    runs alone, all runs but one, or one run with fewer steps."""
+    every = [len(series.steps) for series in group]
+    bounds = sorted({step for series in group for step in series.steps})
+    counts = [[bisect_right(series.steps, bound) for series in group] for bound in bounds]
+    counts += [[*every[:kept], *[0] * (len(group) - kept)] for kept in range(2, len(group))]
+    for at, most in enumerate(every):
+        counts += [[*every[:at], fewer, *every[at + 1 :]] for fewer in range(most)]
+    smaller = sorted({tuple(each) for each in counts if each != every}, key=sum, reverse=True)
+    return [
+        tuple(series.chains[count - 1] for series, count in zip(group, each, strict=True) if count)
+        for each in smaller
+        if sum(map(bool, each)) > 1
+    ]

@@ -6,6 +6,7 @@ plan or one report.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -61,6 +62,7 @@ class Sources:
         self._steps: dict[str, tuple[int, ...]] = {}
         self._architectures: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._shapes_of: dict[str, Shapes] = {}
+        self._families: list[Shapes] = []
         self._stored: dict[tuple[str, int], dict[str, Source]] = {}
         self._kept: dict[tuple[str, int], dict[str, Source]] = {}
         self._tuned: dict[tuple[str, int], Sourced] = {}
@@ -115,6 +117,19 @@ class Sources:
             return groups[0]
         having = [of for of in groups if name is None or any(name in self.kept(run, step) for step in of)]
         return max(having, key=len, default=())
+
+    def family(self, run: str) -> int:
+        """A number that runs of one architecture share, as models: an adapter's is its base's."""
+        shapes: Shapes = {}
+        for step in self.comparable_steps(run, None)[:1]:
+            whole = self.whole(run, step)
+            of = whole.base if isinstance(whole, CheckpointSource) and whole.base else None
+            shapes = self._shapes(of.run, of.step) if of else self._shapes(run, step)
+        for number, known in enumerate(self._families):
+            if alike(known, shapes):
+                return number
+        self._families.append(shapes)
+        return len(self._families) - 1
 
     def _shapes(self, run: str, step: int) -> Shapes:
         layout = self.checkpoints(run)[step].layout
@@ -216,9 +231,11 @@ class Sources:
             if isinstance(of_base, Because):
                 return of_base.after(f"of its base {there[0]}@{there[1]}: ")
             base = of_base
+        shapes = self._shapes(run, step) if base is None else {}
+        entries = sum(math.prod(shape) for shape in shapes.values()) if base is None else base.entries
         named = sorted(self.store.digests(record).items())
         key = digest([named, record.config, record.adapter, base.key if base else None])
-        return CheckpointSource(run, step, record.revision, key, base)
+        return CheckpointSource(run, step, record.revision, key, base, entries)
 
     def reference(self, run: str, step: int, against: str, as_stored: bool = False) -> Reference | Because:
         """What a checkpoint is compared with: `against` is "base", "previous", "previous:2" or "run:<id>"; its matrices
