@@ -204,6 +204,8 @@ def check_paths(table: PageTable, tree: xr.DataTree) -> None:
         of_run["explained_variance_null"].isel(component=0),
         of_run["path_dimension"],
         of_run["path_dimension_null"],
+        of_run["explained_variance"].isel(component=slice(2)).sum(),
+        of_run["joint_share_of_path"].isel(axis=slice(2)).sum(),
         last(of_run["relative_distance"]),
     ]
     for cell, number in zip(row[1:], expected, strict=True):
