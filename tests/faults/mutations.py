@@ -92,12 +92,19 @@ def mutate(archive: Path, rng: random.Random) -> str:
         able = [_bytes, _kind]
         able += [_json, _json, _json] if path.suffix == ".json" else []
         able += [_header, _header] if path.suffix == ".safetensors" else []
-        able += [_zip_pickle, _zip_pickle, _zip_pickle, _members] if zipfile.is_zipfile(path) else []
+        able += [_zip_pickle, _zip_pickle, _zip_pickle, _members] if _is_zip(path) else []
         able += [_legacy_pickle] * 4 if path.parent.name == "torch-legacy" else []
         how = rng.choice([one for one in able if one is not _kind or rng.random() < 0.2] or [_bytes])
         how(path, rng)
         done.append(f"{how.__name__.strip('_')} of {path.name}")
     return ", ".join(done)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # damaged already
+        return False
 
 
 def _bytes(path: Path, rng: random.Random) -> None:
