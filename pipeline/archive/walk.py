@@ -133,9 +133,11 @@ def own_weights(folder: Path) -> tuple[Path, ...]:
     """The files that hold a folder's own full weights, the first that can be read is taken; () where it has none."""
     listing = _Listing(Findings(folder))
     try:
-        files = sorted((entry for entry in os.scandir(folder) if not entry.is_dir()), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in os.scandir(folder) if not entry.is_dir()), key=lambda entry: entry.name)
     except (OSError, ValueError):
         return ()
+    # Nothing else is opened: an archive may have named this folder, and it may be anybody's.
+    files = [entry for entry in entries if filenames.is_weights_name(Path(entry.name)) or _is_standard(entry.name)]
     _classify(folder, files, listing)
     return next((one.paths for one in listing.found if one.own_folder and one.kind == "full"), ())
 

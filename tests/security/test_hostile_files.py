@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -406,3 +407,23 @@ def test_a_large_json_file_is_refused_before_it_is_parsed(tmp_path: Path) -> Non
 def test_pickles_within_the_limits_are_read() -> None:
     value = {"a": [1, 2.5, "x", b"y", None, (1, 2)], ("k", 1): 10**200}
     assert read_pickle(pickle.dumps(value)) == value
+
+
+def test_of_a_folder_that_an_adapter_names_only_what_is_called_weights_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = checkpoint(tmp_path / "home")
+    (place / "diary").write_bytes(b"secret" * 100)
+    adapter(tmp_path / "runs" / "lora" / "checkpoint-1", base_model_name_or_path=str(place))
+    archive = open_archive(tmp_path / "runs", "a")
+    opened: list[str] = []
+
+    def watched(path: Path, buffering: int = -1) -> Any:
+        opened.append(path.name)
+        return open_regular(path, buffering)
+
+    monkeypatch.setattr(sys.modules["pipeline.archive.formats.recognise"], "open_regular", watched)
+    base = resolve_base(archive.runs[0], archive, environ={"HF_HOME": str(tmp_path / "none")})
+    assert base.checkpoint.path == place / "model.safetensors"
+    assert "model.safetensors" in opened
+    assert "diary" not in opened
