@@ -1,7 +1,11 @@
 """Spectra of matrices of independent Gaussian entries: the null that every spectral number stands beside.
 
-The eigenvalues are drawn from the exact bidiagonal model, in O(M²) per matrix: no M × N matrix is ever formed.
-Nulls depend on the shape alone, and so do their seeds.
+    gaussian_eigenvalues(M, N, draws, generator)    # by the exact bidiagonal model: no M × N matrix is ever formed
+    edge_widening(M, N, scale), bulk_p_value(...), alpha_position(...)      # laws tabulated over shapes, no draws
+
+The laws were simulated once (`gaussian_tables`). They are smooth in the shape: M times the KS distance of a bulk grows
+with ln M, as the greatest deviation of a log-correlated field does, and hardly depends on M/N. So shapes beyond the
+table (M > 1024) follow from it, and the size of a test is the same for every shape.
 """
 
 from __future__ import annotations
@@ -10,6 +14,9 @@ import math
 
 import numpy as np
 from scipy.linalg import eigvalsh_tridiagonal
+from scipy.special import ndtr, ndtri
+
+from analyzers.linalg import gaussian_tables as tables
 
 SMALLEST_P = 1e-10
 """An extrapolation from a hundred draws says no more than 'at most this'."""
@@ -50,6 +57,68 @@ def scaled_gaussian_eigenvalues(scales: np.ndarray, N: int, draws: int, generato
         scaled = scales[:, None] * lower / math.sqrt(N)
         result[draw] = np.linalg.svd(scaled, compute_uv=False) ** 2
     return result
+
+
+def edge_features(M: int, N: int) -> np.ndarray:
+    """What the widening of the spike edge is a sum of, (12,)."""
+    q = M / N
+    return np.array([M ** (-k / 3) * f for k in (3, 4, 6) for f in (math.sqrt(q), q, q * q, q**4)])
+
+
+def law_features(M: int, N: int) -> np.ndarray:
+    """What the quantiles of the other laws are a sum of, (16,)."""
+    q, L, u = M / N, math.log(M), 1 / math.sqrt(M)
+    r = math.sqrt(q)
+    of_side = [1, L, u, u * u, u**3]
+    of_both = [power * f for power in (q, q * q, q**4) for f in (1, L, u)]
+    return np.array([*of_side, r, r * L, *of_both])
+
+
+def edge_widening(M: int, N: int, scale: str) -> float:
+    """By how much the spike edge of a known s is to be multiplied for one estimated by "median" or "shuffle".
+
+    With it, noise of this shape exceeds the edge in 5 % of matrices. Of a "total" s, 1: its error is far smaller.
+    """
+    if scale == "total":
+        return 1.0
+    coefficients = tables.EDGE_MEDIAN if scale == "median" else tables.EDGE_SHUFFLE
+    return 1.0 + float(coefficients[0] @ edge_features(M, N))
+
+
+def bulk_p_value(M: int, N: int, scale: str, distance: float) -> float:
+    """P(KS distance of a Gaussian bulk ≥ distance), s fitted to it by "total", "median" or "shuffle"; M ≥ 10.
+
+    Between the tabulated levels ln p is linear in the distance, and so it goes on beyond the last, .002: an exponential
+    tail, heavier than that of the law, so that p errs on the large side there. No p below `SMALLEST_P` is claimed.
+    """
+    if not math.isfinite(distance):
+        return math.nan
+    coefficients = {"total": tables.KS_TOTAL, "median": tables.KS_MEDIAN, "shuffle": tables.KS_SHUFFLE}[scale]
+    points = np.maximum.accumulate([0.5, *(coefficients @ law_features(M, N))])
+    logs = np.log([1.0, *tables.KS_LEVELS])
+    return max(math.exp(_continued(M * distance, points, logs)), SMALLEST_P)
+
+
+def alpha_position(M: int, N: int, alpha: float) -> float:
+    """P(α of a Gaussian matrix ≤ alpha), for at least 20 eigenvalues.
+
+    Between the tabulated levels, .002 … .998, the normal score is linear in ln(α − 1), and so it goes on beyond them:
+    the lower tail is lighter. No probability below `SMALLEST_P` is claimed.
+    """
+    if not math.isfinite(alpha):
+        return math.nan
+    points = np.maximum.accumulate(tables.ALPHA @ law_features(M, N))
+    score = _continued(math.log((alpha - 1) * math.sqrt(M / N)), points, ndtri(tables.ALPHA_LEVELS))
+    return max(float(ndtr(score)), SMALLEST_P)
+
+
+def _continued(x: float, points: np.ndarray, values: np.ndarray) -> float:
+    """Linear interpolation, and beyond the ends with the slope over the last two intervals."""
+    if points[0] <= x <= points[-1]:
+        return float(np.interp(x, points, values))
+    end, inner = (0, 2) if x < points[0] else (-1, -3)
+    slope = (values[end] - values[inner]) / (points[end] - points[inner])
+    return float(values[end] + slope * (x - points[end]))
 
 
 def tail_p_value(null: np.ndarray, observed: float) -> float:

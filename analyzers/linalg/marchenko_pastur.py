@@ -67,7 +67,7 @@ def bulk_edges(s: float, M: int, N: int) -> tuple[float, float]:
 
 
 def spike_edge(s: float, M: int, N: int) -> float:
-    """The λ1 that noise alone exceeds in 5 % of matrices of this size.
+    """The λ1 that noise of a known s alone exceeds in 5 % of matrices of this size.
 
     s²[(a + b)² + 0.979 (a + b)(1/a + 1/b)^{1/3}], a = √(N − ½), b = √(M − ½).
     Source: Johnstone 2001, with the centring of Ma 2012.
@@ -76,10 +76,11 @@ def spike_edge(s: float, M: int, N: int) -> float:
     return s * s * ((a + b) ** 2 + TRACY_WIDOM_95 * (a + b) * (1 / a + 1 / b) ** (1 / 3))
 
 
-def median_scale(eigenvalues: np.ndarray, N: int, least: float = 0.0) -> float:
+def median_scale(eigenvalues: np.ndarray, N: int, least: float = 0.0, widening: float = 1.0) -> float:
     """s from the median of the bulk, iterated, but at least `least`, that of rounding; eigenvalues descending, (M,).
 
     k ← 0; s² = median(λ_{k+1..M}) / (N · median_MP((M − k)/N)); k ← #{λ > edge}; until k is fixed, or 20 times.
+    The edge is `spike_edge` times `widening` (`gaussian_null.edge_widening`).
     Source: Gavish & Donoho 2014 for the median, iterated over the spikes.
     """
     M = len(eigenvalues)
@@ -88,23 +89,24 @@ def median_scale(eigenvalues: np.ndarray, N: int, least: float = 0.0) -> float:
         if k >= M:
             return math.nan
         s = max(math.sqrt(float(np.median(eigenvalues[k:])) / (N * median((M - k) / N))), least)
-        above = int((eigenvalues > spike_edge(s, M, N)).sum())
+        above = int((eigenvalues > widening * spike_edge(s, M, N)).sum())
         if above == k:
             break
         k = above
     return s
 
 
-def fit_bulk(eigenvalues: np.ndarray, N: int, s: float) -> BulkFit:
+def fit_bulk(eigenvalues: np.ndarray, N: int, s: float, widening: float = 1.0) -> BulkFit:
     """Edges, spikes and the distance of the rest to the law, for entries of standard deviation s.
 
     eigenvalues: λ descending, all M of them, (M,). The bulk is what remains below the spike edge; it is compared with
     the law at aspect ratio (M − n_spikes)/N. Without a positive s, or with under 10 values in the bulk, ks is NaN.
+    `widening` of the edge is for the error of an s that was estimated.
     """
     M = len(eigenvalues)
     if M < 2 or not math.isfinite(s) or s <= 0:
         return NO_FIT
-    edge = spike_edge(s, M, N)
+    edge = widening * spike_edge(s, M, N)
     k = int((eigenvalues > edge).sum())
     bulk = eigenvalues[k:][::-1]
     ks = math.nan

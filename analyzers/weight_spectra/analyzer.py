@@ -49,13 +49,17 @@ class WeightSpectraParameters(AnalyzerParameters):
     bulk_scales: tuple[Literal["total", "median", "shuffle"], ...] = Field(
         ("total", "median"), description="choices of the noise's s; 'shuffle' factorizes a shuffled matrix as well"
     )
-    mp_draws: int = Field(100, ge=50, description="Gaussian matrices per shape that mp_ks is judged by")
+    mp_draws: int | None = Field(
+        None, ge=50, description="judge mp_ks by so many Gaussian matrices of each shape, not by the tabulated law"
+    )
     welore_reduction: float = Field(0.5, gt=0, lt=1, description="total rank reduction that WeLore's threshold reaches")
     track: bool = Field(True, description="modes and spikes are followed over the steps of each run")
     track_modes: int = Field(10, ge=1, description="how many leading modes of each step are followed")
     track_side: int = Field(1024, ge=1, description="longest shorter side of a dense matrix that is followed")
     alpha_null: bool = Field(False, description="α among Gaussian matrices of the shape")
-    alpha_null_draws: int = Field(200, ge=20)
+    alpha_null_draws: int | None = Field(
+        None, ge=20, description="judge α by so many Gaussian matrices of each shape, not by the tabulated law"
+    )
     alpha_interval: bool = Field(False, description="α's interval by simulated matrices of the shape")
     alpha_interval_draws: int = Field(100, ge=20)
     farms: bool = Field(False, description="α at one aspect ratio")
@@ -173,17 +177,14 @@ class WeightSpectra(Analyzer):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             upper = _last_axis(view.array(self._bulk(), "upper"), count)
             arrays["mp_softrank"] = upper / spectral_norm[..., None] ** 2
-        adjusted = np.full(arrays["mp_ks_p"].shape, np.nan)
-        for run, step in np.argwhere(np.isfinite(arrays["mp_ks_p"]).any(axis=(2, 3))):
-            for scale in range(count):
-                adjusted[run, step, :, scale] = benjamini_yekutieli(arrays["mp_ks_p"][run, step, :, scale])
-        return arrays | {"mp_ks_p_adjusted": adjusted}
+        return arrays | {"mp_ks_p_adjusted": _adjusted(arrays["mp_ks_p"])}
 
     def _on_request(self, view: View) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
         if self.parameters.alpha_null:
             arrays["alpha_null_percentile"] = view.array(self._null(), "percentile")
             arrays["alpha_p_value"] = view.array(self._null(), "p_value")
+            arrays["alpha_p_value_adjusted"] = _adjusted(arrays["alpha_p_value"][..., None])[..., 0]
         if self.parameters.alpha_interval:
             bounds = [view.array(self._interval(), field) for field in ("low", "high")]
             arrays["alpha_interval"] = np.stack(bounds, axis=-1)
@@ -263,6 +264,15 @@ def _checkpoints(stack: Stack, rows: np.ndarray) -> Iterator[tuple[tuple[int, in
     moved = (np.diff(runs[order]) != 0) | (np.diff(steps[order]) != 0)
     for part in np.split(order, np.flatnonzero(moved) + 1):
         yield (int(runs[part[0]]), int(steps[part[0]])), rows[part]
+
+
+def _adjusted(p: np.ndarray) -> np.ndarray:
+    """p (run, step, matrix, test) corrected over the matrices of each checkpoint, each test by itself."""
+    adjusted = np.full(p.shape, np.nan)
+    for run, step in np.argwhere(np.isfinite(p).any(axis=(2, 3))):
+        for test in range(p.shape[3]):
+            adjusted[run, step, :, test] = benjamini_yekutieli(p[run, step, :, test])
+    return adjusted
 
 
 def _last_axis(array: np.ndarray, count: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from analyzers import costs
 from analyzers.contract import Cache, Content, Context, Cost, MatrixInfo, Observation, Result, Statistic, Unit
 from analyzers.errors import ParameterError
 from analyzers.linalg.blocks import dense64
-from analyzers.linalg.gaussian_null import gaussian_eigenvalues, tail_p_value
+from analyzers.linalg.gaussian_null import bulk_p_value, edge_widening, gaussian_eigenvalues, tail_p_value
 from analyzers.linalg.marchenko_pastur import NO_FIT, BulkFit, fit_bulk, median_scale
 from analyzers.linalg.powerlaw import MINIMUM_VALUES
 from analyzers.linalg.spectra import singular_values
@@ -32,7 +32,7 @@ from analyzers.weight_spectra.statistics import (
 )
 
 BULK_SCALES = ("total", "median", "shuffle")
-_NULL_VERSION = 1
+_NULL_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,18 @@ class ShuffledSigma(Statistic):
 class MarchenkoPasturFit(Statistic):
     """The bulk under each choice of s, with the p-value of its distance to the law.
 
-    Fields, each float64 (len(scales),): `s`, `edge`, `upper` (λ+), `n_spikes`, `ks`, `ks_p`. The null of `ks` is
-    `draws` Gaussian matrices of this shape, for each of which s is fitted anew; it depends on the shape only.
+    Fields, each float64 (len(scales),): `s`, `edge`, `upper` (λ+), `n_spikes`, `ks`, `ks_p`. The edge of an estimated s
+    is widened by the error of s. The null of `ks` is that of Gaussian matrices of this shape, for each of which s is
+    fitted anew: a tabulated law, or so many `draws` at exactly this shape.
     s is at least that of rounding; where it is no more, there is no bulk to judge: `upper` and `ks` are NaN. All are
     NaN where fewer than 20 σ of a larger matrix are above rounding.
     """
 
     scales: tuple[str, ...] = ("total", "median")
-    draws: int = 100
+    draws: int | None = None
 
     name = "mp_fit"
-    version = 2
+    version = 3
     scope = "matrix"
     reads_matrices = False
 
@@ -92,16 +93,16 @@ class MarchenkoPasturFit(Statistic):
         return not_a_weight(info, "the Marchenko–Pastur law")
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """A fit, and the null once per shape: 2.6 µs · M + 8.1 ns · M² a draw, measured."""
+        """A fit, and a null that is drawn once per shape: 2.6 µs · M + 8.1 ns · M² a draw, measured."""
         sides = {tuple(sorted(info.shape)) for info in infos}
-        null = costs.python(sum((2.6e-6 * m + 8.1e-9 * m * m) * self.draws for m, _ in sides))
+        null = costs.python(sum((2.6e-6 * m + 8.1e-9 * m * m) * (self.draws or 0) for m, _ in sides))
         fit = Cost.of(
             [costs.python(sum(7e-4 + 3e-7 * m for m in map(min, (i.shape for i in infos))))],
             1 << 26,
             "cpu",
             result_bytes=130 * len(infos),
         )
-        return replace(fit, once=(null,))
+        return replace(fit, once=(null,) if self.draws else ())
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See `analyzers.linalg.marchenko_pastur.fit_bulk`."""
@@ -110,7 +111,12 @@ class MarchenkoPasturFit(Statistic):
         # A power of two changes no digit, and keeps the squares of entries near 1e170 finite.
         exponent = int(np.frexp(input_of(observation, "sigma")["sigma"][0])[1])
         fits = self._fits(observation, M, N, exponent)
-        null = bulk_null(M, N, self.draws, context.cache)
+        judged = [(scale, fit.ks) for scale, fit in zip(self.scales, fits, strict=True)]
+        if self.draws is None:
+            p_values = [bulk_p_value(M, N, scale, ks) for scale, ks in judged]
+        else:
+            null = bulk_null(M, N, self.draws, context.cache)
+            p_values = [tail_p_value(null[scale], ks) for scale, ks in judged]
         with np.errstate(over="ignore"):  # λ of σ beyond 1e154: inf
             edge, upper = np.ldexp([[fit.edge for fit in fits], [fit.upper for fit in fits]], 2 * exponent)
         return {
@@ -119,7 +125,7 @@ class MarchenkoPasturFit(Statistic):
             "upper": upper,
             "n_spikes": np.array([float(fit.n_spikes) if fit.n_spikes >= 0 else math.nan for fit in fits]),
             "ks": np.array([fit.ks for fit in fits]),
-            "ks_p": np.array([tail_p_value(null[scale], fit.ks) for scale, fit in zip(self.scales, fits, strict=True)]),
+            "ks_p": np.array(p_values),
         }
 
     def _fits(self, observation: Observation, M: int, N: int, exponent: int) -> list[BulkFit]:
@@ -134,12 +140,11 @@ class MarchenkoPasturFit(Statistic):
         for scale in self.scales:
             if scale == "total":
                 s = max(math.ldexp(float(entries["std"]), -exponent), rounding)
-            elif scale == "median":
-                s = median_scale(sigma**2, N, rounding)
             else:
-                shuffled = np.ldexp(input_of(observation, "shuffled_sigma")["sigma"], -exponent)
-                s = median_scale(shuffled**2, N, rounding)
-            fit = fit_bulk(sigma**2, N, s)
+                of_shuffle = scale == "shuffle"
+                noise = np.ldexp(input_of(observation, "shuffled_sigma")["sigma"], -exponent) if of_shuffle else sigma
+                s = median_scale(noise**2, N, rounding, edge_widening(M, N, "median"))
+            fit = fit_bulk(sigma**2, N, s, edge_widening(M, N, scale))
             fits.append(fit if s > rounding else replace(fit, upper=math.nan, ks=math.nan))
         return fits
 
@@ -155,7 +160,7 @@ def bulk_null(M: int, N: int, draws: int, cache: Cache) -> dict[str, np.ndarray]
 def _bulk_null(M: int, N: int, draws: int) -> dict[str, torch.Tensor]:
     generator = np.random.default_rng([M, N, draws, _NULL_VERSION])
     spectra = gaussian_eigenvalues(M, N, draws, generator)
-    medians = np.array([median_scale(values, N) for values in spectra])
+    medians = np.array([median_scale(values, N, 0.0, edge_widening(M, N, "median")) for values in spectra])
     scales = {
         "total": np.sqrt(spectra.sum(axis=1) / (M * N)),
         "median": medians,
@@ -164,7 +169,8 @@ def _bulk_null(M: int, N: int, draws: int) -> dict[str, torch.Tensor]:
     }
     null = {}
     for name, chosen in scales.items():
-        distances = [fit_bulk(values, N, float(s)).ks for values, s in zip(spectra, chosen, strict=True)]
+        widening = edge_widening(M, N, name)
+        distances = [fit_bulk(values, N, float(s), widening).ks for values, s in zip(spectra, chosen, strict=True)]
         null[name] = torch.from_numpy(np.sort(np.array(distances)))
     return null
 

@@ -17,7 +17,7 @@ import torch
 from analyzers import costs
 from analyzers.contract import Cache, Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import ParameterError
-from analyzers.linalg.gaussian_null import gaussian_eigenvalues, scaled_gaussian_eigenvalues
+from analyzers.linalg.gaussian_null import alpha_position, gaussian_eigenvalues, scaled_gaussian_eigenvalues
 from analyzers.linalg.powerlaw import MINIMUM_VALUES, fit_power_law, hill_alpha
 from analyzers.linalg.spectra import EPSILON
 from analyzers.linalg.windows import window_sigma
@@ -31,15 +31,16 @@ _NULL_VERSION = 1
 class AlphaNull(Statistic):
     """Where α stands among matrices of iid Gaussian entries of this shape.
 
-    Fields (0-d): `percentile`, 0–100: the share of null α below the observed one, ties counted half; `p_value`,
-    one-sided: (1 + #{null α ≤ α}) / (1 + draws), small when noise of this shape hardly ever has so heavy a tail.
+    Fields (0-d): `percentile`, 0–100: the share of null α below the observed one; `p_value`, one-sided: the probability
+    of so small an α, small when noise of this shape hardly ever has so heavy a tail. Both by the tabulated law, or by
+    so many `draws` at exactly this shape: then ties count half, and p = (1 + #{null α ≤ α}) / (1 + draws).
     """
 
-    draws: int = 200
+    draws: int | None = None
     minimum_values: int = MINIMUM_VALUES
 
     name = "alpha_null"
-    version = 1
+    version = 2
     scope = "matrix"
     reads_matrices = False
 
@@ -52,10 +53,11 @@ class AlphaNull(Statistic):
         return not_a_weight(info, "the Gaussian null") or PowerLawFit(self.minimum_values).refuses(info, reference)
 
     def cost(self, infos: Sequence[MatrixInfo]) -> Cost:
-        """The null, once per shape."""
+        """A look into the table, or the draws once per shape."""
         sides = {tuple(sorted(info.shape)) for info in infos}
-        null = costs.python(sum((2.6e-6 * m + 8.1e-9 * m * m + 1e-3) * self.draws for m, _ in sides))
-        return replace(Cost.of([costs.python(1e-4 * len(infos))], 1 << 26, "cpu"), once=(null,))
+        null = costs.python(sum((2.6e-6 * m + 8.1e-9 * m * m + 1e-3) * (self.draws or 0) for m, _ in sides))
+        look = Cost.of([costs.python(1e-4 * len(infos))], 1 << 26, "cpu")
+        return replace(look, once=(null,) if self.draws else ())
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """Compares with the null of the shape."""
@@ -63,6 +65,9 @@ class AlphaNull(Statistic):
         M, N = sorted(shape_of(unit.only))
         if not math.isfinite(alpha):
             return {"percentile": np.array(math.nan), "p_value": np.array(math.nan)}
+        if self.draws is None:
+            position = alpha_position(M, N, alpha)
+            return {"percentile": np.array(100.0 * position), "p_value": np.array(position)}
         null = alpha_null(M, N, self.draws, self.minimum_values, context.cache)
         percentile = 50.0 * float((null < alpha).mean() + (null <= alpha).mean())
         p_value = (1 + int((null <= alpha).sum())) / (1 + len(null))

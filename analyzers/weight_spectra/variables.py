@@ -68,11 +68,13 @@ FROM_ENTRIES = (
 
 FROM_BULK = (
     Variable("mp_scale", _BULK, "standard deviation s of the noise under the bulk", "weight", _MP),
-    Variable("mp_edge", _BULK, "eigenvalue that noise alone exceeds in 5 % of matrices", "weight²", _MP),
+    Variable(
+        "mp_edge", _BULK, "eigenvalue that noise alone exceeds in 5 % of matrices, s being estimated", "weight²", _MP
+    ),
     Variable("n_spikes", _BULK, "eigenvalues above mp_edge; means nothing where mp_ks rejects the bulk", "1", _MP),
     Variable("mp_softrank", _BULK, "upper bulk edge λ+ over λ1", "1", "Martin & Mahoney 2021"),
     Variable("mp_ks", _BULK, "Kolmogorov–Smirnov distance of the bulk to the Marchenko–Pastur law", "1", _MP),
-    Variable("mp_ks_p", _BULK, "p of mp_ks among simulated Gaussian matrices of the shape, s re-fitted", "1", _MP),
+    Variable("mp_ks_p", _BULK, "p of mp_ks among Gaussian matrices of the shape, s re-fitted", "1", _MP),
     Variable(
         "mp_ks_p_adjusted",
         _BULK,
@@ -85,6 +87,11 @@ FROM_BULK = (
 ON_REQUEST = (
     _of("alpha_null_percentile", "percentile of α among Gaussian matrices of the shape", "simulation", units="percent"),
     _of("alpha_p_value", "one-sided p: a Gaussian matrix of the shape has as small an α", "simulation"),
+    _of(
+        "alpha_p_value_adjusted",
+        "alpha_p_value corrected over the matrices of the checkpoint",
+        "Benjamini & Yekutieli 2001",
+    ),
     Variable(
         "alpha_interval",
         (*_RSM, "bound"),
