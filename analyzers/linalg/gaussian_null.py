@@ -94,7 +94,7 @@ def bulk_p_value(M: int, N: int, scale: str, distance: float) -> float:
     if not math.isfinite(distance):
         return math.nan
     coefficients = {"total": tables.KS_TOTAL, "median": tables.KS_MEDIAN, "shuffle": tables.KS_SHUFFLE}[scale]
-    points = np.maximum.accumulate([0.5, *(coefficients @ law_features(M, N))])
+    points = np.maximum.accumulate([0.0, *(coefficients @ law_features(M, N))])
     logs = np.log([1.0, *tables.KS_LEVELS])
     return max(math.exp(_continued(M * distance, points, logs)), SMALLEST_P)
 

@@ -114,12 +114,9 @@ class AlphaInterval(Statistic):
         alpha = float(input_of(unit.only, "power_law")["alpha"])
         if not math.isfinite(alpha):
             return {"low": np.array(math.nan), "high": np.array(math.nan)}
-        N = max(shape_of(unit.only))
         generator = np.random.default_rng(context.seed)
-        spectra = scaled_gaussian_eigenvalues(sigma / sigma[0], N, self.draws, generator)
-        scatter = _alphas(np.sqrt(spectra), N, self.minimum_values) - 1.0
-        low, high = np.nanquantile(scatter, [0.025, 0.975]) / np.nanmedian(scatter)
-        return {"low": np.array(1 + (alpha - 1) * low), "high": np.array(1 + (alpha - 1) * high)}
+        low, high = alpha_interval(sigma, alpha, max(shape_of(unit.only)), self.draws, generator, self.minimum_values)
+        return {"low": np.array(low), "high": np.array(high)}
 
 
 @dataclass(frozen=True)
@@ -163,6 +160,21 @@ class Farms(Statistic):
             "rows": np.array(rows),
             "columns": np.array(columns),
         }
+
+
+def alpha_interval(
+    sigma: np.ndarray,
+    alpha: float,
+    N: int,
+    draws: int,
+    generator: np.random.Generator,
+    minimum_values: int = MINIMUM_VALUES,
+) -> tuple[float, float]:
+    """The bounds of `AlphaInterval` for σ (M,), descending, whose fit is `alpha`."""
+    spectra = scaled_gaussian_eigenvalues(sigma / sigma[0], N, draws, generator)
+    scatter = _alphas(np.sqrt(spectra), N, minimum_values) - 1.0
+    low, high = np.nanquantile(scatter, [0.025, 0.975]) / np.nanmedian(scatter)
+    return float(1 + (alpha - 1) * low), float(1 + (alpha - 1) * high)
 
 
 def alpha_null(M: int, N: int, draws: int, minimum_values: int, cache: Cache) -> np.ndarray:

@@ -78,7 +78,10 @@ def smoothed(
 
 def table(name: str, rows: Sequence[Sequence[float]], about: str) -> str:
     """One array as source."""
-    lines = [f"    [{', '.join(f'{value:.5g}' for value in row)}]," for row in rows]
+    lines = []
+    for row in rows:
+        numbers = [f"{value:.5g}" for value in row]
+        lines.append(f"    [{', '.join(numbers[:8])},\n     {', '.join(numbers[8:])}],")
     return "\n".join([f"{name} = np.array([", *lines, "])", f'"""{about}"""', ""])
 
 
@@ -108,7 +111,9 @@ def main() -> None:
         scaled = [(M, N, M * values) for M, N, values in samples[f"ks_{name}"]]
         about = f"M · KS distance for s by {name}: one row per level, over `law_features`."
         print(table(f"KS_{name.upper()}", [smoothed(scaled, 1 - p, law_features, 1e-3) for p in KS_LEVELS], about))
-    print(f'ALPHA_LEVELS = np.array({list(ALPHA_LEVELS)})\n"""Cumulative probabilities."""\n')
+    levels = [list(ALPHA_LEVELS)[:9], list(ALPHA_LEVELS)[9:]]
+    listed = ",\n    ".join(str(some)[1:-1] for some in levels)
+    print(f'ALPHA_LEVELS = np.array([\n    {listed},\n])\n"""Cumulative probabilities."""\n')
     logs = [(M, N, np.log((values - 1) * math.sqrt(M / N))) for M, N, values in samples["alpha"]]
     about = "ln((α − 1) √(M/N)): one row per level, over `law_features`."
     print(table("ALPHA", [smoothed(logs, p, law_features, 1e-3) for p in ALPHA_LEVELS], about), end="")

@@ -66,7 +66,7 @@ def spike_edge(s: float, m: int, n: int) -> float:
     return s * s * ((a + b) ** 2 + TW95 * (a + b) * (1 / a + 1 / b) ** (1 / 3))
 
 
-def median_scale(lam: np.ndarray, m: int, n: int, least: float) -> float:
+def median_scale(lam: np.ndarray, m: int, n: int, least: float, widening: float) -> float:
     """s from the median eigenvalue, iterated over the spikes, never below that of rounding."""
     large, k = max(m, n), 0
     s = math.nan
@@ -74,15 +74,20 @@ def median_scale(lam: np.ndarray, m: int, n: int, least: float) -> float:
         if k >= len(lam):
             return math.nan
         s = max(math.sqrt(np.median(lam[k:]) / (large * mp_median((len(lam) - k) / large))), least)
-        found = int((lam > spike_edge(s, m, n)).sum())
+        found = int((lam > widening * spike_edge(s, m, n)).sum())
         if found == k:
             break
         k = found
     return s
 
 
-def spectrum(w: np.ndarray, noise_floor: float, product: bool = False, p: int | None = None) -> dict[str, float]:
-    """Every scalar of `weight_spectra` that follows from σ, and the bulk fits of a dense matrix. p: of a circuit."""
+def spectrum(
+    w: np.ndarray, noise_floor: float, product: bool = False, p: int | None = None, widening: float = 1.0
+) -> dict[str, float]:
+    """Every scalar of `weight_spectra` that follows from σ, and the bulk fits of a dense matrix.
+
+    p: of a circuit; widening: of the spike edge for the error of s by the median.
+    """
     m, n = w.shape
     p, large = p or min(m, n), max(m, n)
     sigma = np.linalg.svd(w, compute_uv=False)[:p]
@@ -115,9 +120,10 @@ def spectrum(w: np.ndarray, noise_floor: float, product: bool = False, p: int | 
     out["hill_alpha"] = 1 + (len(rising) - i) / np.log(rising[i:] / rising[i]).sum() if len(rising) >= 20 else math.nan
     if not product and p > 1:
         least = floor / (math.sqrt(m) + math.sqrt(n))
-        for name, s in (("total", max(float(w.std()), least)), ("median", median_scale(lam, m, n, least))):
+        total, middle = max(float(w.std()), least), median_scale(lam, m, n, least, widening)
+        for name, s, factor in (("total", total, 1.0), ("median", middle, widening)):
             upper = s * s * (math.sqrt(m) + math.sqrt(n)) ** 2 if s > least else math.nan
-            edge = spike_edge(s, m, n)
+            edge = factor * spike_edge(s, m, n)
             bulk = {f"mp_scale_{name}": s, f"mp_edge_{name}": edge, f"mp_softrank_{name}": upper / lam[0]}
             bulk[f"n_spikes_{name}"] = int((lam > edge).sum())
             # Too few σ above rounding have no bulk.
