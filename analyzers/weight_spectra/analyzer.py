@@ -60,7 +60,7 @@ class WeightSpectraParameters(AnalyzerParameters):
     alpha_null_draws: int | None = Field(
         None, ge=20, description="judge α by so many Gaussian matrices of each shape, not by the tabulated law"
     )
-    alpha_interval: bool = Field(False, description="α's interval by simulated matrices of the shape")
+    alpha_interval: bool = Field(False, description="α's scatter among simulated matrices of the shape")
     alpha_interval_draws: int = Field(100, ge=20)
     farms: bool = Field(False, description="α at one aspect ratio")
     farms_aspect: float = Field(1.0, ge=1, description="columns over rows of a window")
