@@ -20,6 +20,8 @@ from analyzers.linalg import gaussian_tables as tables
 
 SMALLEST_P = 1e-10
 """An extrapolation from a hundred draws says no more than 'at most this'."""
+LARGEST_SIDE = 1024
+"""Of the shapes that the laws were simulated at."""
 
 
 def gaussian_eigenvalues(M: int, N: int, draws: int, generator: np.random.Generator) -> np.ndarray:
@@ -65,7 +67,7 @@ def edge_features(M: int, N: int) -> np.ndarray:
     return np.array([M ** (-k / 3) * f for k in (3, 4, 6) for f in (math.sqrt(q), q, q * q, q**4)])
 
 
-def law_features(M: int, N: int) -> np.ndarray:
+def law_features(M: int, N: float) -> np.ndarray:
     """What the quantiles of the other laws are a sum of, (16,)."""
     q, L, u = M / N, math.log(M), 1 / math.sqrt(M)
     r = math.sqrt(q)
@@ -94,7 +96,7 @@ def bulk_p_value(M: int, N: int, scale: str, distance: float) -> float:
     if not math.isfinite(distance):
         return math.nan
     coefficients = {"total": tables.KS_TOTAL, "median": tables.KS_MEDIAN, "shuffle": tables.KS_SHUFFLE}[scale]
-    points = np.maximum.accumulate([0.0, *(coefficients @ law_features(M, N))])
+    points = np.maximum.accumulate([0.0, *_tabulated(coefficients, M, N)])
     logs = np.log([1.0, *tables.KS_LEVELS])
     return max(math.exp(_continued(M * distance, points, logs)), SMALLEST_P)
 
@@ -107,9 +109,19 @@ def alpha_position(M: int, N: int, alpha: float) -> float:
     """
     if not math.isfinite(alpha):
         return math.nan
-    points = np.maximum.accumulate(tables.ALPHA @ law_features(M, N))
+    points = np.maximum.accumulate(_tabulated(tables.ALPHA, M, N))
     score = _continued(math.log((alpha - 1) * math.sqrt(M / N)), points, ndtri(tables.ALPHA_LEVELS))
     return max(float(ndtr(score)), SMALLEST_P)
+
+
+def _tabulated(coefficients: np.ndarray, M: int, N: int) -> np.ndarray:
+    """The quantiles at a shape; beyond the largest side that was simulated all go on with ln M alike."""
+    side = min(M, LARGEST_SIDE)
+    points: np.ndarray = coefficients @ law_features(side, side * N / M)
+    if side < M:
+        half = coefficients @ law_features(side // 2, side // 2 * N / M)
+        points = points + float((points - half).mean()) / math.log(2) * math.log(M / side)
+    return points
 
 
 def _continued(x: float, points: np.ndarray, values: np.ndarray) -> float:

@@ -76,8 +76,9 @@ class AlphaNull(Statistic):
 
 @dataclass(frozen=True)
 class AlphaInterval(Statistic):
-    """How far α scatters from matrix to matrix: `low`, `high` (0-d). Not a 95 % interval: measured, it holds the median α
-    of like matrices in 82 to 100 % (docs/calibration.md).
+    """How far α scatters from matrix to matrix: `low`, `high` (0-d).
+
+    Not a 95 % interval: it holds the median α of like matrices in 82 to 100 %, measured (docs/calibration.md).
 
     Simulated are matrices diag(σ) G / √N of this shape, G iid Gaussian, whose expected W Wᵀ has the observed
     eigenvalues: they repel as those of a matrix do. α is fitted to each with xmin chosen anew. The simulation spreads

@@ -111,13 +111,15 @@ def test_tabulated_laws_are_laws_at_every_shape(M: int, aspect: float, scale: st
     N = int(M * aspect)
     distances = np.geomspace(0.1 / M, 1, 60)
     p = np.array([bulk_p_value(M, N, scale, float(distance)) for distance in distances])
-    assert p[0] == 1 and p[-1] >= SMALLEST_P and bool((np.diff(p) <= 0).all())
-    assert bulk_p_value(M, N, scale, math.nan) != bulk_p_value(M, N, scale, math.nan)
-    positions = [alpha_position(M, N, float(1 + x / math.sqrt(M / N))) for x in np.geomspace(1e-3, 1e3, 60)]
-    assert bool((np.diff(positions) >= 0).all()) and positions[0] >= SMALLEST_P and positions[-1] <= 1
+    assert 0.99 < p[0] <= 1 and p[-1] >= SMALLEST_P and bool((np.diff(p) <= 0).all())
+    assert math.isnan(bulk_p_value(M, N, scale, math.nan))
     # An estimated s widens the edge, the less the larger the matrix.
     assert 0.999 <= edge_widening(M, N, scale) <= 1 + 4 / M + 0.001
     assert edge_widening(M, N, "total") == 1
+    if M < 20:  # no α is fitted
+        return
+    positions = [alpha_position(M, N, float(1 + x / math.sqrt(M / N))) for x in np.geomspace(1e-3, 1e3, 60)]
+    assert bool((np.diff(positions) >= 0).all()) and positions[0] >= SMALLEST_P and positions[-1] <= 1
 
 
 def test_the_correction_is_that_of_benjamini_and_yekutieli() -> None:
