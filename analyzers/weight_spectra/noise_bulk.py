@@ -158,7 +158,7 @@ def bulk_null(M: int, N: int, draws: int, cache: Cache) -> dict[str, np.ndarray]
 
 @functools.lru_cache(maxsize=256)
 def _bulk_null(M: int, N: int, draws: int) -> dict[str, torch.Tensor]:
-    generator = np.random.default_rng([M, N, draws, _NULL_VERSION])
+    generator = np.random.default_rng([M, N, draws, 1])
     spectra = gaussian_eigenvalues(M, N, draws, generator)
     medians = np.array([median_scale(values, N, 0.0, edge_widening(M, N, "median")) for values in spectra])
     scales = {

@@ -56,7 +56,7 @@ class AlphaNull(Statistic):
         """A look into the table, or the draws once per shape."""
         sides = {tuple(sorted(info.shape)) for info in infos}
         null = costs.python(sum((2.6e-6 * m + 8.1e-9 * m * m + 1e-3) * (self.draws or 0) for m, _ in sides))
-        look = Cost.of([costs.python(1e-4 * len(infos))], 1 << 26, "cpu")
+        look = Cost.of([costs.python(sum(1e-4 + 1e-9 * min(info.shape) for info in infos))], 1 << 26, "cpu")
         return replace(look, once=(null,) if self.draws else ())
 
     def compute(self, unit: Unit, context: Context) -> Result:
