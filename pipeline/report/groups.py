@@ -1,7 +1,8 @@
 """Which runs stand on joint axes in a report, and where to find those that do not.
 
 Runs whose matrices share names share the axes (run, step, matrix). Runs that share none would only fill each other's
-places with NaN: they stand in groups, and each group is a small report of its own at ``/groups/<number>``.
+places with NaN: where that is more than a little, they stand in groups, and each group is a small report of its own at
+``/groups/<number>``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import xarray as xr
 NODE = "groups"
 JOINT_ROWS = 50_000
 """Places (run, step, matrix), filled or not, that a report may always have: about 300 MB while it is made."""
+SMALL_ROWS = JOINT_ROWS
+"""A report of so many places is never split."""
 PADDING = 2
 """Above that, places for each one that is filled; where there would be more, the groups are made narrower."""
 FILLED = 0.75
@@ -65,11 +68,14 @@ class _Group:
 
 
 def group(extents: Sequence[Extent]) -> tuple[tuple[str, ...], ...]:
-    """The runs of each group, in order. Runs that share a matrix's name, directly or through others, stand together.
+    """The runs of each group, in order. In a small report all runs stand together; in a larger one those that share a
+    matrix's name, directly or through others.
 
     A report with more than `JOINT_ROWS` places, of which fewer than one in `PADDING` is filled, gets narrower groups.
     A run without any matrix stands in no group, or in the only one where there is room for it.
     """
+    if _Group(extents).rows <= SMALL_ROWS:
+        return (tuple(extent.run for extent in extents),)
     measured = [extent for extent in extents if extent.rows]
     connected = _connected(measured)
     allowed = max(JOINT_ROWS, PADDING * sum(one.filled for one in connected))

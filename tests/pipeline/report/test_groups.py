@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,20 @@ from pipeline.report.groups import Extent, group, joint_rows, report_bytes
 from pipeline.store import Store
 
 ANALYZERS = (WeightSpectra(), IntruderDimensions(IntruderDimensions.Parameters(null=False)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_report_is_small() -> Iterator[None]:
+    """These archives are small, and small reports are not split."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "SMALL_ROWS", 0)
+        yield
+
+
+def test_a_small_report_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "SMALL_ROWS", 50)
+    assert group([extent("a", range(5), "x"), extent("b", range(5), "y")]) == (("a", "b"),)
+    assert group([extent("a", range(5), "x"), extent("b", range(6, 20), "y")]) == (("a",), ("b",))
 
 
 def extent(run: str, steps: Sequence[int], *matrices: str) -> Extent:
@@ -165,7 +179,7 @@ def test_tables_hold_the_groups_one_below_the_other(tree: xr.DataTree, tmp_path:
 def test_narrower_groups_keep_what_is_between_their_runs(
     store: Store, tree: xr.DataTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "JOINT_ROWS", 0)
+    monkeypatch.setattr(groups, "SMALL_ROWS", 0)
     monkeypatch.setattr(groups, "PADDING", 1)
     narrow = assemble(store, ANALYZERS)
     assert len(narrow["groups"].children) == 4
