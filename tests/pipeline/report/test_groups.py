@@ -179,7 +179,7 @@ def test_tables_hold_the_groups_one_below_the_other(tree: xr.DataTree, tmp_path:
 def test_narrower_groups_keep_what_is_between_their_runs(
     store: Store, tree: xr.DataTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "SMALL_ROWS", 0)
+    monkeypatch.setattr(groups, "JOINT_ROWS", 0)
     monkeypatch.setattr(groups, "PADDING", 1)
     narrow = assemble(store, ANALYZERS)
     assert len(narrow["groups"].children) == 4
