@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.paper_models import PaperModel
 
 SAMPLED = 4
-"""Runs of more checkpoints are planned for this many and one more; each further one costs the difference."""
+"""Runs of more checkpoints are planned for this many, one and two more, and continued from these."""
 
 
 class _Model(BaseModel):
@@ -100,12 +100,12 @@ def plan_models(models: Sequence[PaperModel], options: AnalyzeOptions, calibrati
 
     plans = []
     for model in models:
-        if model.checkpoints <= SAMPLED + 1:
-            found = one(model, model.checkpoints)
+        if model.checkpoints <= SAMPLED + 2:
+            whole = one(model, model.checkpoints)
         else:
-            few, more = one(model, SAMPLED), one(model, SAMPLED + 1)
-            found = few.onwards(more, model.checkpoints - SAMPLED)
-        plans.append(PaperPlan(model, found.times(model.runs)))
+            few, more, most = (one(model, SAMPLED + further) for further in range(3))
+            whole = few.onwards(more, most, model.checkpoints - SAMPLED)
+        plans.append(PaperPlan(model, whole.times(model.runs)))
     return plans
 
 

@@ -159,9 +159,11 @@ class Estimate:
         whole = self if runs == 1 else self.plus(self, runs - 1)
         return replace(whole, phases=replace(whole.phases, start=self.phases.start))
 
-    def onwards(self, longer: Estimate, times: int) -> Estimate:
-        """This one continued by `times` steps of the difference to a `longer` one."""
-        return self.plus(longer, times).plus(self, -times)
+    def onwards(self, longer: Estimate, longest: Estimate, times: int) -> Estimate:
+        """This one continued by so many steps, from estimates of one and two steps more. Costs grow with the steps, and
+        those of products between all steps with their square: the second difference stays the same."""
+        pairs = times * (times - 1) // 2
+        return self.plus(longer, times - 2 * pairs).plus(longest, pairs).plus(self, pairs - times)
 
     def gpu_wall(self, name: str) -> float:
         """Wall seconds with one such GPU for the dense arithmetic, and one thread for all else."""
