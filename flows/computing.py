@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.compute.cluster import Cluster
     from pipeline.compute.events import Event
     from pipeline.compute.groups import Group
+    from pipeline.compute.pace import Pace
     from pipeline.compute.plan import Plan
     from pipeline.compute.profile import Profile
     from pipeline.compute.run import Round, Tally
@@ -65,6 +66,7 @@ def compute(
 ) -> Computed:
     """Computes what is missing. A unit that fails is recorded; only a lost cluster stops the rest."""
     from pipeline.compute.cluster import open_cluster
+    from pipeline.compute.pace import Pace, samples_first, seconds_by_statistic
     from pipeline.compute.profile import Profile
     from pipeline.compute.run import compact, iter_rounds
 
@@ -80,11 +82,13 @@ def compute(
             console.progress("computing", planned.missing + planned.further) as advance,
         ):
             console.say(f"Computing on {cluster.name}.")
-            bar = _Bar(advance, planned.missing + planned.further)
+            pace = Pace(seconds_by_statistic(planned.groups), cluster.workers, time.monotonic())
+            bar = _Bar(advance, planned.missing + planned.further, pace)
             for one in iter_rounds(store, planned):
                 bar.expect(one)
                 blocked += one.blocked
-                for tally in _batches(store, one.groups, cluster, bar, runner, options, profile):
+                groups = samples_first(one.groups, cluster.workers)
+                for tally in _batches(store, groups, cluster, bar, runner, options, profile):
                     measured += tally.measured + tally.unmeasurable
                     failures += len(tally.failures)
             bar.close()
@@ -142,14 +146,18 @@ def tell_plan(planned: Plan) -> bool:
 class _Bar:
     """Turns events into progress. Where searches go on the total is an estimate, corrected at every round."""
 
-    def __init__(self, advance: console.Advance, total: int) -> None:
+    def __init__(self, advance: console.Advance, total: int, pace: Pace) -> None:
         self.advance = advance
         self.done = 0
         self.total = total
+        self.pace = pace
 
-    def expect(self, one: Round) -> None:
+    def expect(self, coming: Round) -> None:
         """A new round, and what is known by now to come after it."""
-        self.total = self.done + sum(len(group.units) for group in one.groups) + one.after
+        from pipeline.compute.pace import seconds_by_statistic
+
+        self.total = self.done + sum(len(group.units) for group in coming.groups) + coming.after
+        self.pace.expect(seconds_by_statistic(coming.groups))
         self.advance(self.done, total=self.total)
 
     def close(self) -> None:
@@ -160,9 +168,13 @@ class _Bar:
         from pipeline.compute.events import GroupFinished, UnitRetried
 
         if isinstance(event, GroupFinished):
+            now = time.monotonic()
             self.done += event.measured + event.unmeasurable + event.failed
             self.total = max(self.total, self.done)
-            self.advance(self.done, event.statistic, self.total)
+            self.pace.finished(event.statistic, event.seconds, event.took, now)
+            left = self.pace.to_go(now)
+            to_go = "" if left is None else console.rough_duration(left.low, left.middle, left.high)
+            self.advance(self.done, event.statistic, self.total, to_go)
         elif isinstance(event, UnitRetried):
             console.complain(f"trying again ({event.attempt}): {event.unit}: {event.error}")
 

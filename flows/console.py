@@ -107,6 +107,28 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+_ROUND_SECONDS = (10, 20, 30, 45, 60, 90)
+
+
+def rough_duration(low: float, middle: float, high: float) -> str:
+    """An estimate with no more precision than it has: about 5 min, or 3 to 8 min where its bounds lie far apart."""
+    if high <= 1.5 * low or _rounded(low) == _rounded(high):
+        return f"about {_rounded(middle)}"
+    low_count, low_unit = _rounded(low).split(" ")
+    high_count, high_unit = _rounded(high).split(" ")
+    return f"{low_count}{'' if low_unit == high_unit else ' ' + low_unit} to {high_count} {high_unit}"
+
+
+def _rounded(seconds: float) -> str:
+    if seconds <= 75:
+        return f"{min(_ROUND_SECONDS, key=lambda near: abs(near - seconds))} s"
+    if seconds < 5400:
+        minutes = round(seconds / 60)
+        return f"{minutes if minutes < 20 else 5 * round(minutes / 5)} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"
+
+
 def number(count: float) -> str:
     """5521 as 5 521, with thin spaces that do not break."""
     return f"{count:,.0f}".replace(",", "\u202f")
@@ -158,16 +180,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence
 
 
 class Advance(Protocol):
-    """Moves a progress on; `done` is absolute. `total` corrects what it is of, where that was not known before."""
+    """Moves a progress on; `done` is absolute. `total` corrects what it is of, where that was not known before.
+    `to_go` says how long it still takes, for work whose pieces differ; None: by the pieces that are done."""
 
-    def __call__(self, done: float, note: str = "", total: float | None = None) -> None: ...
+    def __call__(self, done: float, note: str = "", total: float | None = None, to_go: str | None = None) -> None: ...
 
 
 @contextlib.contextmanager
 def progress(label: str, total: float) -> Iterator[Advance]:
     """A bar on a terminal, a line every ten seconds and one at the end in a log. Nothing at all for `total` 0."""
     if total <= 0:
-        yield lambda done, note="", total=None: None
+        yield lambda done, note="", total=None, to_go=None: None
     elif is_terminal():
         with _bar(label, total) as advance:
             yield advance
@@ -176,20 +199,35 @@ def progress(label: str, total: float) -> Iterator[Advance]:
             yield advance
 
 
+def _by_pieces(started: float, done: float, total: float) -> str:
+    """How long it still takes if every piece takes as long as those that are done."""
+    if not done or done >= total:
+        return ""
+    seconds = (time.monotonic() - started) / done * (total - done)
+    return rough_duration(seconds, seconds, seconds)
+
+
 @contextlib.contextmanager
 def _bar(label: str, total: float) -> Iterator[Advance]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[to_go]}"),
         TextColumn("{task.fields[note]}"),
     )
+    started = time.monotonic()
     with Progress(*columns, transient=False) as bar:
-        task = bar.add_task(label, total=total, note="")
-        yield lambda done, note="", total=None: bar.update(task, completed=done, note=note, total=total)
+        task = bar.add_task(label, total=total, note="", to_go="")
+
+        def advance(done: float, note: str = "", total: float | None = None, to_go: str | None = None) -> None:
+            whole = bar.tasks[0].total if total is None else total
+            left = _by_pieces(started, done, whole or 0.0) if to_go is None else to_go
+            bar.update(task, completed=done, note=note, total=total, to_go=f"{left} to go" if left else "")
+
+        yield advance
 
 
 @contextlib.contextmanager
@@ -197,15 +235,15 @@ def _lines(label: str, total: float) -> Iterator[Advance]:
     started = spoken = time.monotonic()
     last, whole = 0.0, total
 
-    def advance(done: float, note: str = "", total: float | None = None) -> None:
+    def advance(done: float, note: str = "", total: float | None = None, to_go: str | None = None) -> None:
         nonlocal spoken, last, whole
         whole = max(whole if total is None else total, done)
         last = done
         now = time.monotonic()
         if now - spoken >= LOG_EVERY_SECONDS and done < whole:
             spoken = now
-            remaining = (now - started) / done * (whole - done) if done else 0.0
-            eta = f", about {duration(remaining)} to go" if done else ""
+            left = _by_pieces(started, done, whole) if to_go is None else to_go
+            eta = f", {left} to go" if left else ""
             share = f"{100 * done / whole:.0f} %"
             say(f"{label}: {number(done)} of {number(whole)} ({share}){eta}{': ' + note if note else ''}")
 

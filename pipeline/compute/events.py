@@ -31,13 +31,14 @@ class RoundStarted:
 
 @dataclass(frozen=True)
 class GroupFinished:
-    """A group's results are in the store. `seconds` is the estimate that bars count by."""
+    """A group's results are in the store. `seconds` is what the plan estimated, `took` what its worker measured."""
 
     statistic: str
     measured: int
     unmeasurable: int
     failed: int
     seconds: float
+    took: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -348,7 +348,8 @@ def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcom
         driver.measured += measured
         driver.unmeasurable += unmeasurable
         share = group.seconds * (measured + unmeasurable + failed) / max(1, len(outcomes))
-        driver.progress(GroupFinished(group.statistic.name, measured, unmeasurable, failed, share))
+        took = sum(outcome.seconds for outcome in outcomes)
+        driver.progress(GroupFinished(group.statistic.name, measured, unmeasurable, failed, share, took))
 
 
 def _together(shares: Iterable[Spent]) -> Spent:

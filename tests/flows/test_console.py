@@ -59,3 +59,29 @@ def test_a_total_that_was_estimated_is_corrected_and_never_overtaken(
     said = capsys.readouterr().out
     assert "10 of 40" in said and "50 of 60" in said and "of 13" not in said
     assert said.splitlines()[-1].startswith("computing: 55 of 55 in")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ((290, 300, 310), "about 5 min"),
+        ((180, 300, 480), "3 to 8 min"),
+        ((20, 60, 180), "20 s to 3 min"),
+        ((3000, 3700, 9000), "50 min to 2.5 h"),
+        ((1, 2, 3), "about 10 s"),
+    ],
+)
+def test_an_estimate_shows_no_more_precision_than_it_has(bounds: tuple[float, float, float], text: str) -> None:
+    assert console.rough_duration(*bounds) == text
+
+
+def test_a_stated_time_to_go_replaces_the_one_by_pieces(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LOG_EVERY_SECONDS", 0.0)
+    with console.progress("computing", 4) as advance:
+        advance(1, "first", to_go="")
+        advance(2, "angles", to_go="3 to 8 min")
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first == "computing: 1 of 4 (25 %): first"
+    assert second == "computing: 2 of 4 (50 %), 3 to 8 min to go: angles"
