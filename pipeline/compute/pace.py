@@ -85,8 +85,10 @@ class Pace:
             seconds = planned * (known or together).ratio
             doubt = 1 + 1 / known.groups**0.5 if known else UNMEASURED_FACTOR
             low, middle, high = low + seconds / doubt, middle + seconds, high + seconds * doubt
-        at_once = self._at_once(together, now)
-        return Range(low / at_once, middle / at_once, high / at_once)
+        # On the other workers a group is half done, on average.
+        half_done = min((self.workers - 1) * together.actual / together.groups / 2, middle / 2)
+        scale = (1 - half_done / middle if middle else 1.0) / self._at_once(together, now)
+        return Range(low * scale, middle * scale, high * scale)
 
     def _at_once(self, together: _Measured, now: float) -> float:
         """Seconds of work per second of wall time: at first one per worker, then what is seen since they are warm,
