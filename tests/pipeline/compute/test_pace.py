@@ -51,7 +51,7 @@ def test_a_plan_that_is_wrong_by_ten_in_one_statistic_is_corrected_by_a_fifth_of
 ) -> None:
     planned = {"spectra": [0.5] * 120, "angles": [1.0, 2.0] * 30, "laws": [0.1] * 200}
     told = simulated(planned, {"angles": factor}, workers, seed)
-    middle = [(true, estimate) for share, true, estimate in told if 0.2 <= share <= 0.95]
+    middle = [(true, estimate) for share, true, estimate in told if 0.2 <= share <= 0.9]  # then the last ones run
     assert len(middle) > 50
     for true, estimate in middle:
         assert estimate is not None
