@@ -55,7 +55,7 @@ class Entry(BaseModel):
     bases: dict[str, str] = Field(default_factory=dict, description="glob on run ids → base, as a path or RUN[@STEP]")
     metrics: dict[str, str] = Field(
         default_factory=dict,
-        description="glob on run ids → CSV with a column `step` and columns of loss and metrics, below the archive",
+        description="glob on run ids → CSV below the archive: a column `step` or `epoch`, numbers, perhaps `run`",
     )
     tasks: dict[str, str] = Field(
         default_factory=dict,

@@ -31,6 +31,7 @@ from pipeline.selection import parse_steps
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer
     from analyzers.models import Material
+    from pipeline.archive.metrics import Log
     from pipeline.store import CheckpointRecord, Store
 
 
@@ -59,12 +60,12 @@ def find_archive(options: AnalyzeOptions) -> Source:
     import data_catalog
     from pipeline.api import scan
     from pipeline.archive import require_runs
-    from pipeline.archive.metrics_csv import with_metrics
+    from pipeline.archive.metrics_csv import files_of, with_metrics
 
     entry = data_catalog.find(options.runs)
     if entry is None:
         archive = scan(options.runs, options.name, options.step_pattern, options.step_scale)
-        return Source(require_runs(archive), {})
+        return Source(with_metrics(require_runs(archive), files_of(options.metrics)), {})
     archive = scan(
         entry.folder,
         options.name or entry.name,
@@ -72,7 +73,8 @@ def find_archive(options: AnalyzeOptions) -> Source:
         options.step_scale or entry.step_scale,
         entry.run_ids,
     )
-    return Source(with_metrics(require_runs(archive), entry.metrics), dict(entry.bases))
+    files = [(glob, entry.folder / Path(path).expanduser()) for glob, path in entry.metrics.items()]
+    return Source(with_metrics(require_runs(archive), (*files, *files_of(options.metrics))), dict(entry.bases))
 
 
 def open_store(path: Path) -> Store:
@@ -205,6 +207,7 @@ def write(
     runs: Sequence[str] | None,
     runner: Runner,
     profile: Mapping[str, Any] | None = None,
+    logs: Mapping[str, Log] | None = None,
 ) -> Written:
     """Writes the report. What an earlier one in OUT has of other analyzers stays in it (`flows.earlier`)."""
     wider = with_earlier(store, options)
@@ -215,7 +218,7 @@ def write(
         asked = {"analyzers": others, "tasks": (), "probes": (), "model": None}
         ready |= {analyzer.name: analyzer for analyzer in analyzers_for(wider.model_copy(update=asked), store)}
         analyzers = [ready[name] for name in wider.analyzers]
-    return report(store, analyzers, wider, runs, runner, profile)
+    return report(store, analyzers, wider, runs, runner, profile, logs)
 
 
 def analyzers_for(options: AnalyzeOptions, store: Store | None = None) -> tuple[Analyzer, ...]:
@@ -288,7 +291,9 @@ def check_report(options: AnalyzeOptions) -> None:
     """What can be wrong with a report before it is derived: settings and store."""
     from pipeline.store import Store
 
-    analyzers_for(options, Store.open(options.store_path, mode="r"))
+    store = Store.open(options.store_path, mode="r")
+    analyzers_for(options, store)
+    given_logs(store, options)
 
 
 def report_only(options: AnalyzeOptions, globs: Sequence[str] | None, runner: Runner) -> Written:
@@ -297,7 +302,19 @@ def report_only(options: AnalyzeOptions, globs: Sequence[str] | None, runner: Ru
 
     store = Store.open(options.store_path, mode="r")
     runs = None if globs is None else chosen_runs([record.id for record in store.runs()], globs)
-    return write(store, analyzers_for(options, store), options, runs, runner)
+    return write(store, analyzers_for(options, store), options, runs, runner, logs=given_logs(store, options))
+
+
+def given_logs(store: Store, options: AnalyzeOptions) -> dict[str, Log]:
+    """The metrics of --metrics for the runs of a store, which stays as it is."""
+    from pipeline.archive.metrics_csv import Target, files_of, logs_from
+
+    if not options.metrics:
+        return {}
+    checkpoints = {run.id: store.checkpoints(run.id) for run in store.runs() if run.role == "run"}
+    return logs_from(
+        files_of(options.metrics), [Target(run, known[0].step_unit) for run, known in checkpoints.items() if known]
+    )
 
 
 def chosen_runs(ids: Sequence[str], globs: Sequence[str]) -> list[str]:

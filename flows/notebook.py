@@ -14,8 +14,8 @@ def analyze(runs: str | Path, out: str | Path = "out", **options: Any) -> xr.Dat
     """Ingests the checkpoints below `runs`, computes what is missing and writes OUT/report.html and OUT/report.zarr.
 
     Returns the report. `options` are those of `AnalyzeOptions`, that is of `varve analyze`: `base`, `analyzers`,
-    `settings` (analyzer → key → value), `tasks`, `probes`, `include`, `exclude`, `steps`, `workers`, ...; a single text
-    will do where several may stand. What could not be read or measured is printed, and listed in the report.
+    `settings` (analyzer → key → value), `tasks`, `probes`, `metrics`, `include`, `exclude`, `steps`, `workers`, ...; a
+    single text will do where several may stand. What could not be read or measured is printed and listed in the report.
     """
     from flows import analysis, summary
     from flows.console import say
@@ -32,7 +32,7 @@ def analyze(runs: str | Path, out: str | Path = "out", **options: Any) -> xr.Dat
 
 
 def _several(name: str, value: Any) -> Any:
-    several: Sequence[str] = ("base", "analyzers", "tasks", "probes", "include", "exclude")
+    several: Sequence[str] = ("base", "analyzers", "tasks", "probes", "metrics", "include", "exclude")
     if name in several:
         return (str(value),) if isinstance(value, str | Path) else tuple(map(str, value))
     return str(value) if isinstance(value, Path) else value

@@ -32,6 +32,7 @@ class AnalyzeOptions(BaseModel):
     settings: Settings = {}
     tasks: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     model: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = None
@@ -69,6 +70,15 @@ class AnalyzeOptions(BaseModel):
     def _absolute_or_named(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         """A name and a "package.module:factory" stay, a file's path becomes absolute."""
         return tuple(v if is_name(v) or is_factory(v) else str(Path(v).expanduser().absolute()) for v in values)
+
+    @field_validator("metrics")
+    @classmethod
+    def _absolute_files(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """FILE and RUN_GLOB=FILE with absolute paths."""
+        from pipeline.archive.metrics_csv import files_of
+
+        files = [(glob, path_text(path.expanduser().absolute())) for glob, path in files_of(values)]
+        return tuple(text if glob is None else f"{glob}={text}" for glob, text in files)
 
     @property
     def store_path(self) -> Path:

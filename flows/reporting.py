@@ -15,6 +15,7 @@ from pipeline.selection import parse_steps
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Derived
+    from pipeline.archive.metrics import Log
     from pipeline.store import Store
 
 
@@ -37,9 +38,11 @@ def report(
     runs: Sequence[str] | None,
     runner: Runner,
     profile: Mapping[str, Any] | None = None,
+    logs: Mapping[str, Log] | None = None,
 ) -> Written:
     """Writes OUT/report.zarr and OUT/report.html from what is stored. An analyzer that fails costs its own node.
-    `profile` (where the computation's time went) stays in the report's attributes."""
+    `profile` (where the computation's time went) stays in the report's attributes; `logs` are metrics that the store
+    does not have."""
     from pipeline.report import assemble, derive, save, write_html
     from pipeline.report.contents import archive_rows
 
@@ -65,8 +68,9 @@ def report(
             derived[analyzer.name] = answer
     problems += [str(damage) for damage in store.damage()]
     tree = assemble(
-        store, [a for a in analyzers if a.name in derived], runs, **selection, derived=derived, problems=problems
-    )
+        store, [a for a in analyzers if a.name in derived], runs, **selection, derived=derived, problems=problems,
+        logs=logs,
+    )  # fmt: skip
     problems += [text for text in map(str, store.damage()) if text not in problems]  # assembling reads more
     if profile is not None:
         tree.attrs["profile"] = json.dumps(profile)

@@ -129,7 +129,8 @@ def _inputs(options: AnalyzeOptions, outside: Iterable[Path]) -> str:
         plugins = (target.partition(":")[0].partition(".")[0] for _, target in registry.targets().values())
         for package in dict.fromkeys((*_OWN, *plugins)):
             yield from _code(package)
-        for path in (root, root.parent / "base", *_named(options), *outside):
+        logs = [root / Path(path).expanduser() for path in entry.metrics.values()] if entry else []
+        for path in (root, root.parent / "base", *_named(options), *logs, *outside):
             yield from _tree(path, but=own)
 
     return _digest(lines())
@@ -140,9 +141,10 @@ def _named(options: AnalyzeOptions) -> Iterator[Path]:
     for value in options.model_dump(exclude={"runs", "out", "store", "settings"}).values():
         for text in value if isinstance(value, tuple | list) else (value,):
             if isinstance(text, str) and text:
-                path = Path(text.rpartition("=")[2]).expanduser()
-                if _stat(path) is not None:
-                    yield path
+                for candidate in dict.fromkeys((text, text.partition("=")[2], text.rpartition("=")[2])):
+                    path = Path(candidate).expanduser()
+                    if candidate and _stat(path) is not None:
+                        yield path
 
 
 def _outside(store: Store) -> tuple[Path, ...]:

@@ -28,6 +28,7 @@ def analyze(
     step_scale: a.StepScale = None,
     task: a.Task = None,
     probe: a.Probe = None,
+    metrics: a.Metrics = None,
     model: a.Model = None,
     profile: a.Profile = False,
     no_flow: a.NoFlow = False,
@@ -38,6 +39,7 @@ def analyze(
       varve analyze RUNS/ --out out/
       varve analyze RUNS/ --out out/ --base base_model/ --analyzers intruder_dimensions
       varve analyze RUNS/ --out out/ --base "lora*=base_model/" --base "sft*=sft-1@0"
+      varve analyze RUNS/ --out out/ --metrics losses.csv
       varve analyze RUNS/ --out out/ --steps last --include "*attn*" --set weight_spectra.alpha_null=true
 
     RUNS is a folder or the name of a catalog entry. Writes OUT/report.html, OUT/report.zarr (opens with
@@ -54,7 +56,7 @@ def analyze(
         runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,
         workers=workers, scheduler=scheduler, include=include, exclude=exclude, steps=steps, cache_bytes=cache_bytes,
         rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale, task=task, probe=probe, model=model,
-        profile=profile,
+        metrics=metrics, profile=profile,
     )  # fmt: skip
     if (earlier := unchanged(options)) is not None:
         say(console.nothing_to_read(earlier.done.checkpoints))

@@ -100,6 +100,16 @@ Probe = Annotated[
         "probes; repeatable.",
     ),
 ]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metrics",
+        metavar="FILE.csv",
+        help="Loss and scores of the runs: a CSV with a column step (or epoch), numbers, and a column run where there "
+        "are several: run,step,val_loss. Or one file for some runs, RUN_GLOB=FILE.csv, as in seed1*=seed1.csv; "
+        "repeatable.",
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

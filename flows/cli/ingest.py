@@ -19,6 +19,7 @@ def ingest(
     name: a.Name = None,
     step_pattern: a.StepPattern = None,
     step_scale: a.StepScale = None,
+    metrics: a.Metrics = None,
     no_flow: a.NoFlow = False,
 ) -> int:
     """Copy the checkpoints of an archive into a Zarr store, bit for bit; equal tensors are stored once.
@@ -26,6 +27,7 @@ def ingest(
     \b
       varve ingest RUNS/ --store S.zarr
       varve ingest RUNS/ --store S.zarr --steps "::10"
+      varve ingest RUNS/ --store S.zarr --metrics losses.csv
 
     Checkpoints that are already there unchanged are not read again. Exit code 3 when something cannot be read.
     """
@@ -34,6 +36,6 @@ def ingest(
 
     options = options_from(
         runs=runs, out=store.parent, store=store, base=base, steps=steps, rehash=rehash, name=name,
-        step_pattern=step_pattern, step_scale=step_scale,
+        step_pattern=step_pattern, step_scale=step_scale, metrics=metrics,
     )  # fmt: skip
     return run_ingest(options, with_prefect=not no_flow)

@@ -18,6 +18,7 @@ def report(
     config: a.Config = None,
     task: a.Task = None,
     probe: a.Probe = None,
+    metrics: a.Metrics = None,
     model: a.Model = None,
     runs: Annotated[
         list[str] | None, typer.Option("--runs", metavar="GLOB", help="Only runs whose id matches; repeatable.")
@@ -31,6 +32,7 @@ def report(
 
     \b
       varve report out/store.zarr --out out2/ --set intruder_dimensions.epsilons=0.4,0.6
+      varve report out/store.zarr --out out2/ --metrics losses.csv
 
     What the settings ask for and the store does not hold is missing in the report, which says so; `varve analyze`
     computes it. Tasks and probe sets are by default those that the store was analysed with.
@@ -41,6 +43,6 @@ def report(
 
     options = options_from(
         runs=store, out=out, store=store, analyzers=analyzers, set_=set_, config=config, task=task, probe=probe,
-        model=model, include=include, exclude=exclude, steps=steps,
+        metrics=metrics, model=model, include=include, exclude=exclude, steps=steps,
     )  # fmt: skip
     return run_report(options, tuple(runs or ()), with_prefect=not no_flow)

@@ -34,6 +34,7 @@ def options_from(
     step_scale: int | None = None,
     task: Sequence[str] | None = None,
     probe: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
     model: str | None = None,
     profile: bool = False,
 ) -> AnalyzeOptions:
@@ -70,6 +71,7 @@ def options_from(
             step_scale=step_scale,
             tasks=tuple(task or ()),
             probes=tuple(probe or ()),
+            metrics=tuple(metrics or ()),
             model=model,
             profile=profile,
         )

@@ -56,6 +56,7 @@ def schedule(
     step_scale: a.StepScale = None,
     task: a.Task = None,
     probe: a.Probe = None,
+    metrics: a.Metrics = None,
     model: a.Model = None,
 ) -> int:
     """Analyse new checkpoints on a schedule: a Prefect deployment, served until Ctrl-C.
@@ -84,6 +85,7 @@ def schedule(
         runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,
         workers=workers, scheduler=scheduler, include=include, exclude=exclude, steps=steps, cache_bytes=cache_bytes,
         rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale, task=task, probe=probe, model=model,
+        metrics=metrics,
     )  # fmt: skip
     times = ", ".join(t.strftime("%a %Y-%m-%d %H:%M") for t in schedules.upcoming(when))
     say(f"{when.cron} in {when.timezone}: next {times}")

@@ -1,4 +1,5 @@
-"""What the Hugging Face Trainer logged: `trainer_state.json`, its step and its rows of loss and metrics."""
+"""What a run logged: rows of numbers with their step, and the file that each metric is from. The Hugging Face Trainer
+writes them to `trainer_state.json`; other training loops to the checkpoints, or to a CSV (`metrics_csv`)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,31 @@ from pipeline.archive.guarded import boundary, short
 from pipeline.archive.jsonfile import read_json
 
 STATE_FILE = "trainer_state.json"
+
+IN_CHECKPOINTS = "checkpoint"
+"""The source of metrics that stood beside the weights."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """Rows of a run's numbers, each with its "step", and the source of each metric by name: files' names."""
+
+    rows: tuple[Mapping[str, float], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def __add__(self, other: Log) -> Log:
+        """Both logs; of a number that both have at a step the other one's counts."""
+        sources = dict(self.sources)
+        for name, source in other.sources.items():
+            known = sources.get(name, "").split(", ")
+            sources[name] = ", ".join(filter(None, (*known, "" if source in known else source)))
+        return Log((*self.rows, *other.rows), sources)
+
+    @staticmethod
+    def of(rows: Iterable[Mapping[str, float]], source: str) -> Log:
+        """Rows that are all of one source."""
+        kept = tuple(row for row in rows if len(row) > 1)
+        return Log(kept, {name: source for row in kept for name in row if name != "step"})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pipeline.archive.clocks import KEYS, Step, numbers, steps_of
 from pipeline.archive.filenames import stem
 from pipeline.archive.findings import Findings
 from pipeline.archive.headers import Headers
-from pipeline.archive.metrics import merge_rows
+from pipeline.archive.metrics import IN_CHECKPOINTS, STATE_FILE, Log, merge_rows
 from pipeline.archive.same import same_weights
 from pipeline.archive.splitting import own_words
 from pipeline.archive.steps import is_alias, step_from_metadata
@@ -83,13 +83,22 @@ def assemble_run(
     for one in ordered:
         if one.placed.beside_steps:
             _add_beside(steps, run_id, one, told.get(one.path), findings)
+    log = _log(members, [steps[step] for step in sorted(steps)])
     return Run(
         run_id,
         path,
         tuple(steps[step].checkpoint for step in sorted(steps)),
         "base" if any(part.lower() == "base" for part in parts) else "run",
-        merge_rows([one.state for one in members if one.state is not None]),
+        log.rows,
+        log.sources,
     )
+
+
+def _log(members: Sequence[Headers], steps: Sequence[Settled]) -> Log:
+    """What the run's checkpoints hold beside their weights, and above that what the Trainer logged."""
+    saved = ({"step": float(at.checkpoint.step), **at.headers.contents.metrics} for at in steps)
+    states = [headers.state for headers in members if headers.state is not None]
+    return Log.of(saved, IN_CHECKPOINTS) + Log.of(merge_rows(states), STATE_FILE)
 
 
 def _add(steps: dict[int, Settled], new: Settled, findings: Findings) -> None:

@@ -120,13 +120,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. `metrics` are rows of its log ({"step": 30, "loss": 0.4, ...}), from trainer_state.json."""
+    """One training run. `metrics` are rows of its log ({"step": 30, "loss": 0.4, ...}), `metric_sources` metric → the
+    file that it is from: trainer_state.json, a CSV, or "checkpoint"."""
 
     id: str
     path: Path
     checkpoints: tuple[Checkpoint, ...]
     role: Literal["run", "base"] = "run"
     metrics: tuple[Mapping[str, float], ...] = ()
+    metric_sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from pipeline.archive.labels import labels
+from pipeline.archive.metrics import Log
 from pipeline.archive.recipes import digest, tensors_of
 from pipeline.report.tables import legal_names, table
 from pipeline.store.content_findings import content_findings
@@ -30,11 +32,13 @@ def archive_nodes(
     steps: Mapping[str, Collection[int]],
     skips: Iterable[Skip] = (),
     failures: Iterable[Failure] = (),
+    logs: Mapping[str, Log] = MappingProxyType({}),
 ) -> dict[str, xr.Dataset]:
     """Path → dataset: /archive/runs, contents, parameters, unmeasured, problems, notes, failures, skipped,
     /provenance, /metrics.
 
-    `runs` are those of the report with their bases; of a run that `steps` names, only these steps are listed. Tables
+    `runs` are those of the report with their bases; of a run that `steps` names, only these steps are listed. `logs`
+    are metrics beside those in the store, by run id. Tables
     without a row are left out; /archive counts the rows of each in its attributes.
     """
     checkpoints = {
@@ -54,7 +58,7 @@ def archive_nodes(
     nodes |= {f"/archive/{name}": _table("entry", rows) for name, rows in tables.items() if rows}
     digests = _digests(store, checkpoints)
     nodes["/provenance"] = _table("checkpoint", digests) if digests else xr.Dataset()
-    metrics = metrics_dataset(runs)
+    metrics = metrics_dataset({run.id: Log(run.metrics, run.metric_sources) + logs.get(run.id, Log()) for run in runs})
     if metrics is not None:
         nodes["/metrics"] = metrics
     return nodes
@@ -246,35 +250,39 @@ def _digests(store: Store, checkpoints: Checkpoints) -> list[Row]:
     ]
 
 
-def metrics_dataset(runs: Sequence[RunRecord]) -> xr.Dataset | None:
-    """The runs' logs over (run, step): one variable per number logged, NaN where a run did not log it.
+def metrics_dataset(logs: Mapping[str, Log]) -> xr.Dataset | None:
+    """The runs' logs over (run, step): one variable per number logged, NaN where a run did not log it. Its attribute
+    `source` names the files that it is from.
 
     Rows of one step are merged (a training and an evaluation row); of a number logged twice the last counts.
     None where no run has a log.
     """
-    logs: dict[str, dict[int, dict[str, float]]] = {}
-    for run in runs:
-        for row in run.metrics:
+    merged: dict[str, dict[int, dict[str, float]]] = {}
+    sources: dict[str, dict[str, None]] = {}
+    for run, log in logs.items():
+        for row in log.rows:
             step = row.get("step")
             if step is None or not np.isfinite(step):
                 continue
             numbers = {k: float(v) for k, v in row.items() if k != "step" and isinstance(v, int | float)}
-            logs.setdefault(run.id, {}).setdefault(int(step), {}).update(numbers)
-    names = list(dict.fromkeys(name for log in logs.values() for row in log.values() for name in row))
-    if not names:
+            merged.setdefault(run, {}).setdefault(int(step), {}).update(numbers)
+            for name in numbers:
+                # Stores from before sources were recorded do not tell which file a log came from.
+                sources.setdefault(name, {}).update(dict.fromkeys(log.sources.get(name, "training log").split(", ")))
+    if not sources:
         return None
-    steps = sorted({step for log in logs.values() for step in log})
+    steps = sorted({step for rows in merged.values() for step in rows})
     where = {step: i for i, step in enumerate(steps)}
-    values = {name: np.full((len(logs), len(steps)), np.nan) for name in names}
-    for i, log in enumerate(logs.values()):
-        for step, row in log.items():
+    values = {name: np.full((len(merged), len(steps)), np.nan) for name in sources}
+    for i, rows in enumerate(merged.values()):
+        for step, row in rows.items():
             for name, value in row.items():
                 values[name][i, where[step]] = value
-    legal = legal_names(names, taken=("run", "step"))
+    legal = legal_names(list(sources), taken=("run", "step"))
     return xr.Dataset(
         {
-            legal[name]: (("run", "step"), data, {"long_name": name, "units": "1", "source": "trainer_state.json"})
+            legal[name]: (("run", "step"), data, {"long_name": name, "units": "1", "source": ", ".join(sources[name])})
             for name, data in values.items()
         },
-        {"run": ("run", np.array(list(logs), dtype=object)), "step": np.array(steps, dtype=np.int64)},
+        {"run": ("run", np.array(list(merged), dtype=object)), "step": np.array(steps, dtype=np.int64)},
     )

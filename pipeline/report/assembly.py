@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from analyzers.errors import ReportError
+from pipeline.archive.metrics import Log
 from pipeline.report import groups
 from pipeline.report.archive_tables import archive_nodes
 from pipeline.report.provenance import computed_by, root_attributes
@@ -62,11 +63,13 @@ def assemble(
     steps: Steps | Collection[int] | None = None,
     derived: Mapping[str, Sequence[Derived]] | None = None,
     problems: Sequence[str] = (),
+    logs: Mapping[str, Log] | None = None,
 ) -> xr.DataTree:
     """The report: one node per analyzer, /archive, /metrics, /provenance; the root's attributes say where from.
 
     Nothing is computed from weights: what a statistic has not stored is NaN, and listed under /archive. `derived` has
-    what `derive` gave already, by analyzer; `problems` are sentences on what went wrong before, for the reader.
+    what `derive` gave already, by analyzer; `problems` are sentences on what went wrong before, for the reader; `logs`
+    are further metrics by run id.
     """
     from pipeline.report.view import StoreView
     from pipeline.store.store import SCHEMA
@@ -78,7 +81,7 @@ def assemble(
     tree = tree_of(parts, members)
     records = [record for record in store.runs() if record.id in _named(view)]
     chosen = {info.id: info.steps for info in view.runs}
-    for path, dataset in archive_nodes(store, records, chosen, view.skips, view.failures).items():
+    for path, dataset in archive_nodes(store, records, chosen, view.skips, view.failures, logs or {}).items():
         tree[path] = xr.DataTree(dataset)
     archives = sorted({record.id.split("/")[0] for record in records if record.role == "run"})  # an id is archive/path
     tree.attrs = root_attributes(store.path, SCHEMA, archives, analyzers, computed_by(store, analyzers))

@@ -134,6 +134,7 @@ def record_run(
             problems=tuple(problems),
             notes=tuple(notes),
             archive_notes=tuple(archive_notes),
+            metric_sources=run.metric_sources if run.metrics else old.metric_sources,
         )
         if record != old:
             replace_document(store.path, folder, record.to_json())

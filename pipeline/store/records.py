@@ -30,6 +30,7 @@ class RunRecord:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     archive_notes: tuple[str, ...] = ()
+    metric_sources: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_json`."""
@@ -41,6 +42,7 @@ class RunRecord:
             "base": self.base,
             "base_kind": self.base_kind,
             "metrics": [dict(row) for row in self.metrics],
+            "metric_sources": dict(self.metric_sources),
             "source": self.source,
             "problems": [problem_to_json(problem) for problem in self.problems],
             "notes": list(self.notes),
@@ -61,6 +63,7 @@ class RunRecord:
             tuple(Problem(**problem) for problem in data["problems"]),
             tuple(data.get("notes", ())),  # absent in the first stores
             tuple(data.get("archive_notes", ())),  # absent where all runs had the archive's notes
+            data.get("metric_sources", {}),  # absent in older stores
         )
 
 

@@ -63,6 +63,8 @@ class Contents:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     training_state: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Loss and scores saved beside the weights."""
 
     def __post_init__(self) -> None:
         """Names become text here, whichever format they come from."""
@@ -77,6 +79,7 @@ class Contents:
             object.__setattr__(self, "places", places)
             object.__setattr__(self, "problems", (*self.problems, *twice))
         object.__setattr__(self, "steps", {visible(key): step for key, step in self.steps.items()})
+        object.__setattr__(self, "metrics", {visible(key): value for key, value in self.metrics.items()})
         object.__setattr__(self, "config", encodable_data(self.config))
         object.__setattr__(self, "tied", tuple(tuple(map(visible, names)) for names in self.tied))
         object.__setattr__(self, "notes", tuple(map(encodable, self.notes)))

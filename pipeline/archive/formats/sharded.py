@@ -44,6 +44,7 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
     files, notes, problems = [path], [], []
     tied: list[tuple[str, ...]] = []
     steps: dict[str, int] = {}
+    metrics: dict[str, float] = {}
     for name, expected in sorted(shards(path).items()):
         file = real_path(path.with_name(name))
         try:
@@ -74,9 +75,10 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
         notes += contents.notes
         tied += contents.tied
         steps = {**contents.steps, **steps}
+        metrics = {**contents.metrics, **metrics}
     if not places:
         raise ArchiveError(f"{path}: no shard can be read: {'; '.join(str(problem) for problem in problems)}")
-    return Contents(places, tuple(files), steps, {}, tuple(tied), tuple(problems), tuple(notes))
+    return Contents(places, tuple(files), steps, {}, tuple(tied), tuple(problems), tuple(notes), metrics=metrics)
 
 
 def _listed(names: list[str]) -> str:

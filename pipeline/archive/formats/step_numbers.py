@@ -4,6 +4,7 @@ down, in the last entry of an optimizer's history or in a dict of what the train
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,30 +38,30 @@ def step_numbers(values: Mapping[str, Any], tensor_value: Callable[[Any], int | 
 
 def _number(value: Any, tensor_value: Callable[[Any], int | None]) -> int | None:
     if isinstance(value, Call):
-        value = tensor_value(value) if is_tensor(value) else _numpy_scalar(value)
+        value = tensor_value(value) if is_tensor(value) else numpy_scalar(value)
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < _LARGEST else None
 
 
-def _numpy_scalar(call: Call) -> int | None:
-    """The value of a pickled numpy integer: scalar(dtype("i8", …), its bytes)."""
-    if (
-        not isinstance(call.function, Global)
-        or call.function.name != "scalar"
-        or "multiarray" not in call.function.module
-    ):
+def numpy_scalar(value: Any) -> int | float | None:
+    """The value of a pickled numpy number: scalar(dtype("i8", …), its bytes)."""
+    function = value.function if isinstance(value, Call) else None
+    if not isinstance(function, Global) or function.name != "scalar" or "multiarray" not in function.module:
         return None
-    if not isinstance(call.args, tuple) or len(call.args) != 2 or not isinstance(call.args[0], Call):
+    if not isinstance(value.args, tuple) or len(value.args) != 2 or not isinstance(value.args[0], Call):
         return None
-    dtype, raw = call.args
+    dtype, raw = value.args
     code = dtype.args[0] if isinstance(dtype.args, tuple) and dtype.args else None
     if isinstance(raw, Call) and isinstance(raw.args, tuple) and raw.args and isinstance(raw.args[0], str):
         # Protocol 2 has no bytes: they are the text that _codecs.encode(text, "latin1") would turn into them.
         raw = raw.args[0].encode("latin-1", "ignore")
-    if not isinstance(code, str) or not isinstance(raw, bytes) or re.fullmatch(r"[iu][1248]", code) is None:
+    if not isinstance(code, str) or not isinstance(raw, bytes) or re.fullmatch(r"[iu][1248]|f[248]", code) is None:
         return None
     if len(raw) != int(code[1]):
         return None
     order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
+    if code[0] == "f":
+        number: float = struct.unpack((">" if order == ">" else "<") + {"2": "e", "4": "f", "8": "d"}[code[1]], raw)[0]
+        return number
     return int.from_bytes(raw, "big" if order == ">" else "little", signed=code[0] == "i")

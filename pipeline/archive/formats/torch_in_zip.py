@@ -93,6 +93,7 @@ def _joined(path: Path, parts: dict[str, Contents], steps: dict[str, int]) -> Co
     places: dict[str, Place] = {}
     tied: list[tuple[str, ...]] = []
     problems: list[Problem] = []
+    metrics: dict[str, float] = {}
     notes: list[str] = []
     for member, part in parts.items():
         prefix = "" if member == main else f"{filenames.stem(Path(member))}."
@@ -104,5 +105,6 @@ def _joined(path: Path, parts: dict[str, Contents], steps: dict[str, int]) -> Co
             notes.append(f"left, as training state: {member}")
         notes += part.notes
         steps = {**part.steps, **steps}
+        metrics = {**part.metrics, **metrics}
     config = next((part.config for part in parts.values() if part.config), {})
-    return Contents(places, (path,), steps, config, tuple(tied), tuple(problems), tuple(notes))
+    return Contents(places, (path,), steps, config, tuple(tied), tuple(problems), tuple(notes), metrics=metrics)

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
 from pipeline.archive.formats.contents import Contents, Place, row_major
+from pipeline.archive.formats.metric_numbers import metric_numbers
 from pipeline.archive.formats.pickle_data import Call, Global
 from pipeline.archive.formats.state import State, is_tensor
 from pipeline.archive.formats.step_numbers import step_numbers
@@ -106,6 +109,7 @@ class TorchFile:
             problems=tuple(problems),
             notes=tuple(notes),
             training_state=state.training_state,
+            metrics=metric_numbers(state.values, self.scalar, state.tensors),
         )
 
     def place(self, name: str, tensor: Strided) -> Place:
@@ -145,16 +149,25 @@ class TorchFile:
 
     def number(self, tensor: Any) -> int | None:
         """The value of a stored scalar of an integer dtype, such as a step; None for any other tensor."""
+        value = self.scalar(tensor)
+        return value if type(value) is int else None
+
+    def scalar(self, tensor: Any) -> float | None:
+        """The value of a stored tensor of one real number: an int of an integer dtype, else a float; None for any other
+        tensor."""
         try:
             place = self.place("", strided(tensor))
         except (Unreadable, ArchiveError):
             return None
-        if place.member or place.header.nbytes != NUMPY[place.header.dtype].itemsize or "int" not in place.header.dtype:
+        dtype = NUMPY[place.header.dtype]
+        whole = "int" in place.header.dtype
+        if place.member or place.header.nbytes != dtype.itemsize or not (whole or "float" in place.header.dtype):
             return None
         with open_regular(place.path) as file:
             file.seek(place.offset)
             raw = file.read(place.header.nbytes)
-        return int.from_bytes(raw, "big" if place.big_endian else "little", signed=True)
+        value = np.frombuffer(raw, dtype.newbyteorder(">" if place.big_endian else "<"))[0]
+        return int(value) if whole else float(value)
 
 
 def strided(call: Any) -> Strided:

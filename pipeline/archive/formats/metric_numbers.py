@@ -1,0 +1,100 @@
+"""Loss and scores that a training loop saved beside the weights of a torch file: {"model": ..., "val_loss": 0.41}.
+
+A number is a metric if its name has a word for a result (loss, acc, f1, ...), or if it is of a floating-point type and
+its name has no word for a count or a setting (step, seed, lr, version, ...). A name that ends in such a word
+(loss_scale, acc_steps) is none. So are truth values, tensors of the weights themselves, and what optimizers, schedulers
+and settings keep. Dicts of results ("metrics", "val", {"loss": {"train": ...}}) are looked into, one level.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from pipeline.archive.formats.state import TRAINING_STATE, as_mapping, is_tensor, is_training_state
+from pipeline.archive.formats.step_numbers import numpy_scalar
+
+_RESULT = re.compile(
+    r"loss(es)?|acc|accuracy|accuracies|f1|precision|recall|auc|auroc|mcc|bleu|rouge[0-9l]*|perplexity|ppl|rewards?|"
+    r"returns?|scores?|errors?|err|nll|bp[bc]|[cw]er|r?mse|mae|psnr|ssim|fid|m?ap|map50|m?iou|dice|elo|top[0-9]+|"
+    r"correlation|pearson|spearman|ndcg|metric|fitness"
+)
+_NO_RESULT = re.compile(
+    r"steps?|iters?|iterations?|epochs?|episodes?|updates|timesteps?|samples|tokens|batch(es)?|count|num|n|size|dim|dims|"
+    r"seed|version|lrs?|rate|decay|momentum|betas?|eps|epsilon|gamma|alpha|dropout|warmup|scale|scaling|scaler|weights?|"
+    r"coef|coeff|factor|ratio|temperature|temp|threshold|patience|wait|mode|interval|freq|every|max|min|std|mean|ema|"
+    r"time|timestamp|date|seconds?|hours|world|rank|workers?|param|params|hyperparameters|args?|config|cfg|bits?|k"
+)
+_STATISTICS = {"max", "min", "mean", "std", "ema", "rate"}
+"""Words that may end a result's name: loss_mean, error_rate."""
+_GROUP = re.compile(r"metrics?|logs?|logged|results?|scores?|stats|eval|evaluation|valid|validation|val|test|train")
+_MOST = 1000
+"""More numbers than a training loop logs by hand."""
+
+
+def metric_numbers(
+    values: Mapping[str, Any], tensor_value: Callable[[Any], float | None], weights: Collection[str]
+) -> dict[str, float]:
+    """Metric → value, for numbers at the top and in dicts of results. `values` stand beside the weights and above them,
+    `weights` are the tensors' names; `tensor_value` reads a stored tensor of one number."""
+    metrics: dict[str, float] = {}
+    for key, value in values.items():
+        number = _number(value, tensor_value)
+        if number is not None and _is_metric(key, number) and (key not in weights or _is_result(key)):
+            metrics[key] = float(number)
+    for key, value in values.items():
+        entries = as_mapping(value)
+        if not entries or not _is_group(key) or is_training_state(value) or len(entries) > _MOST:
+            continue
+        for name, entry in entries.items():
+            if not isinstance(name, str) or f"{key}.{name}" in weights or key in weights:
+                continue
+            number = _number(entry, tensor_value)
+            full = name if re.fullmatch(r"(?:\w+_)?(?:metrics?|logs?|logged|results?|stats)", key) else f"{key}_{name}"
+            if number is not None and (_is_metric(name, number) or (_is_result(key) and _is_metric(full, number))):
+                metrics.setdefault(full, float(number))
+    return metrics
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, those of a camelCase word apart, unless it is one (mIoU)."""
+    words: list[str] = []
+    for part in re.findall(r"[A-Za-z]+[0-9]*", name):
+        known = _RESULT.fullmatch(part.lower()) or part.isupper()
+        words += [part] if known else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", part).split()
+    return [word.lower() for word in words]
+
+
+def _is_result(name: str) -> bool:
+    """Whether a name says how good a model is."""
+    words = _words(name)
+    if not words or TRAINING_STATE.search(name) or (_NO_RESULT.fullmatch(words[-1]) and words[-1] not in _STATISTICS):
+        return False
+    return any(_RESULT.fullmatch(word) for word in words)
+
+
+def _is_metric(name: str, number: float) -> bool:
+    if _is_result(name):
+        return True
+    words = _words(name)
+    plain = isinstance(number, float) and bool(words) and TRAINING_STATE.search(name) is None
+    return plain and not any(_NO_RESULT.fullmatch(word) for word in words)
+
+
+def _is_group(key: str) -> bool:
+    words = _words(key)
+    if not words or TRAINING_STATE.search(key) or not _GROUP.fullmatch(words[-1]):
+        return _is_result(key)
+    return True
+
+
+def _number(value: Any, tensor_value: Callable[[Any], float | None]) -> float | None:
+    """A Python number, or a scalar of numpy or torch; floats stay floats, whole numbers whole."""
+    if is_tensor(value):
+        value = tensor_value(value)
+    elif not isinstance(value, int | float):
+        value = numpy_scalar(value)
+    if type(value) is float:
+        return value
+    return value if type(value) is int and abs(value) < 2**1000 else None
