@@ -130,11 +130,17 @@ class PackIndex:
         """Where the tensor is; the newest packs are searched first."""
         with self._lock:
             found = self._places.get(digest)
+            if found is not None and not (self._root / "packs" / found.pack).exists():
+                self._forget(found.pack)  # a repair removed it, maybe in another process
+                found = None
             if found is None:
                 for _ in self._load():
                     if (found := self._places.get(digest)) is not None:
                         break
             return found
+
+    def _forget(self, pack: str) -> None:
+        self._places = {digest: place for digest, place in self._places.items() if place.pack != pack}
 
     def peek(self, digest: str) -> Packed | None:
         """As `find`, among the packs known as of the last `refresh`."""

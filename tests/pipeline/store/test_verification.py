@@ -227,3 +227,16 @@ def test_a_store_without_digests_of_its_arrays_is_read_and_its_tensors_are_check
     pack_index.cache_clear()
     with pytest.raises(DamageError, match="does not have the bytes"):
         everything(Store.open(filled.path))
+
+
+def test_a_process_that_lives_on_reads_what_was_repaired(filled: Store) -> None:
+    """A worker of a cluster keeps the index of a store: a pack that a repair removed is looked for again."""
+    living = Store.open(filled.path)
+    before = everything(living)
+    (chunk,) = filled.path.glob("packs/*/c/0")
+    flip(chunk)
+    repair(filled.path)
+    ingest_again(filled.path)
+    assert {k: v for k, v in everything(living).items() if isinstance(k, str) and k in ("norm", "scale")} == {
+        name: before[name] for name in ("norm", "scale")
+    }
