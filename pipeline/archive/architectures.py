@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.archive.types import TensorHeader
+from pipeline.archive.recipes import tensors_of
+from pipeline.archive.types import Layout, TensorHeader
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -46,3 +47,9 @@ def _steps(steps: Sequence[int], unit: str, most: int = 8) -> str:
     if len(steps) <= most:
         return f"{unit}s " + ", ".join(map(str, steps))
     return f"{len(steps)} {unit}s from {steps[0]} to {steps[-1]}"
+
+
+def merges(layout: Layout) -> bool:
+    """Whether all factors of an adapter's checkpoint are used: of DoRA and the like the weights cannot be rebuilt."""
+    used = {name for spec in layout.matrices for name in tensors_of(spec.recipe)}
+    return all("lora_" not in tensor.name or tensor.name in used for tensor in layout.tensors)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.contract import MatrixInfo
 from analyzers.errors import ParameterError
-from pipeline.archive.architectures import Shapes, alike, architectures, shapes_of
+from pipeline.archive.architectures import Shapes, alike, architectures, merges, shapes_of
 from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
@@ -119,9 +119,12 @@ class Sources:
         return max(having, key=len, default=())
 
     def family(self, run: str) -> int:
-        """A number that runs of one architecture share, as models: an adapter's is its base's."""
+        """A number that runs of one architecture share, as models: an adapter's is its base's. An adapter that cannot be
+        merged into its base shares it with no run."""
         shapes: Shapes = {}
         for step in self.comparable_steps(run, None)[:1]:
+            if not merges(self.store.layout(self.checkpoints(run)[step].layout)):
+                return -1 - list(self._all).index(run)
             whole = self.whole(run, step)
             of = whole.base if isinstance(whole, CheckpointSource) and whole.base else None
             shapes = self._shapes(of.run, of.step) if of else self._shapes(run, step)
