@@ -119,8 +119,8 @@ class Sources:
         return max(having, key=len, default=())
 
     def family(self, run: str) -> int:
-        """A number that runs of one architecture share, as models: an adapter's is its base's. An adapter that cannot be
-        merged into its base shares it with no run."""
+        """A number that runs of one architecture share, as models: an adapter's is its base's, unless it cannot be merged
+        into it."""
         shapes: Shapes = {}
         for step in self.comparable_steps(run, None)[:1]:
             if not merges(self.store.layout(self.checkpoints(run)[step].layout)):
