@@ -119,8 +119,8 @@ class Sources:
         return max(having, key=len, default=())
 
     def family(self, run: str) -> int:
-        """A number that runs of one architecture share, as models: an adapter's is its base's, unless it cannot be merged
-        into it."""
+        """A number that runs of one architecture share, as models: an adapter's is its base's, unless the two cannot
+        be merged."""
         shapes: Shapes = {}
         for step in self.comparable_steps(run, None)[:1]:
             if not merges(self.store.layout(self.checkpoints(run)[step].layout)):
