@@ -19,7 +19,7 @@ def with_earlier(store: Store, options: AnalyzeOptions) -> AnalyzeOptions:
     """
     from analyzers import registry
 
-    attributes = _attributes(Path(options.out) / "report.zarr") if options.analyzers else {}
+    attributes = _attributes(options.out_path / "report.zarr") if options.analyzers else {}
     if not attributes or Path(attributes.get("store", "")).absolute() != store.path.absolute():
         return options
     earlier = {str(described["name"]) for described in json.loads(attributes.get("analyzers", "[]"))}

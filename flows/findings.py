@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pipeline.store.addresses import LISTED
-from pipeline.store.reasons import cause
+from pipeline.store.reasons import LISTED, cause
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Problem

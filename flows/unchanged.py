@@ -55,7 +55,7 @@ def unchanged(options: AnalyzeOptions) -> Unchanged | None:
 
     Raises `StoreBusy` where another varve writes to the store.
     """
-    out = Path(options.out)
+    out = options.out_path
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
         outside = [Path(path) for path in record["outside"]]
@@ -79,7 +79,7 @@ def inputs_of(options: AnalyzeOptions) -> str:
 def remember(options: AnalyzeOptions, before: str, done: Done | None, store: Store) -> None:
     """Records what the report was made from. `before`: `inputs_of` from before the analysis; `done`: None where
     it left something out. Then, or where the inputs changed meanwhile, no record stays."""
-    path = Path(options.out) / RECORD
+    path = options.out_path / RECORD
     if done is None or not before or before != _inputs(options, ()):
         path.unlink(missing_ok=True)
         return
@@ -96,7 +96,7 @@ def _covers(options: AnalyzeOptions) -> bool:
 
 
 def _record(options: AnalyzeOptions, inputs: str, outside: Iterable[Path], done: Done) -> dict[str, object]:
-    out = Path(options.out)
+    out = options.out_path
     written = _digest(line for path in (out / "report.html", out / "report.zarr" / "zarr.json") for line in _tree(path))
     return {
         "form": FORM,
@@ -117,7 +117,7 @@ def _inputs(options: AnalyzeOptions, outside: Iterable[Path]) -> str:
     entry = data_catalog.find(options.runs)
     root = Path(options.runs) if entry is None else entry.folder
     own = {
-        Path(options.out),
+        options.out_path,
         options.store_path,
         Path(f"{options.store_path}.cache"),
         Path(f"{options.store_path}.lock"),

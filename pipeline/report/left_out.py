@@ -10,7 +10,7 @@ import xarray as xr
 from pipeline.report.blocks import Block, Details, Prose, Section, from_rows, several
 from pipeline.report.compare import analyzer_nodes, measured_nodes
 from pipeline.report.contents import Contents, Rows
-from pipeline.store import addresses
+from pipeline.store import reasons
 from pipeline.store.reasons import cause
 
 LISTED = 50
@@ -69,7 +69,7 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
         }
         rows = [{**row, "hint": _way_out(str(row["reason"]))} for row in missing]
         blocks.append(from_rows("What has no value because something is wrong.", rows, columns, LISTED))
-    held = sum(int(row.get("count") or 0) for row in contents.skipped if row.get("code") == addresses.LISTED)
+    held = sum(int(row.get("count") or 0) for row in contents.skipped if row.get("code") == reasons.LISTED)
     if held:
         blocks.append(Prose((f"{several(held, 'value is', 'values are')} missing because of these files.",)))
     if contents.failures:
@@ -82,7 +82,7 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
 def _with_causes(skipped: Rows) -> list[dict[str, Any]]:
     """The rows of what is wrong and not listed elsewhere; what follows from another row gets its reason and place, so
     that it is counted there and not told again."""
-    wrong = [row for row in skipped if is_wrong(row) and row.get("code") != addresses.LISTED]
+    wrong = [row for row in skipped if is_wrong(row) and row.get("code") != reasons.LISTED]
     places = {str(row["reason"]): {"file": row.get("file"), "tensors": row.get("tensors")} for row in wrong}
     rows = []
     for row in wrong:

@@ -34,11 +34,6 @@ class CheckpointSource:
     entries: int = 0
 
 
-LISTED = "listed"
-"""The code of what is missing because of a file, tensor or base that is listed as a problem itself: it is counted, and
-not reported again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Because:
     """Why there is no unit, as a sentence for the report. `wrong`: something is amiss with the data (a shape, a base

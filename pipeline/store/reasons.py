@@ -18,3 +18,8 @@ def cause(reason: str) -> tuple[str, bool]:
     while (match := _OF_INPUT.match(own)) is not None:
         own = own[match.end() :]
     return own, own != reason
+
+
+LISTED = "listed"
+"""The code of what is missing because of a file, tensor or base that is listed as a problem itself: it is counted, and
+not reported again."""

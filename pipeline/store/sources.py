@@ -19,7 +19,8 @@ from pipeline.archive.architectures import Shapes, alike, architectures, merges,
 from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
-from pipeline.store.addresses import LISTED, Because, CheckpointSource, Selection, Skip, Source
+from pipeline.store.addresses import Because, CheckpointSource, Selection, Skip, Source
+from pipeline.store.reasons import LISTED
 
 if TYPE_CHECKING:
     from pipeline.store.records import CheckpointRecord, RunRecord
@@ -119,8 +120,7 @@ class Sources:
         return max(having, key=len, default=())
 
     def family(self, run: str) -> int:
-        """A number that runs of one architecture share, as models: an adapter's is its base's, unless the two cannot
-        be merged."""
+        """A number that runs of one architecture share as models: an adapter's is its base's if they can be merged."""
         shapes: Shapes = {}
         for step in self.comparable_steps(run, None)[:1]:
             if not merges(self.store.layout(self.checkpoints(run)[step].layout)):
