@@ -52,7 +52,7 @@ class MatrixInfo:
 
     `name` is canonical (one name for the full, the adapter and the per-expert form). `shape` is (m, n) in the
     orientation (out, in); `orientation` says how the file holds it: "out_in", or "in_out" when it was transposed.
-    `role` is "weight", "delta" (an adapter's Δ), or "circuit_qk"/"circuit_ov". `dtype` is the storage dtype.
+    `role` is "weight", "delta" (an adapter's Δ), "merged" (W0 + Δ), or "circuit_qk"/"circuit_ov". `dtype` is stored.
     `rank`: r of a product of factors (m, r) and (r, n), alone or on a base; None of any other matrix.
     """
 
@@ -94,8 +94,8 @@ Content = torch.Tensor | LowRank | Sum
 class Matrix:
     """A matrix that is read when it is asked for, on the unit's device, in its storage dtype.
 
-    `key` identifies the content: equal keys mean bit-equal matrices. Each `content()` reads anew; keep what you need.
-    Do not write into it: an adapter's W and its W0 can share their base.
+    `key` identifies the content: equal keys mean bit-equal matrices. Each `content()` reads anew. Never write into it:
+    an adapter's W and its W0 can share their base.
     """
 
     info: MatrixInfo
@@ -173,7 +173,7 @@ class Unit:
 
 
 class Cache(Protocol):
-    """Evictable storage for large intermediates (a base's singular vectors), shared by units and workers."""
+    """Evictable storage of large intermediates (a base's singular vectors), shared by units and workers."""
 
     def __call__(
         self, name: str, key: str, make: Callable[[], Mapping[str, torch.Tensor]]
@@ -189,7 +189,7 @@ def no_cache(name: str, key: str, make: Callable[[], Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Context:
-    """Where a unit runs. `seed` derives from the unit's key: the same unit draws the same numbers anywhere."""
+    """Where a unit runs. `seed` derives from the unit's key, so a unit draws the same numbers anywhere."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
@@ -232,6 +232,7 @@ class Statistic(ABC):
     it stays out of the key, a stored result of larger extent serves, and a smaller one is computed anew.
     `against` (pair scope, or run/runs over pairs): "base", "previous" (step), "previous:2" (the step before that), or
     "run:<id>". Both of a pair are as the model had them, an adapter's Δ on its base; with `as_stored` it is Δ alone.
+    `on_base` (scope matrix): measured is W0 + Δ of each of an adapter's matrices, and nothing else.
     `over`: a run or runs unit is made per "matrix" or once for the whole "checkpoint" series.
     `reads_matrices` False: only the input statistics are loaded (a statistic of a statistic).
     `reads_models` (scope checkpoint, or run and runs over "checkpoint"): one observation per checkpoint carries all of
@@ -245,6 +246,7 @@ class Statistic(ABC):
     scope: ClassVar[Scope]
     against: ClassVar[str | None] = None
     as_stored: ClassVar[bool] = False
+    on_base: ClassVar[bool] = False
     over: ClassVar[Literal["matrix", "checkpoint"]] = "matrix"
     reads_matrices: ClassVar[bool] = True
     reads_models: ClassVar[bool] = False
@@ -360,9 +362,7 @@ class Stack:
 
 class View(Protocol):
     """All stored results of the chosen runs, as an analyzer's `derive` sees them. Loading is lazy and batched.
-
-    Where runs share no axes, an analyzer with variables over `matrix` gets a view of each group of runs that do.
-    """
+    Where runs share no axes, an analyzer with variables over `matrix` gets a view of each group of runs that do."""
 
     runs: tuple[RunInfo, ...]
     steps: np.ndarray

@@ -32,6 +32,7 @@ BUILT_IN = {
     "intruder_dimensions": "analyzers.intruder_dimensions:IntruderDimensions",
     "pathway_metrics": "analyzers.pathway_metrics:PathwayMetrics",
     "intrinsic_dimension": "analyzers.intrinsic_dimension:IntrinsicDimension",
+    "merged_spectra": "analyzers.weight_spectra:MergedSpectra",
 }
 
 Settings = dict[str, dict[str, Any]]

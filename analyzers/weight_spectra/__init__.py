@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analyzers.weight_spectra.analyzer import WeightSpectra as WeightSpectra
+    from analyzers.weight_spectra.merged import MergedSpectra as MergedSpectra
 
-__all__ = ["WeightSpectra"]
+__all__ = ["MergedSpectra", "WeightSpectra"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the analyzer, and torch with it, when it is first asked for."""
+    """Loads an analyzer, and torch with it, when it is first asked for."""
     if name == "WeightSpectra":
         from analyzers.weight_spectra.analyzer import WeightSpectra
 
         return WeightSpectra
+    if name == "MergedSpectra":
+        from analyzers.weight_spectra.merged import MergedSpectra
+
+        return MergedSpectra
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

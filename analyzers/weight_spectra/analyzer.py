@@ -6,13 +6,13 @@ Formulas, conventions and pitfalls of each variable: docs/weight-spectra.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from analyzers.contract import Analyzer, AnalyzerParameters, Derived, Stack, Statistic, View
+from analyzers.contract import Analyzer, AnalyzerParameters, Derived, Stack, Statistic, Variable, View
 from analyzers.linalg.gaussian_null import benjamini_yekutieli
 from analyzers.weight_spectra import scalars, welore
 from analyzers.weight_spectra.full_spectra import full_spectra
@@ -75,8 +75,8 @@ class WeightSpectra(Analyzer):
 
     name = "weight_spectra"
     version = 3
-    variables = VARIABLES
-    Parameters = WeightSpectraParameters
+    variables: ClassVar[tuple[Variable, ...]] = VARIABLES
+    Parameters: ClassVar[type[AnalyzerParameters]] = WeightSpectraParameters
 
     def statistics(self) -> Sequence[Statistic]:
         """σ, entry-wise facts, the power-law fit, the bulk fit and the modes' overlaps; and what was asked for."""

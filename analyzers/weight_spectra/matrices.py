@@ -42,5 +42,5 @@ def matrices_of(view: View) -> Matrices:
             if info is None:
                 continue
             p[i, k], N[i, k] = min(info.shape), max(info.shape)
-            weight[i, k], circuit[i, k] = info.role == "weight", is_circuit(info)
+            weight[i, k], circuit[i, k] = info.role in ("weight", "merged"), is_circuit(info)
     return Matrices(p, N, weight, circuit)

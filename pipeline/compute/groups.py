@@ -166,4 +166,5 @@ def _cost(unit: UnitAddress, rates: Calibration) -> tuple[float, Cost, int]:
 
 def _info(matrix: Source) -> MatrixInfo:
     """An adapter on its base costs what its Δ does: where one is measured against the other, W is not expanded."""
-    return replace(matrix.info, role="delta") if isinstance(matrix.recipe, Merged) else matrix.info
+    beside_delta = isinstance(matrix.recipe, Merged) and matrix.info.role != "merged"
+    return replace(matrix.info, role="delta") if beside_delta else matrix.info

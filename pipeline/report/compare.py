@@ -14,7 +14,7 @@ from pipeline.report.tables import RESERVED
 
 COUNTED = ("n_intruders", "n_intruders_null", "excess_intruders", "n_intruders_matched")
 """Counts: summed over the matrices of a layer, where other variables have their median."""
-ALONE = {"weight_spectra", "pathway_metrics", "intrinsic_dimension"}
+ALONE = {"weight_spectra", "merged_spectra", "pathway_metrics", "intrinsic_dimension"}
 """Analyzers of ours that compare nothing with a base."""
 PREFERRED = {"side": "left", "k": 10, "epsilon": 0.5, "matched_to": "geometric_mean"}
 """The convention shown where a variable has several (the paper's side, k and ε)."""
@@ -85,11 +85,21 @@ def key_variables(tree: xr.DataTree, per_variable: int = 2) -> Iterator[KeyVaria
                 if compares_runs(array):
                     continue  # these have tables of their own: `between_runs`
                 if array.attrs.get("key") and array.dtype.kind in "fiub" and {"run", "matrix"} & set(array.dims):
-                    for part in _slices(node, str(name), array, per_variable, roles):
+                    slices = _slices(node, str(name), array, per_variable, roles)
+                    for part in (one for each in slices for one in _apart(each, roles)):
                         known = joint.get((part.name, part.label))
                         both = part if known is None else replace(known, further=(*known.further, part.values))
                         joint[part.name, part.label] = both
         yield from joint.values()
+
+
+def _apart(variable: KeyVariable, roles: Roles) -> Iterator[KeyVariable]:
+    """One for each role, where the analyzer measures matrices and not their changes."""
+    if variable.node not in ALONE:
+        yield variable
+        return
+    for word, values in roles.apart(variable.values):
+        yield replace(variable, values=values, label=", ".join(filter(None, (variable.label, word))))
 
 
 def compares_runs(array: xr.DataArray) -> bool:

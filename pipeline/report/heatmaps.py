@@ -55,7 +55,7 @@ def heatmaps(variable: KeyVariable, runs: Sequence[str], look: Look) -> Image | 
         caption = f"{what} over the matrices of a layer; columns are checkpoints."
         if any(layers[-1] == "none" for _, layers, *_ in panels):
             caption += " “none”: matrices outside the layers; the colour scale is that of the layers."
-        caption += f" {look.roles_of(run for run, *_ in panels)}".rstrip()
+        caption += f" {look.roles_of((run for run, *_ in panels), variable.values)}".rstrip()
         names = ", ".join(run for run, *_ in panels)
         extent = f"From {finite.min():.3g} to {finite.max():.3g}."
         alt = f"Heatmap of {title}: layers by {look.steps.label}, for {names}. {extent}"

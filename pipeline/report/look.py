@@ -41,6 +41,6 @@ class Look:
         """A matrix's name, with its label where the name is only a number."""
         return labelled(name, self.labels.get(name))
 
-    def roles_of(self, runs: Iterable[str]) -> str:
-        """A sentence on which role is shown of which run."""
-        return self.roles.said(runs, {run: style.label for run, style in self.styles.items()})
+    def roles_of(self, runs: Iterable[str], values: xr.DataArray) -> str:
+        """A sentence on which role is shown of which run in a figure of these values."""
+        return self.roles.of_values(values).said(runs, {run: style.label for run, style in self.styles.items()})

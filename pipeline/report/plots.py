@@ -60,7 +60,7 @@ def curves(variable: KeyVariable, look: Look, spread: str = "matrices") -> Image
         place(figure, top=legend(figure, [one.run for one in series], look))
         band = ", shaded between its quartiles" if over_matrices and len(series) <= BANDED_RUNS else ""
         what = f"Median over {spread}{band}" if over_matrices else "Value"
-        roles = f" {look.roles_of(one.run for one in series)}" if over_matrices else ""
+        roles = f" {look.roles_of((one.run for one in series), variable.values)}" if over_matrices else ""
         caption = f"{what}, at each measured {look.steps.word} of each run.{roles}".rstrip()
         return image(figure, title, caption, f"Line plot: {title} over {look.steps.label}. {_ends(series, look)}")
 
@@ -100,7 +100,7 @@ def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: st
         more = f" The first {len(shown)} of {len(series)} runs." if len(series) > len(shown) else ""
         place(figure, left=2.4)
         over_matrices = "matrix" in variable.values.dims
-        roles = look.roles_of(one.run for one in shown) if over_matrices else ""
+        roles = look.roles_of((one.run for one in shown), variable.values) if over_matrices else ""
         what = "Median over matrices, bar between its quartiles" if over_matrices else "Value of each run"
         caption = f"{what}{'; each run has one {look.steps.word}' if stepped else ''}.{more} {roles}".rstrip()
         return image(figure, title, caption, f"Dot plot: {title}. {_ends(shown, look)}")

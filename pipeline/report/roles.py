@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
-WORDS = {"weight": "weights", "delta": "adapters’ Δ"}
+WORDS = {"weight": "weights", "delta": "adapters’ Δ", "merged": "adapters’ W0 + Δ"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,26 @@ class Roles:
         role = self.of.get((run, matrix), "weight")
         return role == self.shown[run] if run in self.shown else not role.startswith("circuit")
 
+    def apart(self, values: xr.DataArray) -> list[tuple[str, xr.DataArray]]:
+        """Values of each role apart, with its word: weights and adapters' Δ never share a figure. Where all runs are
+        of one role, the values as they are, without a word."""
+        if not {"run", "matrix"} <= set(values.dims):
+            return [("", values)]
+        if _merged(values):
+            return [("adapters on their base", values)]
+        runs = [str(run) for run in values["run"].values]
+        words = {run: self.word(run) for run in runs if bool(values.isel(run=runs.index(run)).notnull().any())}
+        if len(set(words.values())) < 2:
+            return [("", values)]
+        return [
+            (word, values.where(xr.DataArray([words.get(run) == word for run in runs], dims="run")))
+            for word in dict.fromkeys(words.values())
+        ]
+
+    def of_values(self, values: xr.DataArray) -> Roles:
+        """The roles as they are in these values, where an adapter's matrices can stand on their base."""
+        return replace(self, shown={**self.shown, **dict.fromkeys(_merged(values), "merged")})
+
     def word(self, run: str) -> str:
         """ "weights", "adapters’ Δ"; empty where nothing is known of the run."""
         return WORDS.get(self.shown[run], self.shown[run].replace("_", " ")) if run in self.shown else ""
@@ -79,6 +99,14 @@ class Roles:
             for role, names in by_role.items()
         )
         return _sentence("; ".join(listed)) if by_role else ""
+
+
+def _merged(values: xr.DataArray) -> list[str]:
+    """The runs whose values are of merged weights."""
+    if "role" not in values.coords or set(values["role"].dims) != {"run", "matrix"}:
+        return []
+    merged = (values["role"].transpose("run", "matrix").values == "merged").any(axis=1)
+    return [str(run) for run, of_run in zip(values["run"].values, merged, strict=True) if of_run]
 
 
 def _sentence(text: str) -> str:

@@ -34,7 +34,7 @@ PANELS = 4
 """Runs per figure of panels."""
 SHOWN_RUNS = 16
 """Runs that get heatmaps and intruder panels; the others stand in report.zarr."""
-SHOWN_VARIABLES = 12
+SHOWN_VARIABLES = 18
 """Key variables shown at once; further ones stand behind a click."""
 
 

@@ -94,7 +94,7 @@ def _moved(variables: Sequence[KeyVariable], look: Look) -> str:
         verb = "rose" if last > first else "fell"
         among = " (the largest change among the runs)" if len(ends) > 1 else ""
         of_matrices = "matrix" in variable.values.dims
-        role = look.roles.word(run) if of_matrices else ""
+        role = look.roles.of_values(variable.values).word(run) if of_matrices else ""
         of = f" over its {role}" if role else ""
         what = f"the median over matrices of {variable.long_name}" if of_matrices else variable.long_name
         said.append(f"{what} {verb} from {number(first)} to {number(last)} in {look.label(run)}{of}{among}")

@@ -6,9 +6,10 @@ The plan computes those that are not stored yet and the view reads them; both go
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from analyzers.contract import IterativeStatistic, Statistic
-from pipeline.store.addresses import Because, Skip
+from analyzers.contract import IterativeStatistic, MatrixInfo, Statistic
+from pipeline.store.addresses import Because, Skip, Source
 from pipeline.store.failures import Failure
 from pipeline.store.keys import identity
 from pipeline.store.members import Found, Members, Place
@@ -31,6 +32,7 @@ class Units:
         self._by_identity = {p.identity: p for p in self.prepared}
         self.members = Members(sources, self.prepared)
         self.series = SeriesUnits(self.members)
+        self._merged: dict[int, tuple[MatrixInfo, MatrixInfo]] = {}
 
     def known(self, statistic: Statistic) -> Prepared | None:
         """The prepared form of one of the statistics or of an input of one, else None."""
@@ -69,9 +71,23 @@ class Units:
         return tuple(f for f in listed if f.key in keys or f.statistic in iterative)
 
     def _matrices(self, p: Prepared, found: Found) -> None:
-        for run, step in self._places(with_bases=True):
-            for name, source in self.sources.kept(run, step).items():
-                _note(found, p, (run, step, name), self.members.matrix(p, run, step, source))
+        for run, step in self._places(with_bases=not p.statistic.on_base):
+            for name, stored in self.sources.kept(run, step).items():
+                if p.statistic.on_base and stored.info.role != "delta":
+                    continue
+                source = self._on_base(run, step, name) if p.statistic.on_base else stored
+                got = source if isinstance(source, Because) else self.members.matrix(p, run, step, source)
+                _note(found, p, (run, step, name), got)
+
+    def _on_base(self, run: str, step: int, name: str) -> Source | Because:
+        """W0 + Δ of an adapter's matrix."""
+        source = self.sources.tuned(run, step)[name]
+        if isinstance(source, Because):
+            return source
+        known = self._merged.get(id(source.info))
+        if known is None:  # holding the info keeps its id from being used again
+            known = self._merged[id(source.info)] = (source.info, replace(source.info, role="merged"))
+        return replace(source, info=known[1])
 
     def _pairs(self, p: Prepared, found: Found) -> None:
         against = p.statistic.against
