@@ -15,6 +15,11 @@ LONGEST_NAME = 1000
 """Characters; real names stay below 200."""
 
 _NORM = re.compile(r"(?:^|_)(?:\w*norm|ln|bn)\w*$|layernorm|rmsnorm", re.IGNORECASE)
+_NORM_WORD = re.compile(r"[a-z]*norm\d*|ln[a-z]?\d*|bn\d*|normali[sz]ation", re.IGNORECASE)
+_NO_NORM = frozenset(
+    "head proj projection linear fc dense embed embedding embeddings conv mlp net predictor router gate lora".split()
+)
+"""Words of a module that has matrices, whatever stands beside them: norm_head, bn_linear."""
 _BUFFER = re.compile(
     r"^(?:inv_freq|\w*cos_cached|\w*sin_cached|rotary_(?:cos|sin)|cos_sin_cache|freqs_cis|\w*_mask|mask|causal_mask|tril|"
     r"triu|position_ids|\w*running_(?:mean|var|std|count)|num_batches_tracked|\w*_buffer|relative_position_index|"
@@ -57,9 +62,15 @@ def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
         return f"{size}: a vector held with extra axes"
     if _is_bias(leaf, owner, names):
         return f"{size}: a bias"
-    if gain and leaf in ("weight", "gamma", "scale"):
+    if leaf in ("weight", "gamma", "scale") and (leaf == "gamma" or _is_norm(re.split(r"[./]", owner)[-2:][0])):
         return f"{size}: a normalisation's gain"
     return _reparametrised(leaf, owner, names)
+
+
+def _is_norm(module: str) -> bool:
+    """Whether a module is called a normalisation word by word: input_layernorm, ln_f, norm2; not normal_head."""
+    words = module.lower().split("_")
+    return any(_NORM_WORD.fullmatch(word) for word in words) and not _NO_NORM.intersection(words)
 
 
 def _is_bias(leaf: str, owner: str, names: Collection[str]) -> bool:

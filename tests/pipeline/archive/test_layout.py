@@ -162,6 +162,20 @@ def test_what_is_no_matrix_says_why(name: str, tensor: torch.Tensor, word: str) 
     assert word in listed.reason
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["normal_head", "norm_head", "lnet", "decoder.normalizer", "normalized_embedding", "bn_linear", "lm.norm_proj"],
+)
+def test_a_name_that_begins_like_a_normalisation_is_a_matrix(module: str) -> None:
+    assert [spec.shape for spec in layout_of({f"{module}.weight": torch.zeros(3, 8)}).matrices] == [(3, 8)]
+
+
+@pytest.mark.parametrize("module", ["ln_f", "final_norm2", "input_layernorm", "blocks.LayerNorm_0", "norm_final"])
+def test_a_normalisation_of_two_axes_is_a_gain(module: str) -> None:
+    (listed,) = layout_of({f"{module}.weight": torch.zeros(3, 8)}).unmeasured
+    assert "gain" in listed.reason
+
+
 def test_a_name_without_end_and_a_stack_of_millions_are_listed() -> None:
     headers = (
         TensorHeader("_" * 100_000, "float32", (2, 2), 16),
