@@ -79,6 +79,7 @@ class IntruderDimensions(Analyzer):
         parts = self._parts()
         arrays = derivation.of_scores(view, parts["intruders"], settings)
         arrays |= derivation.of_change(view, parts["change"], parts["spectrum"], settings)
+        arrays |= derivation.of_flags(view, parts["intruders"], parts["change"], arrays, settings)
         norms = arrays["delta_spectral_norm"]
         arrays["spectral_ratio"] = derivation.spectral_ratio(view, parts["intruders"], norms, settings)
         arrays["total_intruders"] = derivation.totals(arrays["n_intruders"])

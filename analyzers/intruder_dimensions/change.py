@@ -28,6 +28,7 @@ class Change(Statistic):
     |Δ| > (ulp(w) + ulp(w0))/2, more than rounding can do), `sign_flips`, `top_share` (share of ‖Δ‖² in the
     `top_fraction` of the entries that changed most) and `top_share_above_noise` (those of them above the noise).
     `subspace_share` (2, len(subspace_ranks)): share of ‖Δ‖² inside W0's leading left and right singular vectors.
+    `base_gap` (len(subspace_ranks),): σ_r − σ_{r+1} of W0, without which its top-r subspace is arbitrary.
 
     An adapter's W is taken as merged and rounded to the base's dtype where bits are compared. Shares are NaN for Δ = 0,
     and beyond p. A base of zeros has NaN subspace shares.
@@ -37,7 +38,7 @@ class Change(Statistic):
     top_fraction: float = 0.01
 
     name: ClassVar[str] = "change"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "pair"
     against: ClassVar[str | None] = "base"
 
@@ -59,9 +60,11 @@ class Change(Statistic):
         roundings = pair_rounding(pair, base_rounding(pair, reference, context))
         update = pair.delta()
         shares = torch.full((2, len(self.subspace_ranks)), torch.nan)
+        gaps = np.full(len(self.subspace_ranks), np.nan)
         if not pair.identical and bool(pair.reference.any()):
             base = cached_base(label, reference, context, pair.reference)
             shares = subspace_shares(base, update, self.subspace_ranks)
+            gaps = gaps_after(base.sigma.cpu().numpy(), self.subspace_ranks)
             del base
         norms = {
             "norm_update": 0.0 if pair.identical else frobenius_norm(update),
@@ -72,7 +75,13 @@ class Change(Statistic):
             pair, dense64(update), self.top_fraction, (roundings[0].format, roundings[1].format)
         )
         result = {name: np.asarray(value, dtype=np.float64) for name, value in scalars.items()}
-        return result | {"subspace_share": shares.double().cpu().numpy()}
+        return result | {"subspace_share": shares.double().cpu().numpy(), "base_gap": gaps}
+
+
+def gaps_after(sigma: np.ndarray, ranks: Sequence[int]) -> np.ndarray:
+    """σ_r − σ_{r+1} for each of the ranks, float64; σ_{p+1} is 0, and beyond p it is NaN. sigma: (p,) descending."""
+    gaps = sigma - np.append(sigma[1:], 0.0)
+    return np.array([gaps[r - 1] if r <= sigma.size else np.nan for r in ranks], dtype=np.float64)
 
 
 def entry_changes(

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from analyzers.contract import MatrixInfo, Result, RunInfo, Stack, Statistic, Variable, View
+from analyzers.intruder_dimensions import flags
 from analyzers.intruder_dimensions.across_runs import ChangeAcrossRuns
 from analyzers.intruder_dimensions.change import Change
 from analyzers.intruder_dimensions.counts import (
@@ -69,7 +70,26 @@ def of_scores(view: View, statistic: Intruders, settings: IntruderParameters) ->
     arrays["window_chance"] = np.sqrt(cut["window_size"] / dimensions[:, None, :, :, None])
     arrays["chance_similarity"] = _matrix_table(view, _chance, (2,))
     arrays["principal_angle"] = _angles(view, statistic, settings)
+    arrays["similarity_flag"] = flags.of_scores(cut["score_error"])
     return arrays
+
+
+def of_flags(view: View, statistic: Intruders, change: Change, arrays: Arrays, settings: IntruderParameters) -> Arrays:
+    """Which subspaces rounding alone can exchange; needs `delta_noise_floor`."""
+    k = settings.scored
+    sigmas = [_gather(view, statistic, field, (k,), lambda v: v[:, :k]) for field in ("sigma", "sigma_base")]
+    gaps = _gather(view, change, "base_gap", (len(settings.subspace_ranks),))
+    floor = arrays["delta_noise_floor"]
+    p = _dimensions(view).min(axis=-1)[:, None, :]
+    largest = sigmas[1][..., :1]
+    of_shares = flags.within_rounding(gaps, floor[..., None], largest, p[..., None])
+    at = [settings.subspace_ranks.index(k) if k in settings.subspace_ranks else None for k in settings.ks]
+    none = np.full(floor.shape, np.nan)
+    of_ks = np.stack([none if i is None else gaps[..., i] for i in at], axis=-1)
+    return {
+        "delta_in_base_subspace_flag": flags.flagged(of_shares, ~np.isnan(gaps)),
+        "principal_angle_flag": flags.of_angles(sigmas, of_ks, settings.ks, floor, p),
+    }
 
 
 def of_null(view: View, statistic: IntruderNull, shape: tuple[int, ...], settings: IntruderParameters) -> Arrays:

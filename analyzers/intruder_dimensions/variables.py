@@ -41,6 +41,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "storage_uncertainty", _SCORE, "what rounding of the stored entries can have moved similarity by (4 s.d.)"
     ),
+    Variable(
+        "similarity_flag", _SCORE, "1: arbitrary, since base vectors of equal σ⁰ or an undetermined u_j decide it"
+    ),
     Variable("best_match", _SCORE, "0-based index of the base vector of greatest cosine"),
     Variable("sigma_match", _SCORE, "singular value of that base vector"),
     Variable("similarity_window", _SCORE, "norm of u_j's part among base vectors with σ⁰ within 2 % of the match"),
@@ -112,6 +115,11 @@ VARIABLES: tuple[Variable, ...] = (
         "principal angles between the top-k singular subspaces of W and W0",
         "rad",
     ),
+    Variable(
+        "principal_angle_flag",
+        ("run", "step", "matrix", "k"),
+        "1: the top-k subspace of W or W0 is arbitrary, since σ_k − σ_{k+1} is within rounding",
+    ),
     Variable("base_kind", ("run",), "how the base was chosen; 'first_step' is merely the run's own first save"),
     Variable("relative_change", _SCALAR, "‖Δ‖_F / ‖W0‖_F", key=True, log=True),
     Variable("cosine_to_base", _SCALAR, "cosine of (vec W, vec W0)", key=True),
@@ -133,6 +141,11 @@ VARIABLES: tuple[Variable, ...] = (
         "delta_in_base_subspace",
         ("run", "step", "matrix", "side", "subspace_rank"),
         "share of ‖Δ‖² inside W0's leading singular subspace",
+    ),
+    Variable(
+        "delta_in_base_subspace_flag",
+        ("run", "step", "matrix", "subspace_rank"),
+        "1: W0's top-r subspace is arbitrary, since σ_r − σ_{r+1} is within rounding",
     ),
     Variable("delta_in_base_subspace_chance", ("matrix", "side", "subspace_rank"), "that share for a random Δ, r/d"),
     Variable("unchanged_fraction", _SCALAR, "share of entries equal bit for bit to the base's", key=True),

@@ -16,9 +16,10 @@ LONGEST_NAME = 1000
 
 _NORM = re.compile(r"(?:^|_)(?:\w*norm|ln|bn)\w*$|layernorm|rmsnorm", re.IGNORECASE)
 _NORM_WORD = re.compile(r"[a-z]*norm\d*|ln[a-z]?\d*|bn\d*|normali[sz]ation", re.IGNORECASE)
-_NO_NORM = frozenset(
-    "head proj projection linear fc dense embed embedding embeddings conv mlp net predictor router gate lora".split()
-)
+_NO_NORM = {
+    "head", "proj", "projection", "linear", "fc", "dense", "embed", "embedding", "embeddings", "conv", "mlp", "net",
+    "predictor", "router", "gate", "lora",
+}  # fmt: skip
 """Words of a module that has matrices, whatever stands beside them: norm_head, bn_linear."""
 _BUFFER = re.compile(
     r"^(?:inv_freq|\w*cos_cached|\w*sin_cached|rotary_(?:cos|sin)|cos_sin_cache|freqs_cis|\w*_mask|mask|causal_mask|tril|"
