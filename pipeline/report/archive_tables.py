@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 from pipeline.archive.labels import labels
 from pipeline.archive.metrics import Log
 from pipeline.archive.recipes import digest, tensors_of
-from pipeline.report.tables import legal_names, table
+from pipeline.report.logged import metrics_dataset
+from pipeline.report.tables import table
 from pipeline.store.content_findings import content_findings
 
 if TYPE_CHECKING:
@@ -248,41 +248,3 @@ def _digests(store: Store, checkpoints: Checkpoints) -> list[Row]:
         for run, records in checkpoints.items()
         for record in records
     ]
-
-
-def metrics_dataset(logs: Mapping[str, Log]) -> xr.Dataset | None:
-    """The runs' logs over (run, step): one variable per number logged, NaN where a run did not log it. Its attribute
-    `source` names the files that it is from.
-
-    Rows of one step are merged (a training and an evaluation row); of a number logged twice the last counts.
-    None where no run has a log.
-    """
-    merged: dict[str, dict[int, dict[str, float]]] = {}
-    sources: dict[str, dict[str, None]] = {}
-    for run, log in logs.items():
-        for row in log.rows:
-            step = row.get("step")
-            if step is None or not np.isfinite(step):
-                continue
-            numbers = {k: float(v) for k, v in row.items() if k != "step" and isinstance(v, int | float)}
-            merged.setdefault(run, {}).setdefault(int(step), {}).update(numbers)
-            for name in numbers:
-                # Stores from before sources were recorded do not tell which file a log came from.
-                sources.setdefault(name, {}).update(dict.fromkeys(log.sources.get(name, "training log").split(", ")))
-    if not sources:
-        return None
-    steps = sorted({step for rows in merged.values() for step in rows})
-    where = {step: i for i, step in enumerate(steps)}
-    values = {name: np.full((len(merged), len(steps)), np.nan) for name in sources}
-    for i, rows in enumerate(merged.values()):
-        for step, row in rows.items():
-            for name, value in row.items():
-                values[name][i, where[step]] = value
-    legal = legal_names(list(sources), taken=("run", "step"))
-    return xr.Dataset(
-        {
-            legal[name]: (("run", "step"), data, {"long_name": name, "units": "1", "source": ", ".join(sources[name])})
-            for name, data in values.items()
-        },
-        {"run": ("run", np.array(list(merged), dtype=object)), "step": np.array(steps, dtype=np.int64)},
-    )

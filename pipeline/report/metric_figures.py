@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Literal
 
 import xarray as xr
@@ -10,6 +12,7 @@ import xarray as xr
 from pipeline.report.blocks import Block, Details, Section, gallery, several
 from pipeline.report.compare import KeyVariable
 from pipeline.report.figures import Image
+from pipeline.report.logged import NODE, Logged
 from pipeline.report.look import Look
 from pipeline.report.plots import curves
 
@@ -41,19 +44,35 @@ def sort_of(name: str) -> Sort:
 
 
 def metrics_section(tree: xr.DataTree, look: Look, shown: int) -> Section | None:
-    """At most `shown` results open; None where nothing was logged."""
-    if "metrics" not in tree.children:
+    """At most `shown` results open; None where nothing was logged. No more figures are drawn than the page shows."""
+    logged = Logged.of(tree)
+    if not logged.positions:
         return None
-    drawn: dict[Sort, list[Image]] = {"result": [], "other": [], "cost": []}
-    for name, array in tree["metrics"].to_dataset().data_vars.items():
-        long_name, units = str(array.attrs.get("long_name", name)), str(array.attrs.get("units", "1"))
-        image = curves(KeyVariable("metrics", str(name), long_name, units, False, array), look)
-        if image is not None:
-            drawn[sort_of(long_name)].append(image)
-    blocks: tuple[Block, ...] = gallery(drawn["result"][:shown])
-    further = [*drawn["result"][shown:], *drawn["other"]][: 2 * shown]
-    for images, noun in ((further, "further metric"), (drawn["cost"][:shown], "metric")):
-        about = " of speed and cost" if images is not further else ""
-        if images:
-            blocks += (Details(several(len(images), noun) + about, gallery(images)),)
+    names: dict[Sort, list[str]] = {"result": [], "other": [], "cost": []}
+    for name in logged.positions:
+        names[sort_of(logged.long_name(name))].append(name)
+    drawn = {sort: _figures(logged, of_sort, look) for sort, of_sort in names.items()}
+    blocks: tuple[Block, ...] = gallery(list(islice(drawn["result"], shown)))
+    further = list(islice(chain(drawn["result"], drawn["other"]), 2 * shown))
+    left = max(0, len(names["result"]) - shown) + len(names["other"])
+    blocks += _folded(further, left, "further metric", "")
+    blocks += _folded(list(islice(drawn["cost"], shown)), len(names["cost"]), "metric", " of speed and cost")
     return Section("metrics", "Loss and metrics of the runs", blocks)
+
+
+def _folded(images: Sequence[Image], total: int, noun: str, about: str) -> tuple[Block, ...]:
+    """Figures behind a click, which says of how many metrics they are where not all are drawn."""
+    if not images:
+        return ()
+    if len(images) == total:
+        return (Details(several(total, noun) + about, gallery(images)),)
+    summary = f"{len(images)} of {several(total, noun)}{about}; report.zarr has all"
+    return (Details(summary, gallery(images)),)
+
+
+def _figures(logged: Logged, names: Iterable[str], look: Look) -> Iterator[Image]:
+    """A figure of each metric that has a value, drawn when it is asked for."""
+    for name in names:
+        image = curves(KeyVariable(NODE, name, logged.long_name(name), "1", False, logged[name]), look)
+        if image is not None:
+            yield image

@@ -14,6 +14,7 @@ from analyzers.pathway_metrics.correlation import correlation, of_differences
 from analyzers.pathway_metrics.variables import CORRELATED
 from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number
 from pipeline.report.figures import Image, canvas, image, place
+from pipeline.report.logged import Logged
 from pipeline.report.look import Look
 from pipeline.report.pathway_text import NODE, preferred
 from pipeline.report.step_axis import short
@@ -47,14 +48,14 @@ def pathway_section(tree: xr.DataTree, look: Look) -> Section | None:
     runs = [str(r) for r in at["run"].values if np.isfinite(at["pathway_distance"].sel(run=r)).any()]
     if not runs:
         return None
-    metrics = tree["metrics"].to_dataset() if "metrics" in tree.children else xr.Dataset()
+    logged = Logged.of(tree)
     shown = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(SHOWN, len(runs))).round().astype(int))]
-    images: list[Image | None] = [course_figure(at, metrics, shown, look)]
+    images: list[Image | None] = [course_figure(at, logged, shown, look)]
     images += [load_figure(at, shown, look)] if "expert_load" in at else []
     images += [coactivation_figure(at, run, look) for run in shown[:1] if "coactivation" in at]
     images += [specialisation_figure(at, shown, look, of) for of in _SPECIALISED]
     blocks: list[Block] = [Gallery(tuple(i for i in images if i is not None)), _last_steps(at, runs)]
-    blocks += _correlations(at, metrics, runs)
+    blocks += _correlations(at, logged, runs)
     which = _which(dataset)
     if len(shown) < len(runs):
         which = (f"Figures show {len(shown)} of {len(runs)} runs; the tables and report.zarr have all.", *which)
@@ -84,7 +85,7 @@ def _course(at: xr.Dataset, name: str, run: str) -> tuple[np.ndarray, np.ndarray
     return at["step"].values[there], values[there]
 
 
-def course_figure(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str], look: Look) -> Image | None:
+def course_figure(at: xr.Dataset, logged: Logged, runs: Sequence[str], look: Look) -> Image | None:
     """Per run, one above the other over the same steps: loss, distance and length, shares, ratio, consistency."""
     each = min(2.75, 11.4 / len(runs))
     with canvas(each * len(runs) + 1.0, 8.6) as figure:
@@ -92,7 +93,7 @@ def course_figure(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str], look
         for column, run in enumerate(runs):
             loss, raw, spread, ratio, cosine = panels[:, column]
             loss.set_title(wrapped(look.label(run), each - 0.3), loc="left")
-            _losses(loss, at, metrics, run)
+            _losses(loss, at, logged, run)
             for name, colour in (("pathway_distance", COLOURS[0]), ("pathway_length", COLOURS[6])):
                 _line(raw, *_course(at, name, run), colour, _words(name))
             for name, colour in (("pathway_distance_normalised", COLOURS[0]), ("routing_entropy", COLOURS[1])):
@@ -125,15 +126,16 @@ def course_figure(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str], look
         return image(figure, "Pathways beside the loss", caption, f"Line plots per run. At the last step {ends}.")
 
 
-def _losses(axes: Axes, at: xr.Dataset, metrics: xr.Dataset, run: str) -> None:
+def _losses(axes: Axes, at: xr.Dataset, logged: Logged, run: str) -> None:
     drawn = False
+    names = logged.names_of(run)
     for name in _LOSSES:
         colour = COLOURS[4] if name in ("train_loss", "loss") else COLOURS[5]
-        if name in metrics and run in metrics["run"].values:
-            values = metrics[name].sel(run=run).values.astype(float)
-            there = np.isfinite(values) & (values > 0)
+        if name in names:
+            of_run = logged[name].sel(run=run)
+            there = np.isfinite(of_run.values) & (of_run.values > 0)
             if there.any():
-                _line(axes, metrics["step"].values[there], values[there], colour, _words(name))
+                _line(axes, of_run["step"].values[there], of_run.values[there], colour, _words(name))
                 drawn = True
     if not drawn:
         _line(axes, *_course(at, "probe_loss", run), COLOURS[4], "loss of the probe")
@@ -296,23 +298,23 @@ def _last_steps(at: xr.Dataset, runs: Sequence[str]) -> Table:
     )
 
 
-def _scores(at: xr.Dataset, metrics: xr.Dataset, run: str) -> dict[str, xr.DataArray]:
+def _scores(at: xr.Dataset, logged: Logged, run: str) -> dict[str, xr.DataArray]:
     """What a run's metrics are correlated with, over the report's steps: the archive's test loss (else its train loss,
     else the probe's), and its test score where it logs one."""
-    logged = metrics.sel(run=run) if "run" in metrics.coords and run in metrics["run"].values else xr.Dataset()
-    there = {str(name) for name, values in logged.data_vars.items() if bool(values.notnull().any())}
+    there = logged.names_of(run)
     loss = next((name for name in reversed(_LOSSES) if name in there), None)
     score = next((name for name in (*_SCORES, *sorted(n for n in there if "accuracy" in n)) if name in there), None)
     found = {"probe_loss": at["probe_loss"].sel(run=run)} if loss is None else {}
-    return found | {name: logged[name].reindex(step=at["step"].values) for name in (loss, score) if name is not None}
+    steps = at["step"].values
+    return found | {name: logged[name].sel(run=run).reindex(step=steps) for name in (loss, score) if name is not None}
 
 
-def _correlations(at: xr.Dataset, metrics: xr.Dataset, runs: Sequence[str]) -> list[Block]:
+def _correlations(at: xr.Dataset, logged: Logged, runs: Sequence[str]) -> list[Block]:
     """Of each metric with the archive's test loss and score over a run's steps: r at a glance, the rest below it."""
     brief: list[dict[str, Any]] = []
     whole: list[dict[str, Any]] = []
     for run in runs:
-        for name, values in _scores(at, metrics, run).items():
+        for name, values in _scores(at, logged, run).items():
             place = {"run": run, "with": _words(name)}
             cells: dict[str, str] = {}
             for metric in CORRELATED:

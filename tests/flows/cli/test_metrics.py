@@ -11,7 +11,7 @@ from analyzers.errors import ArchiveError
 from flows.analysis import find_archive, given_logs
 from flows.cli.request import options_from
 from pipeline.archive.metrics import Log
-from pipeline.report.archive_tables import metrics_dataset
+from pipeline.report.logged import metrics_dataset
 from pipeline.store import Store
 from pipeline.store.ingest import record_run
 from tests.end_to_end.archives import write_run
@@ -32,8 +32,9 @@ def test_the_options_file_joins_what_the_run_logged_and_the_store_keeps_both_sou
     record = record_run(store, run)
     assert store.run(run.id) == record
     dataset = logged({run.id: Log(record.metrics, record.metric_sources)})
-    assert dataset["my_score"].attrs["source"] == "log.csv"
-    assert dataset["my_score"].sel(step=10).item() == 0.5
+    score = dataset["value"].sel(metric="my_score")
+    assert score["source"] == "log.csv"
+    assert score.sel(step=10).item() == 0.5
 
 
 def test_a_relative_file_means_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -155,12 +155,19 @@ def metrics(runs: Sequence[str], steps: Sequence[int]) -> xr.Dataset:
     progress = np.linspace(0, 1, len(steps))
     loss = np.stack([2 * np.exp(-(1 + i) * progress) + 0.1 for i in range(len(runs))])
     accuracy = np.where(np.arange(len(steps)) % 2 == 0, 1 - loss / 3, np.nan)
+    return logged({"loss": loss, "eval_accuracy": accuracy}, runs, steps)
+
+
+def logged(metrics: Mapping[str, np.ndarray], runs: Sequence[str], steps: Sequence[int]) -> xr.Dataset:
+    """The node /metrics with the (run, step) values of some metrics."""
     return xr.Dataset(
+        {"value": _variable(("metric", "run", "step"), np.stack(list(metrics.values())), "what the training logged")},
         {
-            "loss": _variable(("run", "step"), loss, "loss"),
-            "eval_accuracy": _variable(("run", "step"), accuracy, "eval_accuracy"),
+            "metric": ("metric", np.array(list(metrics), dtype=object)),
+            "run": ("run", np.array(runs, dtype=object)),
+            "step": np.asarray(steps, dtype=np.int64),
+            "source": ("metric", np.array(["log.csv"] * len(metrics), dtype=object)),
         },
-        {"run": ("run", np.array(runs, dtype=object)), "step": np.asarray(steps, dtype=np.int64)},
     )
 
 

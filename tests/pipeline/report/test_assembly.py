@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 
 from analyzers.contract import Analyzer, Derived, Statistic, Variable, View
 from analyzers.errors import ReportError
-from pipeline.archive.metrics import Log
 from pipeline.report import load, save
-from pipeline.report.archive_tables import metrics_dataset
 from pipeline.report.assembly import fitted, tree_of
 from pipeline.report.tables import legal_names
-from pipeline.store.records import RunRecord
 
 
 class Plain(Analyzer):
@@ -88,22 +85,6 @@ def test_legal_names_are_legal_and_distinct_also_where_case_is_ignored(names: li
     assert len({value.lower() for value in legal.values()}) == len(names)
     for value in legal.values():
         assert value and "/" not in value and not value.startswith((".", "__")) and len(value) < 200
-
-
-def test_logs_are_joined_over_runs_and_steps() -> None:
-    runs = [
-        RunRecord("a", metrics=({"step": 10, "loss": 2.0}, {"step": 10, "eval/loss": 2.5}, {"step": 20, "loss": 1.0})),
-        RunRecord("b", metrics=({"step": 15, "loss": 3.0, "step_time": 1.0},), metric_sources={"loss": "log.csv"}),
-        RunRecord("c"),
-    ]
-    logs = {run.id: Log(run.metrics, run.metric_sources) for run in runs}
-    dataset = metrics_dataset(logs)
-    assert dataset is not None
-    assert dataset["run"].values.tolist() == ["a", "b"] and dataset["step"].values.tolist() == [10, 15, 20]
-    np.testing.assert_array_equal(dataset["loss"].values, [[2.0, np.nan, 1.0], [np.nan, 3.0, np.nan]])
-    assert dataset["eval_loss"].attrs["long_name"] == "eval/loss"
-    assert dataset["loss"].attrs["source"] == "training log, log.csv"
-    assert metrics_dataset({"c": Log()}) is None
 
 
 @pytest.mark.parametrize("name", ["run", "step", "matrix", "Run"])

@@ -12,6 +12,7 @@ from pipeline.report.look import Look
 from pipeline.report.pathway_figures import pathway_section
 from pipeline.report.pathway_text import sentence
 from pipeline.report.summary import _moved
+from tests.pipeline.report.synthetic import logged
 
 RUNS, STEPS = ["a/one", "a/two"], np.arange(0, 1200, 100)
 SIZES = {
@@ -112,8 +113,8 @@ def test_a_report_with_distances_only_still_has_its_section() -> None:
 
 def test_the_archives_own_losses_come_before_the_probes() -> None:
     tree = report(*EVERYTHING)
-    losses = xr.Dataset({"eval_loss": (("run", "step"), np.geomspace(2, 0.1, 24).reshape(2, 12))})
-    tree["metrics"] = xr.DataTree(losses.assign_coords(run=RUNS, step=STEPS))
+    losses = {"eval_loss": np.geomspace(2, 0.1, 24).reshape(2, 12)}
+    tree["metrics"] = xr.DataTree(logged(losses, RUNS, STEPS))
     section = pathway_section(tree, look(tree))
     assert section is not None and isinstance(section.blocks[2], Table)
     assert {row[1] for row in section.blocks[2].rows} == {"eval loss"}
@@ -123,11 +124,11 @@ def test_metrics_are_correlated_with_the_score_that_the_archive_logs() -> None:
     """Of the first run, whose twelve accuracies follow the ratio exactly; the second logs none."""
     tree = report(*EVERYTHING)
     ratio = tree["pathway_metrics"]["grouped_distance_ratio"].sel(run="a/one", threshold=0.7).values.ravel()
-    logged = {
-        "eval_loss": (("run", "step"), np.geomspace(2, 0.1, 24).reshape(2, 12)),
-        "eval_accuracy": (("run", "step"), np.stack([1 - ratio, np.full(12, np.nan)])),
+    metrics = {
+        "eval/loss": np.geomspace(2, 0.1, 24).reshape(2, 12),
+        "eval/accuracy": np.stack([1 - ratio, np.full(12, np.nan)]),
     }
-    tree["metrics"] = xr.DataTree(xr.Dataset(logged).assign_coords(run=RUNS, step=STEPS))
+    tree["metrics"] = xr.DataTree(logged(metrics, RUNS, STEPS))
     section = pathway_section(tree, look(tree))
     assert section is not None and isinstance(section.blocks[2], Table)
     rows = {row[:2]: row[2:] for row in section.blocks[2].rows}
