@@ -5,44 +5,41 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import xarray as xr
 
 from analyzers.errors import ReportError
+from pipeline.report.choice import chosen, without_vectors
 from pipeline.report.swap import fresh_path, replace_file, replace_folder, sweep
-from pipeline.report.tables import datasets_of, plain_attributes, storable
-from pipeline.report.tidy import TidyTable, tidy_tables
-
-MARKER = "report.json"
-"""The file of an exported folder that holds the root's attributes; a folder with it may be replaced."""
+from pipeline.report.tables import datasets_of, storable
+from pipeline.report.text_exports import MARKER, write_csv, write_json, write_marker
+from pipeline.report.tidy import tidy_tables
 
 
-def export(tree: xr.DataTree, format: str, out: Path | str, variables: Sequence[str] = ()) -> Path:
+def export(tree: xr.DataTree, format: str, out: Path | str, variables: Sequence[str] | None = None) -> Path:
     """Writes the report in another format and returns the path.
 
     netcdf: one file, groups kept (h5netcdf). csv, parquet: a folder of tidy tables, one row per run, step, matrix and
     further dimensions, one file per node and set of dimensions; CSV has long names and units in `columns.csv`, Parquet
-    in its schema. json: one file of records. The target is replaced when it is such an export, whole or not at all.
-    `variables`: globs on names, or on paths as in "weight_spectra/alpha"; all others are left out.
+    in its schema. json: one file of the same tables. csv.gz, json.gz: compressed, as is JSON where `out` ends in .gz.
+    The target is replaced when it is such an export, whole or not at all.
+
+    `variables`: globs on names, or on nodes and names as in "weight_spectra/alpha"; all others are left out. Without
+    globs an export holds everything, in CSV and JSON everything but `vectors_left_out`, which its attributes name.
     """
-    if variables:
-        tree = only_variables(tree, variables)
-    try:
-        writer, is_folder = WRITERS[format.lower().lstrip(".")]
-    except KeyError:
-        near = difflib.get_close_matches(format.lower(), WRITERS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        formats = ", ".join(FORMATS)
-        raise ReportError(f"unknown export format {format!r}: {hint}formats are {formats}") from None
     target = Path(out)
+    chosen_format = _format(format, target)
+    writer, is_folder = WRITERS[chosen_format]
+    left_out = vectors_left_out(tree, format, variables)
+    if variables is not None:
+        tree = chosen(tree, variables)
+    elif left_out:
+        tree, _ = without_vectors(tree)
+        tree.attrs["left_out"] = ",".join(left_out)
     _check_target(target, is_folder)
     fresh = fresh_path(target)
     try:
@@ -60,26 +57,22 @@ def export(tree: xr.DataTree, format: str, out: Path | str, variables: Sequence[
     return target
 
 
-def only_variables(tree: xr.DataTree, globs: Sequence[str]) -> xr.DataTree:
-    """The report with the variables that match; a node without one is left out. ReportError: a glob matches none."""
-    chosen: dict[str, xr.Dataset] = {}
-    names: set[str] = set()
-    unmatched = dict.fromkeys(globs)
-    for path, dataset in datasets_of(tree).items():
-        own = {str(name): f"{path.strip('/')}/{name}" for name in dataset.data_vars}
-        names.update(own)
-        hits = {g: [n for n, p in own.items() if fnmatchcase(n, g) or fnmatchcase(p, g)] for g in globs}
-        kept = set().union(*hits.values())
-        unmatched = {glob: None for glob in unmatched if not hits[glob]}
-        if kept:
-            chosen[path] = dataset[[name for name in own if name in kept]]
-    for glob in unmatched:
-        near = difflib.get_close_matches(glob, sorted(names), n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "the report's variables are in its nodes"
-        raise ReportError(f"no variable of the report matches {glob!r}: {hint}")
-    made = xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **chosen})
-    made.attrs = dict(tree.attrs)
-    return made
+def vectors_left_out(tree: xr.DataTree, format: str, variables: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What an export leaves out unless `variables` name it: in formats of text the vectors, as node/name."""
+    if variables is not None or _format(format, Path()) not in TEXT:
+        return ()
+    return without_vectors(tree)[1]
+
+
+def _format(name: str, target: Path) -> str:
+    known = name.lower().lstrip(".")
+    if known == "json" and target.suffix.lower() == ".gz":
+        known = "json.gz"
+    if known in WRITERS:
+        return known
+    near = difflib.get_close_matches(known, WRITERS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ReportError(f"unknown export format {name!r}: {hint}formats are {', '.join(FORMATS)}; csv.gz, json.gz")
 
 
 def _check_target(target: Path, is_folder: bool) -> None:
@@ -103,42 +96,6 @@ def _write_netcdf(tree: xr.DataTree, path: Path) -> None:
         plain.to_netcdf(path, mode="a" if index else "w", group=group, engine="h5netcdf", encoding=encoding)
 
 
-def _write_csv(tree: xr.DataTree, folder: Path) -> None:
-    columns: list[dict[str, Any]] = []
-    for item in tidy_tables(tree):
-        _harmless(item.frame).to_csv(folder / f"{item.name}.csv", index=False)
-        columns += [
-            {
-                "file": f"{item.name}.csv",
-                "column": name,
-                **{k: attrs.get(k, "") for k in ("long_name", "units", "source")},
-            }
-            for name, attrs in item.attributes.items()
-        ]
-    described = pd.DataFrame(columns, columns=["file", "column", "long_name", "units", "source"])
-    _harmless(described).to_csv(folder / "columns.csv", index=False)
-    _write_marker(tree, folder)
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a cell that begins so for a formula, and runs it."""
-
-
-def _harmless(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with an apostrophe before each text, in cells and headers, that a spreadsheet would take for a formula.
-    Columns of numbers stay numbers."""
-    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
-    changed = frame.assign(**{name: frame[name].map(_no_formula) for name in texts}) if texts else frame
-    return changed.rename(columns=_no_formula)
-
-
-def _no_formula(cell: Any) -> Any:
-    if not isinstance(cell, str):
-        return cell
-    text = f"'{cell}" if cell.lstrip(" \n").startswith(_FORMULA) else cell
-    return text.replace("\r", "\\r")  # unquoted, it would begin a row, and a cell, of its own
-
-
 def _write_parquet(tree: xr.DataTree, folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -150,51 +107,19 @@ def _write_parquet(tree: xr.DataTree, folder: Path) -> None:
         ]
         metadata = {**(arrow.schema.metadata or {}), b"varve": json.dumps(item.node_attributes).encode()}
         pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), folder / f"{item.name}.parquet")
-    _write_marker(tree, folder)
-
-
-def _write_marker(tree: xr.DataTree, folder: Path) -> None:
-    text = json.dumps(plain_attributes(tree.attrs), indent=2, ensure_ascii=False)
-    (folder / MARKER).write_text(text + "\n", encoding="utf-8")
-
-
-def _write_json(tree: xr.DataTree, path: Path) -> None:
-    """{"attributes": …, "tables": {name: {"attributes", "columns": {column: {…}}, "records": [{…}]}}}, a row a line."""
-    with path.open("w", encoding="utf-8") as out:
-        out.write('{"attributes": ' + _dumps(plain_attributes(tree.attrs)) + ',\n"tables": {')
-        for index, item in enumerate(tidy_tables(tree)):
-            head = f'"attributes": {_dumps(item.node_attributes)}, "columns": {_dumps(item.attributes)}'
-            out.write(("," if index else "") + f'\n{_dumps(item.name)}: {{{head}, "records": [')
-            for number, record in enumerate(_records(item)):
-                out.write(("," if number else "") + "\n" + _dumps(record))
-            out.write("]}")
-        out.write("}}\n")
-
-
-def _records(item: TidyTable) -> Iterator[dict[str, Any]]:
-    names = list(item.frame.columns)
-    columns = [[_json_value(v) for v in item.frame[name].tolist()] for name in names]
-    for row in zip(*columns, strict=True):
-        yield dict(zip(names, row, strict=True))
-
-
-def _json_value(value: Any) -> Any:
-    """NaN is null; JSON has no infinity, so that it is the string "inf" or "-inf", which `float()` reads."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    write_marker(tree, folder)
 
 
 Writer = Callable[[xr.DataTree, Path], None]
 WRITERS: dict[str, tuple[Writer, bool]] = {
     "netcdf": (_write_netcdf, False),
-    "csv": (_write_csv, True),
+    "csv": (write_csv, True),
+    "csv.gz": (partial(write_csv, compressed=True), True),
     "parquet": (_write_parquet, True),
-    "json": (_write_json, False),
+    "json": (write_json, False),
+    "json.gz": (partial(write_json, compressed=True), False),
     "nc": (_write_netcdf, False),
 }
+"""Format → how it is written, and whether into a folder."""
+TEXT = ("csv", "csv.gz", "json", "json.gz")
 FORMATS = ("netcdf", "csv", "parquet", "json")

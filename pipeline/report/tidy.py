@@ -89,7 +89,7 @@ def _tidy(name: str, dataset: xr.Dataset, dims: tuple[str, ...]) -> TidyTable:
             attributes[dim] = _described(dataset[dim].variable)
         elif len(dims) > 1:
             columns[dim], attributes[dim] = index[axis], {"long_name": f"position along {dim}"}
-    for coordinate, variable in dataset.coords.items():
+    for coordinate, variable in sorted(dataset.coords.items(), key=lambda pair: str(pair[0])):
         if str(coordinate) not in columns and variable.dims and set(variable.dims) <= set(dims):
             ordered = variable.transpose(*(d for d in dims if d in variable.dims)).values
             spread = np.broadcast_to(
