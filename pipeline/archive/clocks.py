@@ -1,13 +1,14 @@
 """One clock for all checkpoints of a run: the number by which they are told apart and ordered.
 
 It is what the user's pattern finds, else the first key of the metadata that every checkpoint of the run has with a
-value of its own, else the number in the names. A checkpoint without that number (a final.pth) gets its step from a key
+value of its own and that counts no coarser than the names, else the number in the names. A checkpoint without that number (a final.pth) gets its step from a key
 that equals the step, or differs from it by one constant, in all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.archive.steps import EPOCH_KEYS, METADATA_KEYS, UNITS
 
 StepSource = Literal["metadata", "name", "catalog", "none"]
 _STATE = "trainer_state.json"
+_COUNTS_EPOCHS = re.compile(r"(?:^|_)epochs?(?:$|_)")
 KEYS = (_STATE, *METADATA_KEYS, *EPOCH_KEYS)
 
 
@@ -58,10 +60,11 @@ def _unit(known: Sequence[tuple[Headers, Step]]) -> str | None:
     """What numbers without a word of their own count, where the epochs in the metadata are the same numbers."""
     if any(one.placed.named is None or RANKS.get(one.placed.named.rank, 9) < RANKS["checkpoint"] for one, _ in known):
         return None
-    for key in EPOCH_KEYS:
+    others = {key for one, _ in known for key in numbers(one) if _COUNTS_EPOCHS.search(key)}
+    for key in (*EPOCH_KEYS, *sorted(others.difference(EPOCH_KEYS))):
         pairs = [(numbers(one)[key], step.value) for one, step in known if key in numbers(one)]
         if len(pairs) == len(known) and _offset(pairs, surely=True) is not None:
-            return UNITS[key]
+            return UNITS.get(key, "epoch")
     return None
 
 
@@ -96,13 +99,27 @@ def _by_pattern(headers: Headers) -> bool:
 
 
 def _common_key(named: Sequence[Headers]) -> str | None:
-    """The first key of the metadata that tells the checkpoints apart, in the order of their names."""
+    """The first key of the metadata that tells the checkpoints apart, in the order of their names, and counts no
+    coarser than these."""
     for key in (_STATE, *METADATA_KEYS):
         pairs = {(one.placed.named.step, numbers(one).get(key, -1)) for one in named if one.placed.named}
         values = [value for _, value in sorted(pairs)]
-        if values and min(values) >= 0 and all(a < b for a, b in pairwise(values)):
+        rises = values and min(values) >= 0 and all(a < b for a, b in pairwise(values))
+        if rises and (key == _STATE or _counts_as_finely(pairs, named)):
             return key
     return None
+
+
+def _counts_as_finely(pairs: Collection[tuple[int, int]], named: Sequence[Headers]) -> bool:
+    """Whether numbers of the metadata are to be believed beside those of the names: G_2000 with "iteration": 10 is
+    step 2000, and checkpoint_1 with 400 updates is update 400. A name that says "step" is contradicted by no key."""
+    offsets = {value - step for step, value in pairs}
+    if len(offsets) == 1 and (len(pairs) > 1 or abs(*offsets) <= 1):
+        return True
+    ranks = {one.placed.named.rank for one in named if one.placed.named}
+    if ranks <= {"step", "iteration"}:
+        return False
+    return "epoch" in ranks or all(value >= step for step, value in pairs)
 
 
 def _offset(pairs: Sequence[tuple[int, int]], surely: bool) -> int | None:

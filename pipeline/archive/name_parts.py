@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Role = Literal["clock", "sub", "free", "fixed", "measured"]
@@ -52,33 +52,45 @@ GENERIC = _set(
 ALIASES = frozenset(("best", "last", "final", "latest", "newest"))
 
 _DATE = r"(?:19|20)\d\d(?P<dash>[-_.]?)(?:0[1-9]|1[0-2])(?P=dash)(?:0[1-9]|[12]\d|3[01])"
+# Hexadecimal digits that change between digits and letters more than once, or are many; 1e5 is a number.
+_HASH = (
+    r"(?<![^\W_])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?!\d+e\d+(?![^\W_]))(?=[0-9a-f]{7,64}(?![^\W_]))(?:\d+[a-f]+\d|[a-f]+\d+[a-f]|(?=[0-9a-f]{20})(?=\d*[a-f])[0-9a-f])"
+    r"[0-9a-f]*)(?![^\W_])"
+)
 _TOKEN = re.compile(
-    rf"(?P<stamp>(?<!\d){_DATE}(?P<time>[-_T ]\d\d[-_.:h]?\d\d(?:[-_.:m]?\d\d)?)?(?!\d))"
+    rf"(?P<hash>{_HASH})"
+    rf"|(?P<stamp>(?<!\d){_DATE}(?P<time>[-_T ]\d\d[-_.:h]?\d\d(?:[-_.:m]?\d\d)?)?(?!\d))"
     r"|(?P<shard>\d+-of-\d+)"
     r"|(?P<power>\d+(?:\.\d+)?[eE][-+]?\d+(?![^\W_]))"
-    rf"|(?P<scaled>\d{{1,9}}(?:\.\d{{1,9}})?[kKmM](?=[A-Z][a-z]|(?:{'|'.join(CLOCKS)})(?![^\W_])|[^A-Za-z0-9]|$))"
+    rf"|(?P<scaled>\d{{1,9}}(?:\.\d{{1,9}})?(?:[kKmM](?=[A-Z][a-z]|(?:{'|'.join(CLOCKS)})(?![^\W_]))"
+    r"|[kKmMbBtT](?=[^A-Za-z0-9]|$)))"
     r"|(?P<decimal>\d+(?:\.\d+)+)"
     r"|(?P<number>\d+)"
     r"|(?P<word>[A-Z]*[a-z]+|[A-Z]+|[^\W\d_A-Za-z]+)"
 )
-_UNITS = {"k": 1_000, "m": 1_000_000}
+_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _MAX_DIGITS = 18  # every step is an int64
+_SECONDS = (1_200_000_000, 2_000_000_000)
+"""Since 1970, from 2008 to 2033: so large a number without the word of a step tells the time."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A word or a number of a name, with its place in it. `value` is that of a whole number."""
+    """A word or a number of a name, with its place in it. `value` is that of a whole number. `means`: the word that a
+    letter stands for."""
 
     kind: str
     text: str
     start: int
     end: int
     value: int | None = None
+    means: str = ""
 
     @property
     def word(self) -> str:
         """A word in lower case, "" for a number."""
-        return self.text.lower() if self.kind == "word" else ""
+        return (self.means or self.text.lower()) if self.kind == "word" else ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,12 @@ def joined(name: Name, first: int, last: int) -> Name:
     return Name(name.text, tokens, _slots(tokens))
 
 
+def spelled_out(name: Name, letters: Mapping[int, str]) -> Name:
+    """The name with some of its letters, by index, read as the words that they stand for: e3_s500."""
+    tokens = tuple(replace(token, means=letters.get(at, token.means)) for at, token in enumerate(name.tokens))
+    return Name(name.text, tokens, _slots(tokens))
+
+
 def whole_number(text: str) -> int | None:
     """The value of "500", "20k" or "1.5M"; None for any other text."""
     match = _TOKEN.fullmatch(text)
@@ -139,7 +157,9 @@ def _tokens(text: str, offset: int = 0) -> tuple[Token, ...]:
 
 def _token(match: re.Match[str], offset: int = 0) -> Token:
     kind, text = str(match.lastgroup), match.group()
-    kind = next(name for name in ("stamp", "shard", "power", "scaled", "decimal", "number", "word") if match[name])
+    kind = next(
+        name for name in ("hash", "stamp", "shard", "power", "scaled", "decimal", "number", "word") if match[name]
+    )
     value: int | None = None
     if kind == "scaled":
         value = round(float(text[:-1]) * _UNITS[text[-1].lower()])
@@ -173,6 +193,12 @@ def _slot(tokens: tuple[Token, ...], at: int, earlier: list[Slot]) -> Slot:
     glued = bool(after) and tokens[at + 1].start == token.end
     if token.kind == "step":
         return Slot(at, token, "clock", "pattern", (at - 1,) if before in CLOCKS else ())
+    if token.kind == "decimal" and before in CLOCKS and before not in _MEASURED:
+        # epoch=1.0 is a whole number; epoch=0.5 is none, and tells no series apart.
+        whole, _, fraction = token.text.partition(".")
+        if set(fraction) == {"0"} and len(whole) <= _MAX_DIGITS:
+            return Slot(at, replace(token, value=int(whole)), "clock", CLOCKS[before], (at - 1,))
+        return Slot(at, token, "measured", "", (at - 1,))
     alone = token.kind == "decimal" and (not before or before in _SPLITS)
     if before in _MEASURED or token.kind == "time" or alone:
         return Slot(at, token, "measured", "", _measured_words(tokens, at))
@@ -181,8 +207,12 @@ def _slot(tokens: tuple[Token, ...], at: int, earlier: list[Slot]) -> Slot:
     clock = _clock(tokens, at, before, after)
     if clock and not (glued and clock[1] < at and len(after) == 1):
         return Slot(at, token, "clock", clock[0], (clock[1],))
-    if before in _FIXED or glued or token.text[-1] in "mM":  # pythia-70m
+    if token.text[-1] in "bBtT" and any(slot.role == "clock" for slot in earlier):  # step-50K-105b: tokens
+        return Slot(at, token, "measured")
+    if before in _FIXED or glued or token.text[-1] in "mMbBtT":  # pythia-70m
         return Slot(at, token, "fixed")
+    if _SECONDS[0] <= token.value < _SECONDS[1]:
+        return Slot(at, token, "measured")
     parent = earlier[-1] if earlier and earlier[-1].at == at - 1 else None
     return Slot(at, token, "sub" if parent is not None and parent.role in ("clock", "free") else "free")
 

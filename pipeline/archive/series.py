@@ -8,10 +8,12 @@ Names of one form (equal words, numbers aside) are read together. Words only ord
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from pipeline.archive.name_parts import ALIASES, CLOCKS, GENERIC, RANKS, Name, Slot, joined, parse
+from pipeline.archive.name_parts import ALIASES, CLOCKS, GENERIC, RANKS, Name, Slot, joined, parse, spelled_out
 
 Key = tuple[str, ...]
 """What the names of one series share: the form's words, with the values of the numbers that are not the step."""
@@ -19,6 +21,7 @@ Key = tuple[str, ...]
 _SEPARATORS = "-_=., "
 _VERSION = re.compile(r"-(v\d+)$")
 _UNITS = {"epoch": "epoch", "episode": "episode"}
+_LETTERS = {"s": "step", "i": "iteration", "it": "iteration"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def read_names(names: Collection[str], are_files: bool = True, pattern: Pattern 
             found[text] = NamedStep(step or 0, "pattern", series=at[1], key=(at[1],), labels=(at[1],) * 2)
         elif pattern is None or at is not None:
             parsed.append(parse(text, at[0] if at else None))
-    for group in _groups(_with_thousands(parsed)):
+    for group in _groups(_with_letters(_with_thousands(parsed))):
         found.update(_read_group(group, are_files))
     return found
 
@@ -79,6 +82,30 @@ def _with_thousands(names: Sequence[Name]) -> list[Name]:
             group = [joined(name, first, last) for name in group]
         ready += group
     return ready
+
+
+def _with_letters(names: Sequence[Name]) -> list[Name]:
+    """Names of the form e3_s500 with their letters read as "epoch" and "step", where the second numbers are all
+    different and rise with the first: seeds are not, and do not."""
+    ready: list[Name] = []
+    for group in _groups(names):
+        slots = group[0].slots
+        for one, other in pairwise(slots):
+            letters = [group[0].tokens[slot.at - 1].word if slot.at else "" for slot in (one, other)]
+            pairs = [[name.slots[slots.index(slot)].token.value or 0 for slot in (one, other)] for name in group]
+            follows = other.at == one.at + 2 and letters[0] == "e" and letters[1] in _LETTERS
+            rises = len({step for _, step in pairs}) == len(group) and _rises(pairs)
+            if follows and len(group) > 1 and rises:
+                means = {one.at - 1: "epoch", other.at - 1: _LETTERS[letters[1]]}
+                group = [spelled_out(name, means) for name in group]
+        ready += group
+    return ready
+
+
+def _rises(pairs: Sequence[Sequence[int]]) -> bool:
+    """Whether the second numbers rise with the first."""
+    by_second = sorted(pairs, key=lambda pair: pair[1])
+    return [first for first, _ in by_second] == sorted(first for first, _ in pairs)
 
 
 def _thousands_spans(name: Name) -> list[tuple[int, int]]:
@@ -140,7 +167,8 @@ def _read_group(group: Sequence[Name], are_files: bool) -> dict[str, NamedStep]:
             labels=labels[1:],
             unit=_unit(name, slot),
         )
-    return read
+    members = Counter(named.key for named in read.values())
+    return {text: named for text, named in read.items() if not named.guess or members[named.key] > 1 or len(read) == 1}
 
 
 def _step_slot(group: Sequence[Name], are_files: bool) -> tuple[int, bool] | None:

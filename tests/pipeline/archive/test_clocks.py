@@ -113,6 +113,32 @@ def test_every_form_of_number_in_metadata_is_read(tmp_path: Path, number: Any) -
     assert _found(tmp_path) == {"zoo": [500, 1000, 1500]}
 
 
+@pytest.mark.parametrize(
+    ("form", "key", "numbers", "expected"),
+    [
+        ("G_{}", "iteration", {2000: 10, 4000: 20}, [2000, 4000]),  # an epoch under the name of a step
+        ("step-{:08d}", "iter_num", {1000: 4000, 2000: 8000}, [1000, 2000]),  # with gradient accumulation
+        ("step-{:08d}", "iter_num", {1000: 4000}, [1000]),
+        ("model_{:07d}", "iteration", {5000: 4999, 10000: 9999}, [4999, 9999]),
+        ("checkpoint{}", "num_updates", {1: 400, 2: 800}, [400, 800]),
+        ("epoch_{}", "iter", {11: 8063, 12: 8796}, [8063, 8796]),
+    ],
+)
+def test_of_names_and_metadata_the_finer_count_is_the_clock_unless_the_name_says_step(
+    tmp_path: Path, form: str, key: str, numbers: dict[int, int], expected: list[int]
+) -> None:
+    for number, value in numbers.items():
+        _save(tmp_path / f"{form.format(number)}.pt", **{key: value})
+    assert _found(tmp_path) == {"zoo": expected}
+
+
+def test_any_key_of_epochs_tells_the_unit(tmp_path: Path) -> None:
+    for name, epoch in (("lora-000004", 4), ("lora-000008", 8), ("lora", 10)):
+        _save(tmp_path / f"{name}.pt", ss_epoch=epoch, ss_num_epochs=10)
+    run = only_run(tmp_path)
+    assert [(one.step, one.step_unit) for one in run.checkpoints] == [(n, "epoch") for n in (4, 8, 10)]
+
+
 def test_settings_of_how_long_to_train_are_no_steps(tmp_path: Path) -> None:
     for number in (1, 2):
         _save(tmp_path / f"epoch_{number}.pt", args={"steps": 100 * number}, config={"epochs": 50})

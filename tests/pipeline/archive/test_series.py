@@ -93,6 +93,15 @@ def test_series_never_mix_and_never_change_each_others_steps(
         (["run1_epoch_3", "run1_epoch_4"], [3, 4]),
         (["global_step10-lr1e-4", "global_step20-lr1e-4"], [10, 20]),
         (["20240102_143000_step_5", "20240102_150000_step_6"], [5, 6]),
+        (["ckpt_e1_s200", "ckpt_e2_s400", "ckpt_e3_s500"], [200, 400, 500]),
+        (["E1_I3000", "E2_I6000"], [3000, 6000]),
+        (["step-1B", "step-10B"], [10**9, 10**10]),
+        (["llama-step-240k-503b", "llama-step-715k-1.5T"], [240_000, 715_000]),
+        (["gpt-step=100-consumed_samples=800.0", "gpt-step=200-consumed_samples=1600.0"], [100, 200]),
+        (["epoch=0.5-step=100", "epoch=1.0-step=200"], [100, 200]),
+        (["epoch=1.0", "epoch=2.0"], [1, 2]),
+        (["1672531200_step_5", "1672534800_step_6"], [5, 6]),
+        (["epoch_1-3f2a9c81", "epoch_2-3f2a9c81"], [1, 2]),
     ],
 )
 def test_names_of_trainers_give_their_steps(names: list[str], numbers: list[int]) -> None:
@@ -105,10 +114,20 @@ def test_names_of_trainers_give_their_steps(names: list[str], numbers: list[int]
     "form",
     ["lr{}", "model_lr_{}", "seed{}", "seed_{}", "lora_r{}", "llama-{}b", "w_{}bit", "fp{}", "fold_{}", "layer{}",
      "v{}", "mp_rank_0{}_model", "consolidated.0{}", "model_lr{}e-4", "model_v2.{}", "dropout0.{}", "2024-01-0{}",
-     "run_{}"],
+     "run_{}", "resnet18-0676ba6{}", "{}f2a9c81", "model_167253120{}"],
 )  # fmt: skip
 def test_a_number_that_describes_the_run_is_no_step_though_it_varies(form: str) -> None:
     assert _found([form.format(n) for n in (1, 2, 4)]) == {}
+
+
+def test_seeds_beside_epochs_are_no_steps() -> None:
+    found = _found([f"e{epoch}_s{seed}" for epoch in (10, 20) for seed in (1, 2)])
+    assert {one.key for one in found.values() if one.step in (10, 20)} == {one.key for one in found.values()}
+    assert sorted(one.step for one in found.values()) == [10, 10, 20, 20]
+
+
+def test_a_varying_number_that_no_sibling_shares_the_series_of_is_no_step() -> None:
+    assert _found(["resnet50-0676ba61", "resnet18-f37072fd"]) == {}
 
 
 def test_what_only_varies_is_a_guess_and_what_a_word_calls_a_step_is_none() -> None:
