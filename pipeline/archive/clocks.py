@@ -1,8 +1,8 @@
 """One clock for all checkpoints of a run: the number by which they are told apart and ordered.
 
 It is what the user's pattern finds, else the first key of the metadata that every checkpoint of the run has with a
-value of its own and that counts no coarser than the names, else the number in the names. A checkpoint without that number (a final.pth) gets its step from a key
-that equals the step, or differs from it by one constant, in all others.
+value of its own and that counts no coarser than the names, else the number in the names. A checkpoint without that
+number (a final.pth) gets its step from a key that equals the step, or differs from it by one constant, in all others.
 """
 
 from __future__ import annotations

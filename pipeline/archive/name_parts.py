@@ -70,6 +70,7 @@ _TOKEN = re.compile(
     r"|(?P<word>[A-Z]*[a-z]+|[A-Z]+|[^\W\d_A-Za-z]+)"
 )
 _UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_KINDS = ("hash", "stamp", "shard", "power", "scaled", "decimal", "number", "word")
 _MAX_DIGITS = 18  # every step is an int64
 _SECONDS = (1_200_000_000, 2_000_000_000)
 """Since 1970, from 2008 to 2033: so large a number without the word of a step tells the time."""

@@ -85,27 +85,25 @@ def _with_thousands(names: Sequence[Name]) -> list[Name]:
 
 
 def _with_letters(names: Sequence[Name]) -> list[Name]:
-    """Names of the form e3_s500 with their letters read as "epoch" and "step", where the second numbers are all
-    different and rise with the first: seeds are not, and do not."""
+    """Names of the form e3_s500 with their letters read as "epoch" and "step". The s is a step only where the second
+    numbers are all different and rise with the first: seeds do not."""
     ready: list[Name] = []
     for group in _groups(names):
-        slots = group[0].slots
-        for one, other in pairwise(slots):
-            letters = [group[0].tokens[slot.at - 1].word if slot.at else "" for slot in (one, other)]
-            pairs = [[name.slots[slots.index(slot)].token.value or 0 for slot in (one, other)] for name in group]
-            follows = other.at == one.at + 2 and letters[0] == "e" and letters[1] in _LETTERS
-            rises = len({step for _, step in pairs}) == len(group) and _rises(pairs)
-            if follows and len(group) > 1 and rises:
-                means = {one.at - 1: "epoch", other.at - 1: _LETTERS[letters[1]]}
-                group = [spelled_out(name, means) for name in group]
+        first = group[0]
+        for at, (one, other) in enumerate(pairwise(first.slots)):
+            words = [first.tokens[slot.at - 1].word if slot.at else "" for slot in (one, other)]
+            if len(group) > 1 and other.at == one.at + 2 and words[0] == "e" and words[1] in _LETTERS:
+                pairs = [(name.slots[at].token.value or 0, name.slots[at + 1].token.value or 0) for name in group]
+                steps = {other.at - 1: _LETTERS[words[1]]} if _rises(pairs) else {}
+                group = [spelled_out(name, {one.at - 1: "epoch", **steps}) for name in group]
         ready += group
     return ready
 
 
-def _rises(pairs: Sequence[Sequence[int]]) -> bool:
-    """Whether the second numbers rise with the first."""
-    by_second = sorted(pairs, key=lambda pair: pair[1])
-    return [first for first, _ in by_second] == sorted(first for first, _ in pairs)
+def _rises(pairs: Sequence[tuple[int, int]]) -> bool:
+    """Whether the second numbers are all different and rise with the first."""
+    by_second = [first for _, first in sorted((second, first) for first, second in pairs)]
+    return len({second for _, second in pairs}) == len(pairs) and by_second == sorted(by_second)
 
 
 def _thousands_spans(name: Name) -> list[tuple[int, int]]:
