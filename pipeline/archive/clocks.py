@@ -35,6 +35,13 @@ class Step:
 
 def steps_of(members: Sequence[Headers], scale: float) -> dict[Path, Step]:
     """The steps of a run's checkpoints by their files; one that nothing tells is left out."""
+    clock = next((one.placed.clock for one in members if one.placed.clock), "")
+    if clock:
+        return {
+            one.path: Step(numbers(one)[clock], "metadata", UNITS.get(clock, "step"))
+            for one in members
+            if clock in numbers(one)
+        }
     named = [one for one in members if _is_named(one)]
     key = None if any(_by_pattern(one) for one in named) else _common_key(named)
     known = [(one, _named(one, key, scale)) for one in named]

@@ -18,6 +18,7 @@ from pipeline.archive.architectures import architectures, in_words, shapes_of
 from pipeline.archive.findings import Findings
 from pipeline.archive.folder import Refused
 from pipeline.archive.formats import READ
+from pipeline.archive.gathering import gathered
 from pipeline.archive.headers import Headers, Opened, read_headers, read_weights
 from pipeline.archive.joining import note_joinable
 from pipeline.archive.placing import Placed, place
@@ -79,7 +80,7 @@ def open_archive(
         places = {placed.path: placed for placed in place(found, own_name, pattern, wrong)}
         headers = [replace(one, placed=places[one.placed.path]) for one in headers]
     members: dict[tuple[str, ...], list[Headers]] = {}
-    for one in settled(headers):
+    for one in gathered(settled(headers)):
         # A single file is the whole archive: its stem is the archive's name, and not a run's as well.
         members.setdefault(() if is_file else run_parts(one), []).append(one)
     members = without_parts(members, findings)
@@ -200,7 +201,9 @@ def _assemble(
     name: str, members: dict[tuple[str, ...], list[Headers]], findings: Findings, scale: float
 ) -> tuple[Run, ...]:
     runs: dict[str, Run] = {}
-    for parts, headers in sorted(members.items()):
+    waiting = sorted(members.items())
+    while waiting:
+        parts, headers = waiting.pop(0)
         run_id = visible(unicodedata.normalize("NFC", "/".join((name, *parts))))
         path = findings.root.joinpath(*parts)
         path = path if path.is_dir() else headers[0].path.parent
@@ -208,7 +211,8 @@ def _assemble(
             reason = f"two runs are called {run_id!r}: {runs[run_id].path} is read, this one is not"
             findings.problem(path, reason, "rename one of the folders")
             continue
-        run = assemble_run(run_id, path, parts, headers, findings, scale)
+        run, apart = assemble_run(run_id, path, parts, headers, findings, scale)
+        waiting += [(run_parts(one), [one]) for one in apart]
         if run.checkpoints:
             runs[run_id] = run
     return tuple(runs[run_id] for run_id in sorted(runs))

@@ -239,6 +239,14 @@ def _measured_words(tokens: tuple[Token, ...], at: int) -> tuple[int, ...]:
     return (*range(first, at), *((at + 1,) if unit else ()))
 
 
+def is_mark(slot: Slot) -> bool:
+    """Whether a number is a date, a time or a hash: it tells two files apart and says nothing of what they hold."""
+    value = slot.token.value
+    return slot.token.kind in ("hash", "stamp", "time") or (
+        value is not None and slot.role == "measured" and _SECONDS[0] <= value < _SECONDS[1]
+    )
+
+
 def describes_run(name: Name, slot: Slot) -> bool:
     """Whether the word before a number says that it describes the run: lr0.1, seed3."""
     return slot.at > 0 and name.tokens[slot.at - 1].word in _FIXED

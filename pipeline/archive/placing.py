@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from pipeline.archive.name_parts import ALIASES
 from pipeline.archive.series import NamedStep, Pattern, read_names
 from pipeline.archive.splitting import Placed, split_series
 from pipeline.archive.walk import Found
@@ -34,9 +35,17 @@ def place(
         without_step = one.named is None or (one.found.own_folder and one.named.rank != "pattern")
         if without_step and one.found.parts in steps:
             final.append(Placed(one.found, one.found.parts, None, beside_steps=True))
+        elif one.named is None and one.found.own_folder and _around_alias(one.found.parts) in steps:
+            final.append(Placed(one.found, one.found.parts[:-1], None, beside_steps=True))
         else:
             final.append(one)
     return split_series(final)
+
+
+def _around_alias(parts: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The folder around one called best, final or, as Hugging Face's newest revision, main; None for other names."""
+    is_alias = bool(parts) and parts[-1].lower() in ALIASES | {"main"}
+    return parts[:-1] if is_alias else None
 
 
 class _Names:

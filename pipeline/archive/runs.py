@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.archive.clocks import KEYS, Step, numbers, steps_of
@@ -12,8 +12,7 @@ from pipeline.archive.findings import Findings
 from pipeline.archive.headers import Headers
 from pipeline.archive.metrics import IN_CHECKPOINTS, STATE_FILE, Log, merge_rows
 from pipeline.archive.same import same_weights
-from pipeline.archive.splitting import own_words
-from pipeline.archive.steps import is_alias, step_from_metadata
+from pipeline.archive.steps import is_alias
 from pipeline.archive.types import Checkpoint, Run
 
 
@@ -25,16 +24,28 @@ class Settled:
     checkpoint: Checkpoint
 
 
+@dataclass
+class _Steps:
+    """The checkpoints of a run by step, and those that turn out to be `apart`: each is a run of its own."""
+
+    run_id: str
+    findings: Findings
+    by_step: dict[int, Settled] = field(default_factory=dict)
+    apart: list[Headers] = field(default_factory=list)
+
+    def set_apart(self, headers: Headers, reason: str) -> None:
+        """Makes a checkpoint a run of its own, and says why."""
+        self.findings.note(headers.path, f"{reason}: read as a run of its own")
+        self.apart.append(replace(headers, placed=headers.placed.alone()))
+
+
 def run_parts(headers: Headers) -> tuple[str, ...]:
-    """The run's path below the root. One of several files without a step in its name is a run of its own, unless its
-    metadata tell the step and its name says no more than best, last or final."""
+    """The run's path below the root. One of several files without a step in its name is a run of its own, unless
+    metadata tell that it belongs to others (`gathering`)."""
     placed = headers.placed
-    if placed.named or placed.beside_steps or placed.found.own_folder or placed.lone:
+    if placed.named or placed.beside_steps or placed.found.own_folder or placed.lone or placed.clock:
         return placed.run
-    name = stem(headers.path)
-    if not own_words(name) and step_from_metadata(headers.contents.steps) is not None:
-        return placed.run
-    return (*placed.run, name)
+    return (*placed.run, stem(headers.path))
 
 
 def settled(members: Sequence[Headers]) -> list[Headers]:
@@ -68,9 +79,9 @@ def _tells_step(headers: Headers) -> bool:
 
 def assemble_run(
     run_id: str, path: Path, parts: tuple[str, ...], members: Sequence[Headers], findings: Findings, scale: float
-) -> Run:
-    """A run of its checkpoints, sorted by step; each that has no place in it is a problem or a note."""
-    steps: dict[int, Settled] = {}
+) -> tuple[Run, list[Headers]]:
+    """A run of its checkpoints, sorted by step, and the checkpoints beside them that are runs of their own."""
+    steps = _Steps(run_id, findings)
     told = steps_of(members, scale)
     # A file that names its step goes before one that is only 'best' or 'last' and says the same in its metadata;
     # a folder's own weights before what lies deeper in it.
@@ -79,19 +90,21 @@ def assemble_run(
     )
     for one in ordered:
         if not one.placed.beside_steps:
-            _add(steps, Settled(one, _checkpoint(run_id, one, told.get(one.path, Step(0, "none")))), findings)
+            _add(steps, Settled(one, _checkpoint(run_id, one, told.get(one.path, Step(0, "none")))))
     for one in ordered:
         if one.placed.beside_steps:
-            _add_beside(steps, run_id, one, told.get(one.path), findings)
-    log = _log(members, [steps[step] for step in sorted(steps)])
-    return Run(
+            _add_beside(steps, one, told.get(one.path))
+    in_order = [steps.by_step[step] for step in sorted(steps.by_step)]
+    log = _log(members, in_order)
+    run = Run(
         run_id,
         path,
-        tuple(steps[step].checkpoint for step in sorted(steps)),
+        tuple(settled.checkpoint for settled in in_order),
         "base" if any(part.lower() == "base" for part in parts) else "run",
         log.rows,
         log.sources,
     )
+    return run, steps.apart
 
 
 def _log(members: Sequence[Headers], steps: Sequence[Settled]) -> Log:
@@ -101,40 +114,40 @@ def _log(members: Sequence[Headers], steps: Sequence[Settled]) -> Log:
     return Log.of(saved, IN_CHECKPOINTS) + Log.of(merge_rows(states), STATE_FILE)
 
 
-def _add(steps: dict[int, Settled], new: Settled, findings: Findings) -> None:
+def _add(steps: _Steps, new: Settled) -> None:
     """Adds a checkpoint at a free step; never replaces one."""
-    step, path = new.checkpoint.step, new.headers.path
-    if step not in steps:
-        steps[step] = new
+    step, path, findings = new.checkpoint.step, new.headers.path, steps.findings
+    if step not in steps.by_step:
+        steps.by_step[step] = new
         return
-    other = steps[step].headers
+    other = steps.by_step[step].headers
     where = findings.relative(other.path)
     if is_alias(stem(path)) and same_weights(new.headers.contents, other.contents):
         findings.note(path, f"left: the same weights as {where}, step {step}")
-        return
-    if other.placed.found.own_folder and other.placed.found.folder in path.parent.parents:
+    elif other.placed.found.own_folder and other.placed.found.folder in path.parent.parents:
         # What a distributed optimizer keeps for itself below the folder of the checkpoint (DeepSpeed's global_stepN).
         findings.note(path, f"left: training state below {where}, step {step}")
-        return
-    findings.problem(
-        path,
-        f"says step {step} of {new.checkpoint.run}, as {where} does, which is read; this one is not",
-        "put each run into a folder of its own, or give a step pattern",
-    )
+    elif is_alias(stem(path)) and not new.headers.placed.found.own_folder:
+        steps.set_apart(new.headers, f"says step {step}, as {where} does, and holds other weights")
+    else:
+        findings.problem(
+            path,
+            f"says step {step} of {new.checkpoint.run}, as {where} does, which is read; this one is not",
+            "put each run into a folder of its own, or give a step pattern",
+        )
 
 
-def _add_beside(
-    steps: dict[int, Settled], run_id: str, headers: Headers, told: Step | None, findings: Findings
-) -> None:
+def _add_beside(steps: _Steps, headers: Headers, told: Step | None) -> None:
     """Weights in the folder of a run that has step checkpoints: its final step, or a copy of its last or best."""
-    last = steps[max(steps)].headers if steps else None
+    findings = steps.findings
+    last = steps.by_step[max(steps.by_step)].headers if steps.by_step else None
     states = [one.state for one in (headers, last) if one is not None and one.state is not None]
     best = next((state.best for state in states if state.best), None)
     if told is None and last is not None and last.state is not None:
         # The Trainer wrote it when it was done: at the step it aimed at, as far as its last state tells.
         told = Step(last.state.last_step or last.state.step, "metadata")
     step = None if told is None else told.value
-    for other in sorted(steps.values(), key=lambda one: -one.checkpoint.step):
+    for other in sorted(steps.by_step.values(), key=lambda one: -one.checkpoint.step):
         may_be = (
             step is None
             or other.headers is last
@@ -146,15 +159,11 @@ def _add_beside(
             findings.note(headers.path, f"left: the same weights as {where}, step {other.checkpoint.step}")
             return
     if told is None:
-        findings.problem(
-            headers.path,
-            "lies beside step checkpoints and neither its name nor its metadata tells its step: not read",
-            "rename it so that it does, or move it to a folder of its own",
-        )
+        steps.set_apart(headers, "lies beside step checkpoints, and neither its name nor its metadata tells its step")
         return
-    final = _checkpoint(run_id, headers, told)
-    note = f"the weights beside the step checkpoints are taken as the run's final step, {step}"
-    _add(steps, Settled(headers, replace(final, notes=(*final.notes, note))), findings)
+    final = _checkpoint(steps.run_id, headers, told)
+    note = f"{headers.path.name} names no step: its metadata tell that it is {told.unit} {step}"
+    _add(steps, Settled(headers, replace(final, notes=(*final.notes, note))))
 
 
 def _checkpoint(run_id: str, headers: Headers, step: Step) -> Checkpoint:

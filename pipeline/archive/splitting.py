@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.archive.name_parts import GENERIC, parse
+from pipeline.archive.formats.metric_numbers import is_result
+from pipeline.archive.name_parts import GENERIC, is_mark, parse
 from pipeline.archive.series import Key, NamedStep, without_alias, without_version
+from pipeline.archive.steps import is_alias
 from pipeline.archive.walk import Found
 
 
@@ -17,6 +20,7 @@ class Placed:
 
     `beside_steps`: it lies in its run's folder beside the step checkpoints: a final or best one. `stranger`: it lies
     there too, but its name is that of no series there. `lone`: the file is a run of its own, and `run` is its path.
+    `label`: the series' name, where `run` ends in it. `clock`: the key of the metadata that tells the steps of its run.
     """
 
     found: Found
@@ -25,6 +29,13 @@ class Placed:
     beside_steps: bool = False
     stranger: bool = False
     lone: bool = False
+    label: str = ""
+    clock: str = ""
+
+    @property
+    def folder_run(self) -> tuple[str, ...]:
+        """The run's path without the name of the series."""
+        return self.run[:-1] if self.label else self.run
 
     @property
     def path(self) -> Path:
@@ -32,8 +43,10 @@ class Placed:
         return self.found.paths[0]
 
     def alone(self) -> Placed:
-        """This file as a run of its own, called as the file."""
-        return Placed(self.found, (*self.run, self.found.stem), None, lone=True)
+        """This checkpoint as a run of its own, called as its file, or as its folder below the run."""
+        below = self.found.parts[len(self.run) :]
+        name = below[-1] if self.found.own_folder and below else self.found.stem
+        return Placed(self.found, (*self.run, name), None, lone=True)
 
 
 def split_series(placed: Sequence[Placed]) -> list[Placed]:
@@ -51,7 +64,7 @@ def split_series(placed: Sequence[Placed]) -> list[Placed]:
         labels = [""] if len(series) == 1 else _labels(series, run, by_run)
         for label, checkpoints in zip(labels, series, strict=True):
             for one in checkpoints:
-                final[one.path] = replace(one, run=(*run, label) if label else run)
+                final[one.path] = _labelled(one, run, label)
         firsts = {label: of[0].named for label, of in zip(labels, series, strict=True) if of[0].named}
         for one in members:
             if one.beside_steps:
@@ -62,7 +75,8 @@ def split_series(placed: Sequence[Placed]) -> list[Placed]:
 def _merged(named: Sequence[Placed]) -> list[list[Placed]]:
     """The checkpoints of each series of one folder.
 
-    best_step_100 alone, or step_100-v1 at a step that is free, belongs to the series without that word. Names of
+    best_step_100 alone, or step_100-v1 at a step that is free, belongs to the series without that word; so does
+    best_bbox_mAP_epoch_11 to epoch_12, the only series that counts the same. Names of
     different forms are one series where each form occurs once and says nothing but a step: step100, ckpt-200. What
     lies below the folder of a checkpoint stays with it.
     """
@@ -76,6 +90,10 @@ def _merged(named: Sequence[Placed]) -> list[list[Placed]]:
         plain = without_alias(key)
         if plain != key and plain in series and len(_steps(series[key])) == 1:
             series[plain] += series.pop(key)
+    plain_keys = [key for key in series if without_alias(key) == key]
+    for key in sorted(set(series).difference(plain_keys)):
+        if len(plain_keys) == 1 and len(_steps(series[key])) == 1 and _is_best_of(series[key], series[plain_keys[0]]):
+            series[plain_keys[0]] += series.pop(key)
     for key in sorted(series):
         plain = without_version(key)
         if plain != key and plain in series and not _steps(series[key]) & _steps(series[plain]):
@@ -85,6 +103,13 @@ def _merged(named: Sequence[Placed]) -> list[list[Placed]]:
         for key in unnamed[1:]:
             series[unnamed[0]] += series.pop(key)
     return list(series.values())
+
+
+def _is_best_of(best: Sequence[Placed], series: Sequence[Placed]) -> bool:
+    """Whether the name of a best or last checkpoint says only that, by which score, and a step of the same unit."""
+    one, other = best[0].named, series[0].named
+    assert one is not None and other is not None
+    return one.unit == other.unit and (not own_words(one.series) or is_result(one.series))
 
 
 def _steps(placed: Sequence[Placed]) -> set[int]:
@@ -118,7 +143,9 @@ def _beside(one: Placed, series: Mapping[str, NamedStep]) -> Placed:
     """A final or best checkpoint with the run of its series."""
     if one.found.own_folder:
         return one if len(series) == 1 or "" in series else replace(one, beside_steps=False)
-    words = own_words(one.found.stem)
+    # last-v1.ckpt is Lightning's second last.ckpt.
+    stem = re.sub(r"-v\d+$", "", one.found.stem) if is_alias(one.found.stem) else one.found.stem
+    words = own_words(stem)
     if len(series) == 1:
         (named,) = series.values()
         if not words or words == own_words(named.series):
@@ -127,10 +154,20 @@ def _beside(one: Placed, series: Mapping[str, NamedStep]) -> Placed:
         return one.alone() if named.guess else replace(one, stranger=True)
     for label, named in series.items():
         if words == own_words(named.series if label else ""):
-            return replace(one, run=(*one.run, label) if label else one.run)
+            return _labelled(one, one.run, label)
     return one.alone()
 
 
-def own_words(text: str) -> tuple[str, ...]:
-    """The words of a name but for generic ones, and best, last, final."""
-    return tuple(token.word or token.text for token in parse(text).tokens if token.word not in GENERIC)
+def _labelled(one: Placed, run: tuple[str, ...], label: str) -> Placed:
+    return replace(one, run=(*run, label) if label else run, label=label)
+
+
+def own_words(text: str, without_marks: bool = False) -> tuple[str, ...]:
+    """The words of a name but for generic ones, and best, last, final; `without_marks`: nor dates and hashes."""
+    parsed = parse(text)
+    marks = {slot.at for slot in parsed.slots if without_marks and is_mark(slot)}
+    return tuple(
+        token.word or token.text
+        for at, token in enumerate(parsed.tokens)
+        if token.word not in GENERIC and at not in marks
+    )

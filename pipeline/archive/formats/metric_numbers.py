@@ -41,7 +41,7 @@ def metric_numbers(
     metrics: dict[str, float] = {}
     for key, value in values.items():
         number = _number(value, tensor_value)
-        if number is not None and _is_metric(key, number) and (key not in weights or _is_result(key)):
+        if number is not None and _is_metric(key, number) and (key not in weights or is_result(key)):
             metrics[key] = float(number)
     for key, value in values.items():
         entries = as_mapping(value)
@@ -52,7 +52,7 @@ def metric_numbers(
                 continue
             number = _number(entry, tensor_value)
             full = name if re.fullmatch(r"(?:\w+_)?(?:metrics?|logs?|logged|results?|stats)", key) else f"{key}_{name}"
-            if number is not None and (_is_metric(name, number) or (_is_result(key) and _is_metric(full, number))):
+            if number is not None and (_is_metric(name, number) or (is_result(key) and _is_metric(full, number))):
                 metrics.setdefault(full, float(number))
     return metrics
 
@@ -66,7 +66,7 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in words]
 
 
-def _is_result(name: str) -> bool:
+def is_result(name: str) -> bool:
     """Whether a name says how good a model is."""
     words = _words(name)
     if not words or TRAINING_STATE.search(name) or (_NO_RESULT.fullmatch(words[-1]) and words[-1] not in _STATISTICS):
@@ -75,7 +75,7 @@ def _is_result(name: str) -> bool:
 
 
 def _is_metric(name: str, number: float) -> bool:
-    if _is_result(name):
+    if is_result(name):
         return True
     words = _words(name)
     plain = isinstance(number, float) and bool(words) and TRAINING_STATE.search(name) is None
@@ -85,7 +85,7 @@ def _is_metric(name: str, number: float) -> bool:
 def _is_group(key: str) -> bool:
     words = _words(key)
     if not words or TRAINING_STATE.search(key) or not _GROUP.fullmatch(words[-1]):
-        return _is_result(key)
+        return is_result(key)
     return True
 
 

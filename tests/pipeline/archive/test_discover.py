@@ -129,9 +129,9 @@ def test_a_best_file_that_repeats_a_step_is_noted_and_one_that_differs_is_a_prob
     assert archive.problems == ()
     assert any("best.pt: left: the same weights as run/step_100.pt" in note for note in archive.notes)
     save(tmp_path / "run" / "best.pt", {"model": weights(2), "step": 100})
-    archive = open_archive(tmp_path)
-    assert archive.runs[0].checkpoints[0].path.name == "step_100.pt"
-    assert [problem.path for problem in archive.problems] == ["run/best.pt"]
+    archive = open_archive(tmp_path, name="zoo")
+    assert steps(archive) == {"zoo/run": [100], "zoo/run/best": [100]}
+    assert archive.problems == () and any("holds other weights" in note for note in archive.notes)
 
 
 def test_series_in_one_folder_are_runs_of_their_own(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_weights_at_a_trainers_root_are_its_final_step(tmp_path: Path) -> None:
     save(tmp_path / "model.safetensors", seed=15)
     first, last = only_run(tmp_path).checkpoints
     assert (first.step, last.step, last.step_source) == (10, 15, "metadata")
-    assert "final step, 15" in last.notes[-1]
+    assert last.notes[-1] == "model.safetensors names no step: its metadata tell that it is step 15"
 
 
 def test_the_roots_own_state_tells_the_final_step_first(tmp_path: Path) -> None:
@@ -235,12 +235,13 @@ def test_weights_at_the_root_that_claim_the_last_step_and_differ_are_a_problem(t
     assert [problem.path for problem in archive.problems] == ["model.safetensors"]
 
 
-def test_weights_beside_steps_that_tell_no_step_are_a_problem(tmp_path: Path) -> None:
-    save(tmp_path / "step1.pt")
-    save(tmp_path / "averaged.pt", seed=5)
-    archive = open_archive(tmp_path)
-    assert [one.step for one in archive.runs[0].checkpoints] == [1]
-    assert "tells its step" in archive.problems[0].reason
+def test_weights_beside_steps_that_tell_no_step_are_a_run_of_their_own(tmp_path: Path) -> None:
+    for folder, other in (("a", "averaged.pt"), ("b", "model.safetensors")):
+        save(tmp_path / folder / "step1.pt")
+        save(tmp_path / folder / other, seed=5)
+    archive = open_archive(tmp_path, name="zoo")
+    assert steps(archive) == {"zoo/a": [1], "zoo/a/averaged": [0], "zoo/b": [1], "zoo/b/model": [0]}
+    assert archive.problems == () and sum("tells its step" in note for note in archive.notes) == 2
 
 
 def test_an_adapter_folder_is_an_adapter_with_its_config(tmp_path: Path) -> None:
