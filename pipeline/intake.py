@@ -42,13 +42,17 @@ class Intake:
     bases: Mapping[str, str]
     base_kinds: Mapping[str, str]
     problems: tuple[Problem, ...]
-    configs: Mapping[str, Mapping[str, object]]
+    references: Mapping[str, Checkpoint]
     gone: tuple[CheckpointRecord, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes of tensors to read."""
         return sum(c.nbytes for c in self.items)
+
+    def reference_of(self, checkpoint: Checkpoint) -> Checkpoint | None:
+        """What the checkpoint's run is compared with."""
+        return self.references.get(checkpoint.run)
 
 
 def plan_intake(
@@ -81,7 +85,12 @@ def plan_intake(
     gone += tuple(checkpoint for run_id in vanished for checkpoint in mark_gone(store, run_id, ()))
     known = {(r.id, c.step): c for r in store.runs() for c in store.checkpoints(r.id)}
     wanted = {(run_id, step): c for (run_id, step), c in wanted.items() if run_id not in unreadable}
-    fresh = [c for at, c in wanted.items() if rehash or at not in known or not is_current(known[at], c)]
+    references = {run_id: resolved.checkpoint for run_id, resolved in bases.items()}
+    fresh = [
+        c
+        for at, c in wanted.items()
+        if rehash or at not in known or not is_current(known[at], c) or _is_described_anew(known[at], c, references)
+    ]
     damaged = [p for run in archive.runs for c in run.checkpoints for p in c.problems]
     return Intake(
         archive=archive,
@@ -95,7 +104,7 @@ def plan_intake(
         },
         base_kinds={run_id: resolved.kind for run_id, resolved in bases.items()},
         problems=tuple(dict.fromkeys((*archive.problems, *damaged, *problems.values()))),
-        configs={run_id: resolved.checkpoint.config for run_id, resolved in bases.items()},
+        references=references,
         gone=gone,
     )
 
@@ -104,24 +113,24 @@ def ingest_one(store: Store, intake: Intake, checkpoint: Checkpoint, rehash: boo
     """Reads one checkpoint into the store. Raises `ArchiveError` when nothing of it can be read."""
     from pipeline.store import ingest_checkpoint
 
-    return ingest_checkpoint(
-        store, checkpoint, layout_of(checkpoint, intake.configs.get(checkpoint.run)), rehash=rehash
-    )
+    return ingest_checkpoint(store, checkpoint, layout_of(checkpoint, intake.reference_of(checkpoint)), rehash=rehash)
 
 
-def layout_of(checkpoint: Checkpoint, base_config: Mapping[str, object] | None = None) -> Layout:
+def layout_of(checkpoint: Checkpoint, base: Checkpoint | None = None) -> Layout:
     """The matrices of a checkpoint, with its attention circuits where the config tells the heads.
 
-    An adapter has no config of its own: fused tensors are cut by its base's. Where names or config make no sense, no
-    tensor of this checkpoint is measured, and each says why.
+    An adapter, or a saved state dict, has no config of its own: fused tensors are cut by its base's. Where names or
+    config make no sense, no tensor of this checkpoint is measured, and each says why.
     """
     from pipeline.archive import describe
+    from pipeline.archive.architectures import as_in_base
     from pipeline.archive.circuits import circuits
 
-    config = checkpoint.config or (base_config if checkpoint.kind == "adapter" else None) or {}
     try:
         with boundary(checkpoint.path, LAYOUT_SECONDS):
-            layout = describe(checkpoint, config)
+            has_base = base is not None and base.run != checkpoint.run
+            config, prefix = as_in_base(checkpoint, base) if has_base else (checkpoint.config, "")
+            layout = describe(checkpoint, config, prefix)
             return replace(layout, matrices=(*layout.matrices, *circuits(layout, config)))
     except ArchiveError as error:
         reason = f"its names and config could not be made into matrices: {error}"
@@ -134,6 +143,18 @@ def is_current(known: CheckpointRecord, found: Checkpoint) -> bool:
     if known.source_gone or known.step_unit != found.step_unit:
         return False
     return sorted(known.files, key=str) == sorted(found.files, key=str)
+
+
+def _is_described_anew(known: CheckpointRecord, found: Checkpoint, references: Mapping[str, Checkpoint]) -> bool:
+    """Whether a recorded checkpoint's matrices get other names, since its base is known now. Its values are not read
+    again."""
+    from pipeline.archive.recipes import digest
+    from pipeline.store.records import layout_to_json
+
+    base = references.get(found.run)
+    if base is None or base.run == found.run or found.kind == "adapter":
+        return False
+    return digest(layout_to_json(layout_of(found, base))) != known.layout
 
 
 def _ids(archive: Archive) -> set[str]:

@@ -163,7 +163,7 @@ class PaperStore:
             records[checkpoint.step] = known
             return
         resolved = self.bases.get(checkpoint.run)
-        layout = self._layout(checkpoint, resolved.checkpoint.config if resolved else None)
+        layout = self._layout(checkpoint, resolved.checkpoint if resolved else None)
         where = "" if self.frozen else f"{checkpoint.run}@{checkpoint.step}"
         records[checkpoint.step] = CheckpointRecord(
             run=checkpoint.run,
@@ -188,12 +188,14 @@ class PaperStore:
         there = {record.step: record for record in self.known.checkpoints(checkpoint.run)}.get(checkpoint.step)
         return there if there is not None and is_current(there, checkpoint) else None
 
-    def _layout(self, checkpoint: Checkpoint, base_config: Mapping[str, object] | None) -> str:
+    def _layout(self, checkpoint: Checkpoint, base: Checkpoint | None) -> str:
         """The key of its layout; checkpoints of a run share one where their headers agree."""
         headers = [[t.name, t.dtype, t.shape] for t in checkpoint.tensors]
-        key = digest([headers, checkpoint.kind, checkpoint.config, checkpoint.adapter, dict(base_config or {})])
+        shapes = [[t.name, t.shape] for t in base.tensors] if base and base.config and not checkpoint.config else []
+        config = dict(base.config) if base else {}
+        key = digest([headers, checkpoint.kind, checkpoint.config, checkpoint.adapter, config, shapes])
         if key not in self._layouts:
-            self._layouts[key] = layout_of(checkpoint, base_config)
+            self._layouts[key] = layout_of(checkpoint, base)
         return key
 
     def _binding(self, checkpoint: CheckpointRecord) -> Binding | None:

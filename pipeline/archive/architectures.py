@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from pipeline.archive.fused import model_type_of
+from pipeline.archive.names import Dialect, canonical
 from pipeline.archive.recipes import tensors_of
-from pipeline.archive.types import Layout, TensorHeader
+from pipeline.archive.renaming import disk_names
+from pipeline.archive.types import Checkpoint, Layout, TensorHeader
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -20,6 +24,43 @@ def alike(one: Shapes, other: Shapes) -> bool:
     with equal shapes. A new head, a new layer or a larger vocabulary does not change the architecture."""
     equal = sum(other.get(name) == shape for name, shape in one.items())
     return 2 * equal >= min(len(one), len(other))
+
+
+def as_in_base(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Mapping[str, Any], str]:
+    """What a base tells of a checkpoint: its config where that has none of its own, and the prefix that the
+    checkpoint's names have and the base's have not.
+
+    ``torch.save(model.state_dict())`` writes no config, so that only the base's tells the names that these weights
+    have in files, and how many heads a fused tensor holds. A LightningModule adds the name of its attribute
+    (``net.model.layers.0…``). ({}, "") where the two are not of one architecture.
+    """
+    config = checkpoint.config or base.config
+    if checkpoint.kind == "adapter":
+        return config, ""
+    there = _on_disk([t.name for t in base.tensors], base, base.config)
+    names = [t.name for t in checkpoint.tensors]
+    for prefix in _common_prefixes(names):
+        if alike(_on_disk([name.removeprefix(prefix) for name in names], checkpoint, config), there):
+            return config, prefix
+    return checkpoint.config, ""
+
+
+def _common_prefixes(names: Sequence[str]) -> Iterator[str]:
+    """No prefix, and the first one to three components that all names share."""
+    yield ""
+    parts = names[0].split(".")[:4] if names else []
+    for count in range(1, len(parts)):
+        prefix = ".".join((*parts[:count], ""))
+        if not all(name.startswith(prefix) for name in names):
+            return
+        yield prefix
+
+
+def _on_disk(names: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shapes:
+    """Shapes by the canonical names that transformers' files have."""
+    renamed = disk_names(names, config)
+    dialect = Dialect.of(renamed, model_type_of(config))
+    return {canonical(name, dialect): t.shape for name, t in zip(renamed, checkpoint.tensors, strict=True)}
 
 
 def architectures(checkpoints: Mapping[int, Shapes]) -> tuple[tuple[int, ...], ...]:

@@ -19,7 +19,11 @@ from pipeline.archive.names import canonical, words
 from pipeline.archive.types import TensorHeader
 from pipeline.archive.unmeasured import FLOATS
 
-_PROMPT = re.compile(r"(?:^|\.)(?:adapter_query|adapter_wte|adaption_prompt|adaption_gate|gating_factor)(?:\.|$)")
+_PROMPT = re.compile(
+    r"(?:^|\.)(?:adapter_query|adapter_wte|adaption_prompt|adaption_gate|gating_factor|soft_prompts?|prompt_embeddings?|"
+    r"(?:prompt|prefix)_tokens|prefix_encoder|prompt_encoder\.[^.]+\.(?:embedding|transform|mlp_head)|"
+    r"prompt_learner\.(?:ctx|token_prefix|token_suffix))(?:\.|$)"
+)
 _TOOLS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), tool)
     for pattern, tool in (
@@ -64,7 +68,7 @@ def low_rank_factors(tensors: Sequence[TensorHeader]) -> Names:
     for header in tensors:
         name = header.name.replace("/", ".")
         if _PROMPT.search(name):
-            listed[header.name] = "a learned prompt or its gate (LLaMA-Adapter), not a weight of the model"
+            listed[header.name] = "a learned prompt or its gate, not a weight of the model"
         elif (tool := _tool(name)) is not None:
             listed[header.name] = _reason(tool)
     for header in (*_beside_their_weight(tensors, listed), *_of_a_file_of_factors(tensors, listed)):
@@ -165,7 +169,7 @@ def _is_pair(module: str, pair: Sequence[TensorHeader]) -> bool:
 def _without_side(name: str) -> str:
     """A name without the words that name a side, and without its last component where it is a bare parameter."""
     parts = re.split(r"[./]", name)
-    if parts[-1] in ("weight", "kernel"):
+    if len(parts) > 1 and parts[-1] in ("weight", "kernel"):
         parts = parts[:-1]
     if len(parts) > 1:
         return ".".join(parts[:-1])

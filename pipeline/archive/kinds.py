@@ -72,16 +72,16 @@ TAILS = _table(
 WHOLE = _table(unembedding="decoder output proj_out", head="head fc")
 """Whole canonical names: the ends of a model."""
 
-_ATTENTION = re.compile(r"attn|attention|^mha$", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention|^(?:mha|sa|sa_heads?)$", re.IGNORECASE)
 _EMBEDDING = re.compile(
-    r"^(?:.*_)?(?:embed|emb)_(?:tokens|positions)$"
+    r"^(?:.*_)?(?:embed|emb)_(?:tokens|positions)$|^(?:.*_)?(?:embed|emb|embedding)s?_(?:table|matrix|lookup)$"
     r"|^(?:.*_)?(?:word|words|token|tok|tokens|position|positions|positional|pos|type|segment|entity|char|label|class|"
-    r"time|task|query|domain|lang|temporal|spatial)_(?:embed|embedding|embeddings)$"
+    r"time|task|query|domain|lang|temporal|spatial)_(?:embed|embedding|embeddings|emb)$"
 )
 _RECURRENT = re.compile(r"^(?:weight_(?:ih|hh|hr)(?:_l\d+)?(?:_reverse)?|recurrent_kernel|W_(?:ih|hh|rec))$")
 _ENDS = frozenset(("decoder", "lm_head", "generator", "output", "text_decoder", "text_model", "language_model"))
 _BLOCKS = frozenset(("h", "layer", "layers", "block", "blocks", "stage", "stages"))
-_MLPS = re.compile(r"mlp|ffn|^ff$|feed_?forward|DenseReluDense|shared_expert", re.IGNORECASE)
+_MLPS = re.compile(r"mlp|ffn|ffwd|^ff$|feed_?forward|DenseReluDense|shared_expert", re.IGNORECASE)
 
 
 def kind_of(name: str) -> str:
@@ -94,7 +94,7 @@ def kind_of(name: str) -> str:
     leaf, before = parts[-1], parts[:-1]
     if _RECURRENT.match(leaf):
         return "recurrent"
-    leaf = leaf.removesuffix("_weight")
+    leaf = leaf.removesuffix("_weight").lstrip("_") or leaf
     for container, index in pairwise(before):
         if container == "experts" and index.isdecimal():
             return EXPERT.get(leaf, "mlp.other")

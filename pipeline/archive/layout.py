@@ -17,16 +17,17 @@ from pipeline.archive.types import Checkpoint, Layout
 _TURN: Op = ("permute", 1, 0)
 
 
-def describe(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> Layout:
+def describe(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None, prefix: str = "") -> Layout:
     """Every tensor of the checkpoint as one or several matrices, or with the reason why not.
 
     `config` takes the place of the checkpoint's own: an adapter has none, and needs its base's where fused tensors
-    are cut by heads. Of an adapter, the Δ of each adapted module is described (role "delta"), see `adapters`.
+    are cut by heads. `prefix` begins all names of full weights and is no part of the model's own. Of an adapter, the Δ
+    of each adapted module is described (role "delta"), see `adapters`.
     """
     config = config if config is not None else checkpoint.config
     if checkpoint.kind == "adapter":
         return describe_adapter(checkpoint, config)
-    return layout_of(checkpoint.tensors, *drafts_of(checkpoint.tensors, config))
+    return layout_of(checkpoint.tensors, *drafts_of(checkpoint.tensors, config, prefix=prefix))
 
 
 def tied_names(layout: Layout, digests: Mapping[str, str]) -> dict[str, str]:

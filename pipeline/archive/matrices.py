@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from pipeline.archive.averages import averaged_copies
 from pipeline.archive.experts import dbrx_cuts, expert_cuts, is_stack
 from pipeline.archive.factors import low_rank_factors
 from pipeline.archive.fused import config_for, integer, model_type_of
 from pipeline.archive.hooked import Hooked, HookedCut
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.names import Dialect, layer_of, module_path, one_form, strip_prefixes, unique_names, words
+from pipeline.archive.orientation import inputs_first
 from pipeline.archive.quantised import quantised_parts
 from pipeline.archive.recipes import Dense, Op, Recipe
 from pipeline.archive.renaming import Stored, disk_names, stored_on_disk
@@ -41,21 +43,35 @@ class Draft:
     role: str = "weight"
 
 
+@dataclass(frozen=True)
+class _Layers:
+    """What a checkpoint's other tensors tell: shapes by path, whether GPT-2's Conv1D is used, and what biases say of
+    which way round their weights stand."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    conv1d: bool
+    told: Mapping[str, bool]
+
+
 def drafts_of(
-    tensors: Sequence[TensorHeader], config: Mapping[str, Any], on_disk: Mapping[str, str] | None = None
+    tensors: Sequence[TensorHeader],
+    config: Mapping[str, Any],
+    on_disk: Mapping[str, str] | None = None,
+    prefix: str = "",
 ) -> tuple[list[Draft], list[Unmeasured]]:
     """The matrices and the unmeasured tensors of full weights.
 
-    `on_disk`: tensor name → its name in transformers' files, where that is known; by default it is found here.
+    `on_disk`: tensor name → its name in transformers' files, where that is known; by default it is found here, without
+    the `prefix` that begins all names.
     """
     names = frozenset(t.name for t in tensors)
-    known = on_disk if on_disk is not None else names_on_disk([t.name for t in tensors], config)
-    stored = stored_on_disk([t.name for t in tensors], config) if on_disk is None else {}
+    known = on_disk if on_disk is not None else names_on_disk([t.name for t in tensors], config, prefix)
+    stored = stored_on_disk([t.name.removeprefix(prefix) for t in tensors], config) if on_disk is None else {}
     dialect = Dialect.of(known.values(), model_type_of(config))
     shapes = {one_form(strip_prefixes(module_path(known[t.name])), dialect): t.shape for t in tensors}
-    conv1d = _uses_conv1d(shapes, config)
+    layers = _Layers(shapes, _uses_conv1d(shapes, config), inputs_first(tensors))
     hooked = Hooked.of(tensors)
-    parts = quantised_parts(tensors) | low_rank_factors(tensors)
+    parts = averaged_copies(tensors) | quantised_parts(tensors) | low_rank_factors(tensors)
     drafts: list[Draft] = []
     unmeasured: list[Unmeasured] = []
     for header in tensors:
@@ -64,18 +80,18 @@ def drafts_of(
         if cut is not None:
             drafts.append(_bare(header, cut, dialect, names))
             continue
-        how = stored.get(header.name)
-        found = [] if reason else _matrices(header, known[header.name], shapes, config, dialect, conv1d, how)
-        if not found:
+        how = stored.get(header.name.removeprefix(prefix))
+        cuts = [] if reason else _matrices(header, known[header.name], layers, config, dialect, how)
+        if not cuts:
             reason = reason or f"{len(header.shape)}-D {header.shape}: how it is laid out is not known"
             unmeasured.append(Unmeasured(header.name, reason))
-        drafts.extend(found)
+        drafts.extend(cuts)
     return drafts, unmeasured
 
 
-def names_on_disk(names: Sequence[str], config: Mapping[str, Any]) -> dict[str, str]:
-    """Each tensor name with the one that transformers' files have for it."""
-    return dict(zip(names, disk_names(names, config), strict=True))
+def names_on_disk(names: Sequence[str], config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Each tensor name with the one that transformers' files have for it without the prefix."""
+    return dict(zip(names, disk_names([name.removeprefix(prefix) for name in names], config), strict=True))
 
 
 def layout_of(tensors: Sequence[TensorHeader], drafts: Sequence[Draft], unmeasured: Sequence[Unmeasured]) -> Layout:
@@ -104,10 +120,9 @@ def _bare(header: TensorHeader, cut: HookedCut, dialect: Dialect, names: Collect
 def _matrices(
     header: TensorHeader,
     name: str,
-    shapes: Mapping[str, tuple[int, ...]],
+    layers: _Layers,
     config: Mapping[str, Any],
     dialect: Dialect,
-    conv1d: bool,
     stored: Stored | None,
 ) -> list[Draft]:
     """The matrices of one tensor of two or more axes; [] when its layout is not known. `name`: the tensor's on disk."""
@@ -123,7 +138,7 @@ def _matrices(
         return Draft(names, size, Dense(header.name, ops), kind, header.dtype, orientation)
 
     alternating = stored is not None and stored.alternating
-    cuts = expert_cuts(path, shape, shapes, config, alternating) if is_stack(path, shape) else []
+    cuts = expert_cuts(path, shape, layers.shapes, config, alternating) if is_stack(path, shape) else []
     if model_type_of(config) == "dbrx" and ".experts.mlp." in path and len(shape) == 2:
         cuts = dbrx_cuts(path, shape, config)
     if cuts:
@@ -148,7 +163,7 @@ def _matrices(
         return [draft("", (*flat, *_TURN), (cols, rows), "in_out", "embedding")]
     if len(shape) > 2:
         return _spatial(path, last, shape, draft)
-    turned = last in ("kernel", "recurrent_kernel") or (conv1d and leaf in _CONV1D)
+    turned = layers.told.get(header.name, last in ("kernel", "recurrent_kernel") or (layers.conv1d and leaf in _CONV1D))
     rows, cols = (shape[1], shape[0]) if turned else (shape[0], shape[1])
     turn = _TURN if turned else ()
     orientation = "in_out" if turned else "out_in"

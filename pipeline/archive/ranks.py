@@ -19,7 +19,7 @@ _OF = r"(?:[-_]?of[-_]?(?P<count>\d+))?(?![A-Za-z\d])"
 _PARALLEL = r"(?:mp|tp|pp|ep|cp|(?:tensor|pipeline|expert|context)?_?(?:model_)?parallel)"
 _MODEL_RANK = re.compile(
     rf"(?<![A-Za-z])(?:{_PARALLEL}[-_.]?rank[-_.]?|consolidated\.(?=\d\d(?!\d))|model[-_]part[-_.]?)(?P<number>\d+)"
-    rf"(?:_(?P<second>\d{{3}})(?!\d))?{_OF}"
+    rf"(?:(?:_(?=\d{{3}}(?!\d))|-shard)(?P<second>\d+))?{_OF}"
 )
 _ANY_RANK = re.compile(
     rf"(?<![A-Za-z])(?:rank|shard|mp_shard|tp|pp|mp|consolidated)[-_.]?(?P<number>\d+)(?P<second>(?!)\d)?{_OF}"

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
+from pipeline.archive.names import ANYWHERE
+
 _SUPPORTED = frozenset(
     [
         (("Chunk",), (0,)),
@@ -141,16 +143,20 @@ def stored_on_disk(names: Sequence[str], config: Mapping[str, Any]) -> dict[str,
     form = _form_of(names, config)
     if form is None or not form.on_disk:
         return {}
-    rules = {name: _loaded(name, form.rules)[1] for name in names}
+    rules = {name: _loaded(bare, form.rules)[1] for name, bare in zip(names, form.bare, strict=True)}
     return {name: rule.stored for name, rule in rules.items() if rule is not None}
 
 
 @dataclass(frozen=True)
 class _Form:
-    """Which of the two forms a checkpoint's names have, and by which rules; `renamed`: the names as on disk."""
+    """Which of the two forms a checkpoint's names have, and by which rules.
+
+    `bare`: the names without what wraps the model; `renamed`: as on disk.
+    """
 
     on_disk: bool
     rules: tuple[Rule, ...]
+    bare: tuple[str, ...]
     renamed: tuple[str, ...]
 
 
@@ -160,7 +166,24 @@ def _form_of(names: Sequence[str], config: Mapping[str, Any]) -> _Form | None:
     if not isinstance(model_type, str):
         return None
     listed = tuple(a for a in architectures if isinstance(a, str)) if isinstance(architectures, list) else ()
-    return _form(tuple(names), listed, model_type, tuple(_parts(config)))
+    forms = (_form(bare, listed, model_type, tuple(_parts(config))) for bare in _unwrapped(tuple(names)))
+    return next((form for form in forms if form is not None), None)
+
+
+def _unwrapped(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The names as transformers has them: without the wrappers of torch, then also without what all begin with (the
+    attribute of a LightningModule), as long as they stay distinct."""
+    bare = tuple(".".join(part for part in name.split(".") if part not in ANYWHERE) for name in names)
+    while bare and all(name.startswith("module.") for name in bare):
+        bare = tuple(name.removeprefix("module.") for name in bare)
+    bare = bare if len(set(bare)) == len(names) and all(bare) else names
+    yield bare
+    for _ in range(3):
+        firsts = {name.partition(".")[0] for name in bare}
+        if len(firsts) != 1 or not all("." in name for name in bare):
+            return
+        bare = tuple(name.partition(".")[2] for name in bare)
+        yield bare
 
 
 @functools.lru_cache(maxsize=128)
@@ -175,9 +198,9 @@ def _form(
         in_memory = sum(name != new for name, new in zip(names, renamed, strict=True))
         on_disk = sum(_is_on_disk(name, rules, prefix) for name in names)
         if in_memory > on_disk:
-            return _Form(False, rules, _distinct(names, renamed))
+            return _Form(False, rules, names, _distinct(names, renamed))
         if on_disk:
-            return _Form(True, rules, names)
+            return _Form(True, rules, names, names)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from math import prod
 
 from pipeline.archive.names import module_path, words
 from pipeline.archive.types import TensorHeader
@@ -24,16 +25,27 @@ _NO_NORM = {
 _BUFFER = re.compile(
     r"^(?:inv_freq|\w*cos_cached|\w*sin_cached|rotary_(?:cos|sin)|cos_sin_cache|freqs_cis|\w*_mask|mask|causal_mask|tril|"
     r"triu|position_ids|\w*running_(?:mean|var|std|count)|num_batches_tracked|\w*_buffer|relative_position_index|"
-    r"relative_coords_table|masked_bias|mel_filters|mel_basis|anchor_grid)$"
+    r"relative_coords_table|masked_bias|mel_filters|mel_basis|fb|anchor_grid|cell_anchors|noise_const|resample_filter|"
+    r"pe|(?:\w+_)?(?:sin|cos)|(?:\w+_)?freqs(?:_\w+)?)$"
+)
+_BUFFER_PATH = re.compile(r"(?:^|[./])(?:cell_anchors[./]\d+|(?:blur|upsample|downsample)[./]kernel)$")
+"""Tables of fixed numbers: rotary and sinusoidal positions, filters, anchors."""
+_OPTIMIZER = re.compile(
+    r"^(?:optim(?:izer)?s?|opt)(?:_states?)?[./]|(?:^|[./])(?:(?:max_)?exp_avg(?:_sq(?:_row|_col)?|_slow|_diff)?|exp_inf|"
+    r"momentum_buffer|square_avg|grad_avg|acc_delta|master_params?)(?:$|[./])"
 )
 _BIAS = re.compile(r"bias$|^beta$|^bias_(?:ih|hh)(?:_l\d+(?:_reverse)?)?$")
-_AVERAGE = re.compile(r"^_?ema_w$|_avg$|^ema_\w+$")
+_AVERAGE = re.compile(r"^_?ema_\w+$|^embed\w*_(?:avg|sum)$|^_?(?:ema_)?cluster_(?:size|usage)$")
+_CLUSTERS = ("cluster_size", "_ema_cluster_size", "ema_cluster_size", "cluster_usage")
+"""How often each entry of a codebook was used: beside these stand the averages of what was mapped to it."""
+_NAMED_AS_MATRIX = re.compile(r"(?:weight|kernel|embedding|table)s?$|^_?[wW](?:_|\d|$)")
 
 
 def is_parameter(header: TensorHeader) -> bool:
     """Whether a tensor is one that training moves: no counter, index, mask or buffer."""
     leaf = re.split(r"[./]", header.name)[-1]
-    return header.dtype in FLOATS and 0 not in header.shape and not _BUFFER.match(leaf)
+    fixed = _BUFFER.match(leaf) or _BUFFER_PATH.search(header.name) or _OPTIMIZER.search(header.name)
+    return header.dtype in FLOATS and 0 not in header.shape and not fixed
 
 
 def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
@@ -48,7 +60,9 @@ def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
         return _not_float(header, leaf, owner, names)
     if len(shape) == 0:
         return "a scalar"
-    if (leaf != "weight_mask" and _BUFFER.match(leaf)) or name.endswith("mel_scale.fb"):
+    if _OPTIMIZER.search(name):
+        return f"{size}: an optimizer's state, not a weight"
+    if (leaf != "weight_mask" and _BUFFER.match(leaf)) or _BUFFER_PATH.search(name) or f"{name}_ptr" in names:
         return f"{size}: a buffer, not a weight"
     gain = _NORM.search(module_path(name).rsplit(".", 1)[-1]) or leaf in ("gamma", "g")
     if len(shape) == 1:
@@ -59,7 +73,7 @@ def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
         return f"{size}: a vector"
     if 0 in shape:
         return f"has no entries: shape {shape}"
-    if len(shape) > 2 and max(shape) == _count(shape):
+    if max(shape) == prod(shape) and (len(shape) > 2 or not _NAMED_AS_MATRIX.search(leaf)):
         return f"{size}: a vector held with extra axes"
     if _is_bias(leaf, owner, names):
         return f"{size}: a bias"
@@ -111,13 +125,6 @@ def _reparametrised(leaf: str, owner: str, names: Collection[str]) -> str | None
         return "the weight before pruning or spectral_norm; call prune.remove or remove_spectral_norm to measure it"
     if leaf == "weight_mask":
         return "a pruning mask"
-    if _AVERAGE.search(leaf) and f"{owner}cluster_size" in names:
+    if _AVERAGE.search(leaf) and any(f"{owner}{clusters}" in names for clusters in _CLUSTERS):
         return "a running average of a codebook, not a weight"
     return None
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -35,6 +35,11 @@ TRAINING_STATE = re.compile(
 )
 """A key that matches is training state, not weights."""
 
+_DATA = re.compile(
+    r"(?:^|_)(?:replay|replay_buffer|buffer|dataset|data|history|grads?|gradients|metrics)$", re.IGNORECASE
+)
+"""A key beside state dicts that matches is data of the training loop."""
+
 _STATE_KEYS = (
     {"state", "param_groups"},  # an optimizer of torch
     {"optimizer_state_dict", "ds_version"},  # DeepSpeed's
@@ -162,6 +167,9 @@ def find_weights(root: Any) -> State:
         assert inner is not None
         top = inner
         values = _by_name(top) | values
+    data = _data_beside_modules(top)
+    left += [f"{key} ({_kind(top[key])})" for key in data]
+    top = {key: value for key, value in top.items() if key not in data}
     tensors: dict[str, Call] = {}
     for name, value in _leaves(top, left):
         if is_tensor(value):
@@ -207,10 +215,8 @@ def _named_state(key: Any) -> bool:
 def _container(top: dict[Any, Any]) -> str | None:
     """The key under which the weights lie one level deeper, or None when `top` is itself a state dict.
 
-    A state dict has matrices of its own; what a training loop stores beside the model are numbers and vectors.
+    A state dict has matrices of its own, besides data that a training loop stored beside its modules.
     """
-    if any(is_tensor(value) and _n_dims(value) >= 2 for value in top.values()):
-        return None
     if (known := _known_container(top)) is not None:
         return known
     # One entry of any name that holds a known container, as in {"ckpt": {"model": ...}, "epoch": 3}.
@@ -220,9 +226,35 @@ def _container(top: dict[Any, Any]) -> str | None:
 
 
 def _known_container(top: dict[Any, Any]) -> str | None:
-    if any(is_tensor(value) and _n_dims(value) >= 2 for value in top.values()):
+    data = _data_beside_modules(top)
+    if any(is_tensor(value) and _n_dims(value) >= 2 for key, value in top.items() if key not in data):
         return None
     return next((key for key in CONTAINERS if _holds_tensors(key, top.get(key))), None)
+
+
+def _data_beside_modules(top: dict[Any, Any]) -> frozenset[Any]:
+    """Keys of tensors that a training loop saved beside its modules' state dicts: a batch, fixed noise, a buffer.
+
+    A state dict names its tensors by dotted paths. Where one is an entry, plain names beside it are no parameters.
+    """
+    if not any(_is_state_dict(value) for value in top.values()):
+        return frozenset()
+    return frozenset(key for key, value in top.items() if _is_data(key, value))
+
+
+def _is_data(key: Any, value: Any) -> bool:
+    if is_tensor(value):
+        return _n_dims(value) >= 2 and isinstance(key, str) and "." not in key
+    return isinstance(key, str) and bool(_DATA.search(key)) and _worth_saying(value)
+
+
+def _is_state_dict(value: Any) -> bool:
+    """Whether a plain dict holds tensors under dotted names that end as parameters do."""
+    if not isinstance(value, Call | dict) or is_tensor(value):
+        return False
+    entries = value if isinstance(value, dict) else value.entries or {}
+    names = [key for key, entry in entries.items() if isinstance(key, str) and is_tensor(entry)]
+    return any(name.endswith((".weight", ".bias")) for name in names)
 
 
 def _holds_tensors(key: Any, value: Any) -> bool:

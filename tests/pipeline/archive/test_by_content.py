@@ -127,6 +127,31 @@ def test_an_optimizer_deeper_in_the_file_is_left_and_the_model_read(tmp_path: Pa
     assert any("solver" in note for note in checkpoint.notes)
 
 
+@pytest.mark.parametrize("key", ["model", "state_dict", "weights"])
+def test_data_beside_the_model_is_left_and_the_model_keeps_its_names(tmp_path: Path, key: str) -> None:
+    data = {"train_data": torch.zeros(5, 2), "replay_buffer": {"obs": torch.zeros(5, 2)}, "log_alpha": torch.zeros(1)}
+    save(tmp_path / "step_1.pt", {"fixed_noise": torch.zeros(9, 3), key: weights(), **data})
+    (checkpoint,) = open_archive(tmp_path).runs[0].checkpoints
+    assert {tensor.name for tensor in checkpoint.tensors} == set(weights())
+
+
+def test_data_beside_several_networks_is_left_and_vectors_stay(tmp_path: Path) -> None:
+    data = {"fixed_noise": torch.zeros(9, 3), "replay_buffer": {"obs": torch.zeros(5, 2)}, "log_alpha": torch.zeros(1)}
+    save(tmp_path / "step_1.pt", {"G": weights(), "D": weights(1), **data})
+    archive = open_archive(tmp_path)
+    (checkpoint,) = archive.runs[0].checkpoints
+    networks = {f"{network}.{name}" for network in "GD" for name in weights()}
+    assert {tensor.name for tensor in checkpoint.tensors} == networks | {"log_alpha"}
+    assert any("fixed_noise" in str(note) and "replay_buffer" in str(note) for note in checkpoint.notes)
+
+
+def test_bare_parameters_beside_named_ones_are_weights(tmp_path: Path) -> None:
+    state = {"W": torch.zeros(4, 3), "b": torch.zeros(4), **weights()}
+    save(tmp_path / "step_1.pt", state)
+    (checkpoint,) = open_archive(tmp_path).runs[0].checkpoints
+    assert {tensor.name for tensor in checkpoint.tensors} == set(state)
+
+
 def test_schedulers_scalers_and_random_states_are_training_state(tmp_path: Path) -> None:
     save(tmp_path / "step1.pt")
     save(tmp_path / "decay.pt", torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.zeros(1)], 0.1), 1).state_dict())

@@ -155,6 +155,22 @@ def test_an_unknown_three_dimensional_parameter_is_listed_with_its_shape() -> No
         ("attn.rotary_sin", torch.zeros(8, 4), "buffer"),
         ("norm.running_var", torch.zeros(2, 4), "buffer"),
         ("mel_spectrogram.mel_scale.fb", torch.zeros(9, 4), "buffer"),
+        ("rotary.cached_freqs", torch.zeros(8, 4), "buffer"),
+        ("rope.freqs", torch.zeros(8, 4), "buffer"),
+        ("model.sin", torch.zeros(8, 4), "buffer"),
+        ("encoder.pe", torch.zeros(8, 4), "buffer"),
+        ("synthesis.b4.noise_const", torch.zeros(4, 4), "buffer"),
+        ("synthesis.b4.resample_filter", torch.zeros(4, 4), "buffer"),
+        ("convs.0.conv.blur.kernel", torch.zeros(4, 4), "buffer"),
+        ("rpn.anchor_generator.cell_anchors.0", torch.zeros(3, 4), "buffer"),
+        ("dino.center", torch.zeros(1, 64), "vector"),
+        ("optimizer.state.fc.weight.exp_avg", torch.zeros(3, 5), "optimizer"),
+        ("fc.weight.exp_avg_sq", torch.zeros(3, 5), "optimizer"),
+        ("exp_avg.fc.weight", torch.zeros(3, 5), "optimizer"),
+        ("opt_state.0.mu.fc.kernel", torch.zeros(3, 5), "optimizer"),
+        ("prompt_encoder.default.embedding.weight", torch.zeros(8, 5), "prompt"),
+        ("prompt_embeddings", torch.zeros(8, 5), "prompt"),
+        ("prompt_learner.ctx", torch.zeros(8, 5), "prompt"),
     ],
 )  # fmt: skip
 def test_what_is_no_matrix_says_why(name: str, tensor: torch.Tensor, word: str) -> None:
@@ -222,6 +238,29 @@ def test_parametrised_weights_of_other_names_are_told_by_their_partners() -> Non
 def test_the_running_average_of_a_codebook_is_no_weight() -> None:
     state = {"vq.embed": torch.zeros(64, 8), "vq.embed_avg": torch.zeros(64, 8), "vq.cluster_size": torch.zeros(64)}
     assert [spec.name for spec in layout_of(state).matrices] == ["vq.embed"]
+
+
+def test_averages_and_counts_of_a_codebook_are_listed_under_the_names_of_several_tools() -> None:
+    state = {
+        "vq._embedding.weight": torch.zeros(9, 4),
+        "vq._ema_w": torch.zeros(9, 4),
+        "vq._ema_cluster_size": torch.zeros(9),
+        "rvq._codebook.embedding_sum": torch.zeros(9, 4),
+        "rvq._codebook.cluster_usage": torch.zeros(9),
+        "lucid._codebook.embed_avg": torch.zeros(1, 9, 4),
+        "lucid._codebook.cluster_size": torch.zeros(1, 9),
+    }
+    (spec,) = layout_of(state).matrices
+    assert (spec.name, spec.kind, spec.shape) == ("vq._embedding", "embedding", (4, 9))
+
+
+def test_a_queue_beside_its_pointer_is_a_buffer() -> None:
+    state = {"queue": torch.zeros(8, 64), "queue_ptr": torch.zeros(1, dtype=torch.int64), "fc.weight": torch.zeros(4, 8)}
+    assert [spec.name for spec in layout_of(state).matrices] == ["fc"]
+
+
+def test_a_file_with_a_single_tensor_called_weight_is_measured() -> None:
+    assert [spec.shape for spec in layout_of({"weight": torch.zeros(4, 8)}).matrices] == [(4, 8)]
 
 
 def test_recurrent_weights_have_their_kind_and_layer() -> None:

@@ -27,6 +27,7 @@ PARTS: dict[str, list[str]] = {
     "any, in folders": ["rank_0/step_100.pt", "rank_1/step_100.pt"],
     "fairseq": ["checkpoint_1_100-shard0.pt", "checkpoint_1_100-shard1.pt"],
     "metaseq": ["reshard-model_part-0.pt", "reshard-model_part-1.pt"],
+    "metaseq, sharded twice": ["reshard-model_part-0-shard0.pt", "reshard-model_part-0-shard1.pt"],
     "the second rank alone": ["global_step100/mp_rank_01_model_states.pt"],
     "safetensors": ["model-rank-0-of-2.safetensors", "model-rank-1-of-2.safetensors"],
 }
