@@ -128,8 +128,9 @@ def layout_of(checkpoint: Checkpoint, base: Checkpoint | None = None) -> Layout:
 
     try:
         with boundary(checkpoint.path, LAYOUT_SECONDS):
-            has_base = base is not None and base.run != checkpoint.run
-            config, prefix = as_in_base(checkpoint, base) if has_base else (checkpoint.config, "")
+            config, prefix = checkpoint.config, ""
+            if base is not None and base.run != checkpoint.run:
+                config, prefix = as_in_base(checkpoint, base)
             layout = describe(checkpoint, config, prefix)
             return replace(layout, matrices=(*layout.matrices, *circuits(layout, config)))
     except ArchiveError as error:

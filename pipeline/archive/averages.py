@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from math import prod
 
 from pipeline.archive.types import TensorHeader
 
@@ -34,7 +33,7 @@ def averaged_copies(tensors: Sequence[TensorHeader]) -> dict[str, str]:
     listed: dict[str, str] = {}
     for prefix, members in below.items():
         twins = {t.name: originals.get((_joined(t.name[len(prefix) + 1 :]), t.shape)) for t in members}
-        matrices = [t for t in members if len(t.shape) > 1 and prod(t.shape)]
+        matrices = [t for t in members if len(t.shape) > 1 and 0 not in t.shape]
         if matrices and all(twins[t.name] for t in matrices):
             listed |= {name: f"the moving average of {twin}, a second copy" for name, twin in twins.items() if twin}
     return listed

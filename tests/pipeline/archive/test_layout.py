@@ -255,7 +255,8 @@ def test_averages_and_counts_of_a_codebook_are_listed_under_the_names_of_several
 
 
 def test_a_queue_beside_its_pointer_is_a_buffer() -> None:
-    state = {"queue": torch.zeros(8, 64), "queue_ptr": torch.zeros(1, dtype=torch.int64), "fc.weight": torch.zeros(4, 8)}
+    pointer = torch.zeros(1, dtype=torch.int64)
+    state = {"queue": torch.zeros(8, 64), "queue_ptr": pointer, "fc.weight": torch.zeros(4, 8)}
     assert [spec.name for spec in layout_of(state).matrices] == ["fc"]
 
 
