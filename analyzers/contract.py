@@ -323,7 +323,8 @@ class IterativeStatistic(Statistic):
 
 @dataclass(frozen=True)
 class Variable:
-    """A named number of the report. `key` variables get curves and heatmaps; `log` asks for a logarithmic axis."""
+    """A named number of the report. `key` variables get curves and heatmaps; `log` asks for a logarithmic axis.
+    `counted_by`: the variable with the number of matrices that this one is summed, or corrected, over."""
 
     name: str
     dims: tuple[str, ...]
@@ -332,6 +333,7 @@ class Variable:
     source: str = ""
     key: bool = False
     log: bool = False
+    counted_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -389,11 +391,7 @@ class View(Protocol):
         ...
 
     def trials(
-        self,
-        statistic: IterativeStatistic,
-        run: str | None = None,
-        step: int | None = None,
-        matrix: str | None = None,
+        self, statistic: IterativeStatistic, run: str | None = None, step: int | None = None, matrix: str | None = None
     ) -> Sequence[tuple[Trial, Result]]:
         """All finished trials of an iterative statistic's unit."""
         ...

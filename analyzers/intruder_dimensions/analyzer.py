@@ -83,8 +83,10 @@ class IntruderDimensions(Analyzer):
         norms = arrays["delta_spectral_norm"]
         arrays["spectral_ratio"] = derivation.spectral_ratio(view, parts["intruders"], norms, settings)
         arrays["total_intruders"] = derivation.totals(arrays["n_intruders"])
+        arrays["total_intruders_matrices"] = derivation.counted(arrays["n_intruders"])
         arrays["base_kind"] = derivation.base_kinds(view)
         notes = derivation.notes_on_bases(view) + derivation.notes_on_shapes(view)
+        notes += derivation.notes_on_totals(view, arrays["total_intruders_matrices"])
         if parts["null"] is not None:
             arrays |= self._null(view, parts, arrays["n_intruders"])
         else:

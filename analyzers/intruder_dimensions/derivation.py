@@ -23,6 +23,7 @@ from analyzers.intruder_dimensions.counts import (
 from analyzers.intruder_dimensions.intruders import Intruders
 from analyzers.intruder_dimensions.matched import IntruderMatched
 from analyzers.intruder_dimensions.null import IntruderNull
+from analyzers.intruder_dimensions.pair import refusal
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.linalg.scores import chance_similarity
 
@@ -100,6 +101,7 @@ def of_null(view: View, statistic: IntruderNull, shape: tuple[int, ...], setting
         summary = null_summary(stack.values[:, : settings.draws], settings.ks, settings.epsilons)
         for name, values in zip(names, summary, strict=True):
             arrays[name][_where(stack)] = values
+    arrays["total_intruders_null_matrices"] = counted(arrays[names[0]])
     arrays |= _null_totals(view, statistic, settings)
     return arrays
 
@@ -112,6 +114,42 @@ def most_possible(scores: np.ndarray) -> np.ndarray:
 def totals(counts: np.ndarray) -> np.ndarray:
     """(run, step, matrix, ...) → (run, step, ...): sums over matrices, NaN where none is measured."""
     return np.where(np.isnan(counts).all(axis=2), np.nan, np.nansum(counts, axis=2, dtype=np.float64))
+
+
+def counted(counts: np.ndarray) -> np.ndarray:
+    """(run, step, matrix, ...) → (run, step): how many matrices have a value, NaN where none has."""
+    there = (~np.isnan(counts).all(axis=tuple(range(3, counts.ndim)))).sum(axis=2)
+    return np.where(there, there, np.nan)
+
+
+def notes_on_totals(view: View, matrices: np.ndarray) -> tuple[str, ...]:
+    """The checkpoints whose totals lack matrices, from how many each total counts, (run, step)."""
+    fewer = []
+    for index, run in enumerate(view.runs):
+        if run.role != "run":
+            continue
+        expected = len(_comparable(view, run.id))
+        for step in run.steps:
+            there = matrices[index, np.searchsorted(view.steps, step)]
+            if there < expected:
+                fewer.append(f"{there:.0f} of {expected} at step {step} of {run.id}")
+    if not fewer:
+        return ()
+    listed = "; ".join(fewer[:3]) + (f"; and {len(fewer) - 3} more checkpoints" if len(fewer) > 3 else "")
+    return (
+        f"total_intruders counts fewer matrices than could be compared: {listed}. Do not compare these totals with "
+        "those of other steps; total_intruders_matrices has the number everywhere.",
+    )
+
+
+def _comparable(view: View, run: str) -> list[str]:
+    """The matrices of a run that its base has in the same shape."""
+    names = []
+    for name in view.matrices:
+        info, reference = view.info(run, name), view.reference_info(run, name)
+        if info is not None and reference is not None and refusal(info, reference) is None:
+            names.append(name)
+    return names
 
 
 def _null_totals(view: View, statistic: IntruderNull, settings: IntruderParameters) -> Arrays:

@@ -15,6 +15,8 @@ _BIRTH = ("run", "matrix", "side", "rank", "k", "epsilon")
 _P = ("run", "direction")
 _MATCHED_NULL = ("run", "norm", "matrix", "side", "k", "epsilon")
 _MATCHED_TOTAL = ("run", "norm", "side", "k", "epsilon")
+_TESTED, _MATCHED_TESTED = "total_intruders_tested", "total_matched_tested"
+_P_END = "{} end of the 95 % Monte-Carlo interval of p (Clopper-Pearson)"
 _ENDS = (("", "mean"), ("_low", "lower end of the 95 % interval"), ("_high", "upper end of the 95 % interval"))
 
 
@@ -62,49 +64,83 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("n_intruders_null_low", _COUNT, "2.5 % quantile of the null count over its draws, a draw itself"),
     Variable("n_intruders_null_high", _COUNT, "97.5 % quantile of the null count over its draws, a draw itself"),
     Variable("excess_intruders", _COUNT, "count minus the null's mean: the effect size", key=True),
-    Variable("total_intruders", _TOTAL, "count summed over the matrices of the run", source=_INTRUDERS),
-    Variable("total_intruders_null", _TOTAL, "mean over draws of the null counts summed over matrices"),
+    Variable(
+        "total_intruders",
+        _TOTAL,
+        "count summed over the matrices of the run",
+        source=_INTRUDERS,
+        counted_by="total_intruders_matrices",
+    ),
+    Variable("total_intruders_matrices", ("run", "step"), "matrices that have a count"),
+    Variable(
+        "total_intruders_null",
+        _TOTAL,
+        "mean over draws of the null counts summed over matrices",
+        counted_by="total_intruders_null_matrices",
+    ),
+    Variable("total_intruders_null_matrices", ("run", "step"), "matrices that have a null"),
     Variable(
         "total_intruders_null_low",
         _TOTAL,
         "lower end of the null's sum: of its 95 % prediction interval and its draws' 2.5 % quantile the lower",
+        counted_by="total_intruders_null_matrices",
     ),
     Variable(
         "total_intruders_null_high",
         _TOTAL,
         "upper end of the null's sum: of its 95 % prediction interval and its draws' 97.5 % quantile the higher",
+        counted_by="total_intruders_null_matrices",
     ),
     Variable(
         "total_intruders_p",
         _P,
         "chance of a sweep this extreme over sides, k and ε under the null (max-T), at the run's last step",
         source="Westfall & Young 1993; Besag & Clifford 1991",
+        counted_by=_TESTED,
     ),
-    Variable("total_intruders_p_low", _P, "lower end of the 95 % Monte-Carlo interval of p (Clopper-Pearson)"),
-    Variable("total_intruders_p_high", _P, "upper end of the 95 % Monte-Carlo interval of p (Clopper-Pearson)"),
+    Variable("total_intruders_p_low", _P, _P_END.format("lower"), counted_by=_TESTED),
+    Variable("total_intruders_p_high", _P, _P_END.format("upper"), counted_by=_TESTED),
     Variable(
         "total_intruders_p_sure",
         _P,
         "p with all scores that rounding leaves undetermined counted against the direction",
+        counted_by=_TESTED,
     ),
-    Variable("total_intruders_p_corrected", _P, "p corrected over the runs on joint axes and both directions (Holm)"),
+    Variable(
+        "total_intruders_p_corrected",
+        _P,
+        "p corrected over the runs on joint axes and both directions (Holm)",
+        counted_by=_TESTED,
+    ),
     Variable("total_intruders_draws", ("run",), "draws of the null behind p"),
-    Variable("total_intruders_tested", ("run",), "matrices behind p: those with a score and a null"),
+    Variable(_TESTED, ("run",), "matrices behind p: those with a score and a null"),
     *_matched("", "‖Δ‖_F"),
     *_matched("_spectral", "‖Δ‖₂"),
     *(
         Variable(f"n_intruders_matched_null{end}", _MATCHED_NULL, f"{what} of the null count at the runs' common norm")
         for end, what in _ENDS
     ),
-    Variable("total_matched", _MATCHED_TOTAL, "count at the runs' common norm, over the matrices that have its null"),
+    Variable(
+        "total_matched",
+        _MATCHED_TOTAL,
+        "count at the runs' common norm, over the matrices that have its null",
+        counted_by=_MATCHED_TESTED,
+    ),
     *(
-        Variable(f"total_matched_null{end}", _MATCHED_TOTAL, f"{what} of the null's sum at the runs' common norm")
+        Variable(
+            f"total_matched_null{end}",
+            _MATCHED_TOTAL,
+            f"{what} of the null's sum at the runs' common norm",
+            counted_by=_MATCHED_TESTED,
+        )
         for end, what in _ENDS
     ),
+    Variable(_MATCHED_TESTED, ("run", "norm"), "matrices behind the sums at the runs' common norm"),
     Variable(
         "total_matched_p",
         ("run", "norm", "direction"),
         "p of the sweep at the common norm (max-T), from `draws` draws and not corrected: no verdict",
+        counted_by=_MATCHED_TESTED,
     ),
     Variable("birth_step", _BIRTH, "step from which the intruder of this rank at the last step is one"),
     Variable("birth_after", _BIRTH, "step before it: the birth lies in (birth_after, birth_step]"),

@@ -87,18 +87,25 @@ def of_matched_null(
                         each[end][run, norm, matrix] = values[0]
     totals = {name: np.full((*grid, *cells), np.nan) for name in ("", *(f"_null{end}" for end in ends))}
     p = np.full((*grid, len(DIRECTIONS)), np.nan)
+    tested = np.full(grid, np.nan)
     for (run, norm), rows in stacked.items():
         own = matched[NORMS[norm]][run, [matrix for matrix, _ in rows]]
         by_matrix = np.stack([scores for _, scores in rows])
         count = count_below(own, settings.ks, settings.epsilons).sum(axis=0, dtype=np.float64)
         totals[""][run, norm] = count
+        tested[run, norm] = len(rows)
         for end, values in zip(ends, _sum_interval(by_matrix, settings), strict=True):
             totals[f"_null{end}"][run, norm] = values
         draws = _sums(by_matrix, settings)
         exceeding = exceedances(np.stack([count.ravel()] * 2), draws.reshape(len(draws), -1))
         p[run, norm] = monte_carlo_p(exceeding, len(draws))
     arrays = {f"n_intruders_matched_null{end}": values for end, values in each.items()}
-    return arrays | {f"total_matched{name}": values for name, values in totals.items()} | {"total_matched_p": p}
+    return (
+        arrays
+        | {f"total_matched{name}": values for name, values in totals.items()}
+        | {"total_matched_p": p}
+        | {"total_matched_tested": tested}
+    )
 
 
 def _sums(by_matrix: np.ndarray, settings: IntruderParameters) -> np.ndarray:

@@ -125,7 +125,7 @@ class WeightSpectra(Analyzer):
         }
         gram = view.array(Sigma(), "method") == METHODS.index("gram")
         noise_floor = view.array(Entries(), "noise_floor")
-        thresholds = self._welore_thresholds(view, matrices, stacks)
+        thresholds, arrays["welore_matrices"] = self._welore_thresholds(view, matrices, stacks)
         arrays["welore_threshold"] = thresholds
         for stack in _chunks(stacks):
             at = (stack.run_index, stack.step_index, stack.matrix_index)
@@ -146,18 +146,23 @@ class WeightSpectra(Analyzer):
             arrays.setdefault(name, np.full(shape, np.nan))
         return arrays
 
-    def _welore_thresholds(self, view: View, matrices: Matrices, stacks: Sequence[Stack]) -> np.ndarray:
-        """One t per checkpoint, over all its dense weights of at least two singular values: (run, step)."""
+    def _welore_thresholds(
+        self, view: View, matrices: Matrices, stacks: Sequence[Stack]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One t per checkpoint, over all its dense weights of at least two singular values, and how many these are:
+        both (run, step)."""
         found: dict[tuple[int, int], list[tuple[Stack, np.ndarray]]] = {}
         for stack in stacks:
             usable = matrices.is_weight(stack) & (stack.values.shape[1] > 1)
             for place, rows in _checkpoints(stack, np.flatnonzero(usable)):
                 found.setdefault(place, []).append((stack, rows))
         thresholds = np.full((len(view.runs), len(view.steps)), np.nan)
+        count = thresholds.copy()
         for place, parts in found.items():
             spectra = [welore.normalised(stack.values[rows]).ravel() for stack, rows in parts]
             thresholds[place] = welore.threshold(spectra, self.parameters.welore_reduction)
-        return thresholds
+            count[place] = sum(len(rows) for _, rows in parts)
+        return thresholds, count
 
     def _from_fit(self, view: View, spectral_norm: np.ndarray, alpha: np.ndarray) -> dict[str, np.ndarray]:
         arrays = {name: view.array(PowerLawFit(), name) for name in ("xmin", "ks_distance", "n_tail")}
@@ -177,14 +182,16 @@ class WeightSpectra(Analyzer):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             upper = _last_axis(view.array(self._bulk(), "upper"), count)
             arrays["mp_softrank"] = upper / spectral_norm[..., None] ** 2
-        return arrays | {"mp_ks_p_adjusted": _adjusted(arrays["mp_ks_p"])}
+        p = arrays["mp_ks_p"]
+        return arrays | {"mp_ks_p_adjusted": _adjusted(p), "mp_ks_p_tested": _tested(p)}
 
     def _on_request(self, view: View) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
         if self.parameters.alpha_null:
             arrays["alpha_null_percentile"] = view.array(self._null(), "percentile")
             arrays["alpha_p_value"] = view.array(self._null(), "p_value")
-            arrays["alpha_p_value_adjusted"] = _adjusted(arrays["alpha_p_value"][..., None])[..., 0]
+            p = arrays["alpha_p_value"][..., None]
+            arrays["alpha_p_value_adjusted"], arrays["alpha_p_value_tested"] = _adjusted(p)[..., 0], _tested(p)[..., 0]
         if self.parameters.alpha_interval:
             bounds = [view.array(self._interval(), field) for field in ("low", "high")]
             arrays["alpha_interval"] = np.stack(bounds, axis=-1)
@@ -273,6 +280,12 @@ def _adjusted(p: np.ndarray) -> np.ndarray:
         for test in range(p.shape[3]):
             adjusted[run, step, :, test] = benjamini_yekutieli(p[run, step, :, test])
     return adjusted
+
+
+def _tested(p: np.ndarray) -> np.ndarray:
+    """p (run, step, matrix, test) → (run, step, test): how many matrices are tested, NaN where none is."""
+    count = np.isfinite(p).sum(axis=2)
+    return np.where(count, count, np.nan)
 
 
 def _last_axis(array: np.ndarray, count: int) -> np.ndarray:

@@ -14,9 +14,15 @@ _WELORE = "arXiv:2407.11239"
 
 
 def _of(
-    name: str, long_name: str, source: str = "", key: bool = False, log: bool = False, units: str = "1"
+    name: str,
+    long_name: str,
+    source: str = "",
+    key: bool = False,
+    log: bool = False,
+    units: str = "1",
+    counted_by: str = "",
 ) -> Variable:
-    return Variable(name, _RSM, long_name, units, source, key, log)
+    return Variable(name, _RSM, long_name, units, source, key, log, counted_by)
 
 
 FROM_SIGMA = (
@@ -36,9 +42,17 @@ FROM_SIGMA = (
         "TempBalance (Zhou et al. 2023)",
     ),
     Variable("sigma_quantile", (*_RSM, "quantile"), "quantiles of σ", "weight", log=True),
-    _of("welore_rank_reduction", "share of σ below WeLore's common threshold", _WELORE),
-    _of("welore_class", "WeLore class: 1 low-rank (LRC), 0 not (N-LRC)", _WELORE),
-    Variable("welore_threshold", ("run", "step"), "WeLore's threshold on σ, min–max scaled", "1", _WELORE),
+    _of("welore_rank_reduction", "share of σ below WeLore's common threshold", _WELORE, counted_by="welore_matrices"),
+    _of("welore_class", "WeLore class: 1 low-rank (LRC), 0 not (N-LRC)", _WELORE, counted_by="welore_matrices"),
+    Variable(
+        "welore_threshold",
+        ("run", "step"),
+        "WeLore's threshold on σ, min–max scaled",
+        "1",
+        _WELORE,
+        counted_by="welore_matrices",
+    ),
+    Variable("welore_matrices", ("run", "step"), "matrices that WeLore's threshold is common to"),
 )
 
 FROM_FIT = (
@@ -81,7 +95,9 @@ FROM_BULK = (
         "mp_ks_p corrected over the matrices of the checkpoint",
         "1",
         "Benjamini & Yekutieli 2001",
+        counted_by="mp_ks_p_tested",
     ),
+    Variable("mp_ks_p_tested", ("run", "step", "bulk_scale"), "matrices over which mp_ks_p is corrected"),
 )
 
 ON_REQUEST = (
@@ -91,7 +107,9 @@ ON_REQUEST = (
         "alpha_p_value_adjusted",
         "alpha_p_value corrected over the matrices of the checkpoint",
         "Benjamini & Yekutieli 2001",
+        counted_by="alpha_p_value_tested",
     ),
+    Variable("alpha_p_value_tested", ("run", "step"), "matrices over which alpha_p_value is corrected"),
     Variable(
         "alpha_interval",
         (*_RSM, "bound"),

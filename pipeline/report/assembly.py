@@ -143,6 +143,7 @@ def node_of(analyzer: Analyzer, result: Derived) -> xr.Dataset:
     for variable in analyzer.variables:
         if variable.name in dataset:
             attrs = {"long_name": variable.long_name, "units": variable.units, "source": variable.source}
+            attrs["counted_by"] = variable.counted_by
             flags = {"key": int(variable.key), "log": int(variable.log)}
             dataset[variable.name].attrs |= {k: v for k, v in (attrs | flags).items() if v}
     measured = measured_mask(dataset)

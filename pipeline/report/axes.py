@@ -53,6 +53,8 @@ def _attributes(variable: Variable) -> dict[str, Any]:
     attributes: dict[str, Any] = {"long_name": variable.long_name, "units": variable.units}
     if variable.source:
         attributes["source"] = variable.source
+    if variable.counted_by:
+        attributes["counted_by"] = variable.counted_by
     if variable.key:
         attributes["key"] = 1
     if variable.log:

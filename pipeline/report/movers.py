@@ -75,7 +75,11 @@ def _measures(tree: xr.DataTree) -> Iterator[tuple[str, list[xr.DataArray]]]:
     """(name, (run, matrix) values of each group of runs), the best measure first."""
     roles = Roles.from_tree(tree)
     changes, norms = (
-        [roles.only(array) for array in find(tree, name) if set(array.dims) == {"run", "step", "matrix"}]
+        [
+            roles.only(array)
+            for array in find(tree, name)
+            if set(array.dims) == {"run", "step", "matrix"} and array.sizes["step"]  # none: nothing could be read
+        ]
         for name in (CHANGE, "frobenius_norm")
     )
     if changes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import uuid
 from pathlib import Path
 
@@ -24,17 +23,8 @@ from pipeline.store.records import CheckpointRecord, RunRecord
 from pipeline.store.scratch import withdraw
 from pipeline.store.statistics import StatisticTable
 from pipeline.store.store import SCHEMA, Store, read_layout, read_manifest
-from pipeline.store.verification import Damage, Kind, Progress, look
+from pipeline.store.verification import Damage, Kind, Progress, is_ours, look
 
-_OURS = {
-    "runs": re.compile(r"[^/]+/\d+\.\d+"),
-    "tensors": re.compile(r"[0-9a-f]{32}"),
-    "layouts": re.compile(r"[0-9a-f]{32}"),
-    "packs": re.compile(r"[0-9a-f]{16}-[0-9a-f]{6}"),
-    "statistics": re.compile(r"[^/]+/[0-9a-f]{16}-[0-9a-f]{6}"),
-    "failures": re.compile(r"[^/]+/[0-9a-f]{16}-[0-9a-f]{6}"),
-    "materials": re.compile(r"[0-9a-f]{32}"),
-}
 _WITHDRAWN: tuple[Kind, ...] = ("tensor", "pack", "layout", "manifest", "failures", "material")
 
 
@@ -70,7 +60,7 @@ def _root(path: Path) -> list[str]:
 def _handled(store: Store, damage: Damage) -> list[str]:
     path, kind = damage.path, damage.kind
     name = path.relative_to(store.path).as_posix() if path.is_relative_to(store.path) else path.name
-    if kind in _WITHDRAWN or (kind == "foreign" and _is_ours(name)):
+    if kind in _WITHDRAWN or (kind == "foreign" and is_ours(name)):
         withdraw(store.path, path)
         return [f"{name}: removed"]
     if kind == "batch":
@@ -92,11 +82,6 @@ def _handled(store: Store, damage: Damage) -> list[str]:
         path.unlink(missing_ok=True)
         return [f"{name}: removed from the cache"]
     return [f"{name}: left as it is, because varve did not make it"] if kind == "foreign" else []
-
-
-def _is_ours(name: str) -> bool:
-    room, _, rest = name.partition("/")
-    return room in _OURS and _OURS[room].fullmatch(rest) is not None
 
 
 def _batch(store: Store, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,17 @@ Kind = Literal[
 _READ_AGAIN = "run `varve verify STORE --repair`; the next `varve analyze` reads the checkpoint again"
 _COMPUTE = "run `varve verify STORE --repair`; the next `varve analyze` computes what was in it"
 _REPAIR = "run `varve verify STORE --repair`"
+
+
+_OURS = {
+    "runs": re.compile(r"[^/]+/\d+\.\d+"),
+    "tensors": re.compile(r"[0-9a-f]{32}"),
+    "layouts": re.compile(r"[0-9a-f]{32}"),
+    "packs": re.compile(r"[0-9a-f]{16}-[0-9a-f]{6}"),
+    "statistics": re.compile(r"[^/]+/[0-9a-f]{16}-[0-9a-f]{6}"),
+    "failures": re.compile(r"[^/]+/[0-9a-f]{16}-[0-9a-f]{6}"),
+    "materials": re.compile(r"[0-9a-f]{32}"),
+}
 
 
 @dataclass(frozen=True)
@@ -235,7 +247,20 @@ class _Search:
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
             if entry.name == FILE:
                 continue
-            if (entry / FILE).exists():
+            if (entry / FILE).exists() or _holds_documents(entry):
                 yield entry
+            elif is_ours(entry.relative_to(self.root).as_posix()):
+                self.found("foreign", entry, f"{FILE} is missing in it")
             else:
                 self.found("foreign", entry, f"is not part of the store: it has no {FILE}", "delete it")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a path within a store, of which no document is left, has a name as varve gives it."""
+    room, _, rest = name.partition("/")
+    return room in _OURS and _OURS[room].fullmatch(rest) is not None
+
+
+def _holds_documents(folder: Path) -> bool:
+    """Whether a folder that lost its own document is the group of others: a run, or a table of results."""
+    return folder.is_dir() and any((entry / FILE).exists() for entry in folder.iterdir())

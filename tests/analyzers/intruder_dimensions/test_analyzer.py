@@ -91,6 +91,25 @@ def test_the_null_of_the_total_adds_draw_i_of_every_matrix(view: MemoryView, der
     assert d["total_intruders"].sel(run="lora", step=0).isnull().all()
 
 
+def test_a_sum_that_lacks_a_matrix_tells_how_many_it_has(derived) -> None:
+    d = derived.dataset
+    assert d["total_intruders_matrices"].sel(run="lora").values[1:].tolist() == [1, 2]
+    assert d["total_intruders_null_matrices"].sel(run="full").values[::2].tolist() == [2, 2]
+    assert d["total_matched_tested"].sel(run="lora").values.tolist() == [2, 2]
+    (note,) = (note for note in derived.notes if "fewer matrices" in note)
+    assert "1 of 2 at step 5 of lora" in note and "of full" not in note
+
+
+def test_every_variable_that_names_its_count_has_it(derived) -> None:
+    counted = {variable.name: variable.counted_by for variable in VARIABLES if variable.counted_by}
+    assert {name for name in derived.dataset.data_vars if name.startswith("total_")} == {
+        *counted,
+        *counted.values(),
+    } | {"total_intruders_draws"}
+    for name, counter in counted.items():
+        assert set(derived.dataset[counter].dims) <= set(derived.dataset[name].dims)
+
+
 def test_the_interval_of_a_sum_holds_95_percent_of_further_sums() -> None:
     rng = np.random.default_rng(0)
     sums = rng.binomial(600, 0.05, size=(4000, 20))

@@ -246,6 +246,8 @@ def test_bulk_p_values_are_corrected_over_the_matrices_of_a_checkpoint() -> None
     assert (dataset.mp_ks_p_adjusted.values >= dataset.mp_ks_p.values).all()
     assert (dataset.mp_ks_p_adjusted.sel(matrix="trained", bulk_scale="total") < 0.05).all()
     assert (dataset.mp_ks_p_adjusted.values[:5] > 0.05).all()
+    assert dataset.mp_ks_p_tested.values.tolist() == [6, 6]
+    assert float(dataset.welore_matrices) == 6
 
 
 def test_the_soft_rank_of_noise_is_about_one_and_of_structure_small() -> None:

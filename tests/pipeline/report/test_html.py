@@ -226,3 +226,13 @@ def test_a_page_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match=r"cannot write .*report\.html"):
         write_html(xr.DataTree.from_dict({"/": xr.Dataset()}), tmp_path / "file" / "report.html")
+
+
+@pytest.mark.parametrize("empty", [("step",), ("run",), ("matrix",), ("run", "step"), ("run", "step", "matrix")])
+def test_the_page_of_a_report_in_which_nothing_could_be_read(empty: tuple[str, ...]) -> None:
+    tree = synthetic.tree(matrices=2, steps=(0, 10))
+    datasets = {node.path: node.to_dataset(inherit=False) for node in tree.subtree}
+    cut = {path: data.isel({dim: [] for dim in empty if dim in data.dims}) for path, data in datasets.items()}
+    nothing = xr.DataTree.from_dict(cut)
+    nothing.attrs = tree.attrs
+    assert "</html>" in render(nothing)
