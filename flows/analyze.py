@@ -8,12 +8,13 @@ from prefect import flow
 
 from flows import analysis, common, summary
 from flows.options import AnalyzeOptions
-from flows.running import PrefectRunner
+from flows.running import PrefectRunner, errors_as_text
 
 
 @flow(**common.settings("analyze"))
 def analyze_flow(options: dict[str, Any]) -> analysis.Outcome:
     """Ingests, computes what is missing, writes the report. `options`: the fields of `AnalyzeOptions`."""
-    outcome = analysis.analyze(AnalyzeOptions(**options), PrefectRunner())
+    with errors_as_text():
+        outcome = analysis.analyze(AnalyzeOptions(**options), PrefectRunner())
     common.leave_artifact("varve-analyze", summary.markdown(outcome))
     return outcome

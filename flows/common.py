@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows import prefect_env
+from pipeline.archive.text import utf8
 
 prefect_env.prepare()
 
@@ -29,4 +30,4 @@ def settings(name: str) -> dict[str, Any]:
 
 def leave_artifact(key: str, text: str) -> None:
     """A markdown page on the flow run."""
-    create_markdown_artifact(text, key=key, description="what varve found")
+    create_markdown_artifact(utf8(text), key=key, description="what varve found")

@@ -8,6 +8,8 @@ stays taken and then every later run is cancelled.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,10 +35,12 @@ _ENDED_BY_US = "the command `varve schedule` was stopped"
 
 
 def deployment_name(options: AnalyzeOptions) -> str:
-    """Readable and one per store: the folder's name and eight digits of the store's path."""
-    store = str(options.store_path.resolve())
-    label = options.name or Path(options.runs).name or "runs"
-    return f"{label}-{hashlib.sha256(store.encode()).hexdigest()[:8]}"
+    """Readable and one per store: the folder's name and eight digits of the store's path. What Prefect or a file's name
+    cannot hold becomes a dash."""
+    store = os.fsencode(options.store_path.resolve())
+    label = re.sub(r"[/%&<>\x00-\x1f\x7f]+", "-", options.name or Path(options.runs).name or "runs")
+    label = label.encode()[:200].decode(errors="ignore")
+    return f"{label}-{hashlib.sha256(store).hexdigest()[:8]}"
 
 
 def describe(options: AnalyzeOptions, schedule: Schedule) -> RunnerDeployment:

@@ -11,7 +11,8 @@ from flows import common, console, summary
 from flows.analysis import analyze
 from flows.lock import StoreBusy
 from flows.options import AnalyzeOptions
-from flows.running import PrefectRunner
+from flows.running import PrefectRunner, errors_as_text
+from pipeline.archive.text import path_text, utf8
 
 
 @flow(**common.settings("nightly"))
@@ -20,14 +21,15 @@ def nightly(options: dict[str, Any]) -> State[None]:
     chosen = AnalyzeOptions(**options)
     console.say(f"varve · scheduled analysis of {chosen.runs}")
     try:
-        outcome = analyze(chosen, PrefectRunner())
+        with errors_as_text():
+            outcome = analyze(chosen, PrefectRunner())
     except StoreBusy as busy:
         console.say(f"Skipped: {busy}")
-        return Completed(name="Skipped", message=str(busy))
+        return Completed(name="Skipped", message=utf8(str(busy)))
     common.leave_artifact("varve-nightly", summary.markdown(outcome))
     for line in summary.lines(outcome):
         console.say(line)
     if outcome.computed.failures:
         return Failed(message=f"{outcome.computed.failures} units failed; the next run tries them again")
     found = f"{len(outcome.problems)} problems listed" if outcome.problems else "all measured"
-    return Completed(message=f"{found}: {outcome.written.html}")
+    return Completed(message=f"{found}: {path_text(outcome.written.html)}")

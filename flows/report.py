@@ -9,10 +9,11 @@ from prefect import flow
 from flows import analysis, common
 from flows.options import AnalyzeOptions
 from flows.reporting import Written
-from flows.running import PrefectRunner
+from flows.running import PrefectRunner, errors_as_text
 
 
 @flow(**common.settings("report"))
 def report_flow(options: dict[str, Any], runs: list[str] | None = None) -> Written:
     """Derives and assembles the report anew. `runs`: globs on run ids; None for all."""
-    return analysis.report_only(AnalyzeOptions(**options), runs, PrefectRunner())
+    with errors_as_text():
+        return analysis.report_only(AnalyzeOptions(**options), runs, PrefectRunner())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from analyzers.errors import VarveError
+from pipeline.archive.text import utf8
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -33,6 +35,20 @@ class Failed:
         """One line for a list: our own errors speak for themselves, others carry their type."""
         text = str(self.error) or type(self.error).__name__
         return text if isinstance(self.error, VarveError) else f"{type(self.error).__name__}: {text}"
+
+
+@contextmanager
+def errors_as_text() -> Iterator[None]:
+    """Around what Prefect calls: it keeps an error's text as JSON, which cannot hold a path that is no text."""
+    try:
+        yield
+    except Exception as error:  # raised again, in its own type where that is ours
+        text = str(error)
+        if utf8(text) == text:
+            raise
+        if type(error).__init__ is VarveError.__init__:
+            raise type(error)(utf8(text)).with_traceback(error.__traceback__) from None
+        raise RuntimeError(f"{type(error).__name__}: {utf8(text)}").with_traceback(error.__traceback__) from None
 
 
 class Runner(Protocol):
@@ -99,7 +115,8 @@ class PrefectRunner:
 
         # A task gets the item's index: Prefect walks through every argument, and a checkpoint has thousands of parts.
         def one(index: int) -> Answer:
-            return work(items[index])
+            with errors_as_text():
+                return work(items[index])
 
         runs = task(
             name=name,
@@ -132,7 +149,7 @@ def _finished(future: PrefectFuture[Answer]) -> State[Answer]:
 def _label(items: Sequence[Item], label: Callable[[Item], str]) -> str:
     from prefect.runtime import task_run
 
-    return label(items[task_run.parameters["index"]])
+    return utf8(label(items[task_run.parameters["index"]]))
 
 
 def _exception_of(state: object) -> Exception:

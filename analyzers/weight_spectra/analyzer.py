@@ -99,7 +99,7 @@ class WeightSpectra(Analyzer):
         stacks = list(view.stacks(Sigma(), "sigma"))
         alpha = view.array(PowerLawFit(), "alpha")
         arrays = self._from_sigma(view, matrices, stacks, alpha)
-        arrays |= self._from_fit(view, arrays["spectral_norm"], alpha)
+        arrays |= self._from_fit(view, matrices, arrays["spectral_norm"], alpha)
         arrays |= {name: view.array(Entries(), field) for name, field in _ENTRY_VARIABLES.items()}
         arrays["mantissa_bits"] = np.where(arrays["mantissa_bits"] < 0, np.nan, arrays["mantissa_bits"])
         arrays |= self._from_bulk(view, arrays["spectral_norm"])
@@ -123,7 +123,8 @@ class WeightSpectra(Analyzer):
             "energy_rank": np.full((*shape, len(energies)), np.nan),
             "sigma_quantile": np.full((*shape, len(levels)), np.nan),
         }
-        gram = view.array(Sigma(), "method") == METHODS.index("gram")
+        method = view.array(Sigma(), "method")
+        gram = method == METHODS.index("gram")
         noise_floor = view.array(Entries(), "noise_floor")
         thresholds, arrays["welore_matrices"] = self._welore_thresholds(view, matrices, stacks)
         arrays["welore_threshold"] = thresholds
@@ -132,7 +133,8 @@ class WeightSpectra(Analyzer):
             p, N = matrices.sizes(stack)
             values = scalars.spectral_scalars(stack.values, p, N, noise_floor[at])
             values["log_alpha_norm"] = scalars.log_alpha_norm(stack.values, alpha[at])
-            values["condition_flag"] = scalars.condition_flag(stack.values, p, N, gram[at])
+            flag = scalars.condition_flag(stack.values, p, N, gram[at])
+            values["condition_flag"] = np.where(np.isnan(method[at]), np.nan, flag)
             dense = matrices.is_weight(stack)
             t = np.where(dense, thresholds[at[0], at[1]], np.nan)
             values["welore_rank_reduction"] = welore.reduction(welore.normalised(stack.values), t)
@@ -164,16 +166,19 @@ class WeightSpectra(Analyzer):
             count[place] = sum(len(rows) for _, rows in parts)
         return thresholds, count
 
-    def _from_fit(self, view: View, spectral_norm: np.ndarray, alpha: np.ndarray) -> dict[str, np.ndarray]:
+    def _from_fit(
+        self, view: View, matrices: Matrices, spectral_norm: np.ndarray, alpha: np.ndarray
+    ) -> dict[str, np.ndarray]:
         arrays = {name: view.array(PowerLawFit(), name) for name in ("xmin", "ks_distance", "n_tail")}
         arrays["alpha"], n_tail = alpha, arrays["n_tail"]
         measured = np.isfinite(spectral_norm)
         with np.errstate(divide="ignore", invalid="ignore"):
             arrays["alpha_sigma_iid"] = (alpha - 1) / np.sqrt(n_tail)
             arrays["alpha_hat"] = alpha * 2 * np.log10(spectral_norm)
-        flag = np.where(np.isfinite(alpha), (n_tail < SMALL_TAIL).astype(float), 2.0)
-        arrays["alpha_flag"] = np.where(measured, flag, np.nan)
-        arrays["n_tail"] = np.where(np.isfinite(alpha), n_tail, np.nan)
+        refused = (matrices.p < PowerLawFit().minimum_values)[:, None]  # the others have a fit, or have lost it
+        flag = np.where(np.isfinite(n_tail), np.where(n_tail == 0, 2.0, n_tail < SMALL_TAIL), np.nan)
+        arrays["alpha_flag"] = np.where(measured, np.where(refused, 2.0, flag), np.nan)
+        arrays["n_tail"] = np.where(n_tail > 0, n_tail, np.nan)
         return arrays
 
     def _from_bulk(self, view: View, spectral_norm: np.ndarray) -> dict[str, np.ndarray]:

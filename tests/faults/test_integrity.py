@@ -16,7 +16,7 @@ from tests.pipeline.report import synthetic
 
 
 def test_a_report_that_was_killed_while_it_was_saved_is_the_old_or_the_new_one() -> None:
-    words = [sys.executable, "-m", "tests.faults.kills", "--first", "349", "--stride", "600"]
+    words = [sys.executable, "-m", "tests.faults.kills", "--first", "60", "--stride", "40"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "deaths" in done.stdout, done.stdout + done.stderr
 

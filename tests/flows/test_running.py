@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analyzers.errors import ArchiveError
+from analyzers.errors import ArchiveError, BaseNotFoundError
 from flows import running
 from flows.running import Failed, PlainRunner
 
@@ -48,6 +48,21 @@ def test_a_foreign_error_carries_its_type_and_trace() -> None:
     (failed,) = PlainRunner().each("divide", work, [1], str)
     assert isinstance(failed, Failed)
     assert failed.reason.startswith("ZeroDivisionError: ") and "in work" in failed.trace
+
+
+@pytest.mark.parametrize(
+    "error", [ArchiveError("a/\udce9.pt is cut"), BaseNotFoundError("\udce9"), ValueError("\udce9")]
+)
+def test_an_error_that_names_a_path_that_is_no_text_can_be_kept_as_json(error: Exception) -> None:
+    with (
+        pytest.raises(type(error) if type(error) is ArchiveError else RuntimeError) as raised,
+        running.errors_as_text(),
+    ):
+        raise error
+    assert "\\xe9" in str(raised.value) and str(raised.value).encode()
+    with pytest.raises(ValueError, match="plain") as same, running.errors_as_text():
+        raise (plain := ValueError("plain"))
+    assert same.value is plain
 
 
 def test_an_interrupt_is_no_failure_of_a_piece() -> None:

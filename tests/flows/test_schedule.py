@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +58,19 @@ def test_one_store_has_one_deployment_whatever_the_options(tmp_path: Path) -> No
     assert name(out=str(tmp_path / "o"), steps="last") == name(out=str(tmp_path / "o"))
     assert name(out=str(tmp_path / "o")) != name(out=str(tmp_path / "p"))
     assert name(out=str(tmp_path / "o")).startswith("runs-")
+
+
+@pytest.mark.parametrize(
+    "folder", [b"r\xe9sum\xff", b"a b'c\"d", b"a\nb", b"$HOME `id`", b"{{ prefect.blocks.x }}", b"<&>%", b"x" * 250]
+)
+def test_a_deployment_has_a_name_whatever_the_folder_and_the_store_are_called(tmp_path: Path, folder: bytes) -> None:
+    place = str(tmp_path / os.fsdecode(folder))
+    options = AnalyzeOptions(runs=place, out=place)
+    name = deployment.deployment_name(options)
+    described = deployment.describe(options, schedule.checked("0 2 * * *", "UTC"))
+    assert described.name == name and name.isascii() and len(f"varve-{name}.serving") < 255
+    assert json.loads(described.model_dump_json())["parameters"]["options"]["runs"] == options.runs
+    assert deployment.deployment_name(AnalyzeOptions(runs=place, out=str(tmp_path))) != name
 
 
 def test_a_missing_folder_or_a_wrong_cron_fails_before_any_server(

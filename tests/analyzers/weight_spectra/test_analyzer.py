@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from analyzers.contract import Derived, LowRank, Matrix
+from analyzers.contract import Derived, LowRank, Matrix, Stack, Statistic
 from analyzers.weight_spectra import WeightSpectra, full_spectra
 from analyzers.weight_spectra.analyzer import WeightSpectraParameters
 from analyzers.weight_spectra.variables import FROM_MODES, ON_REQUEST, VARIABLES
@@ -274,3 +275,33 @@ def test_nothing_stored_is_an_empty_dataset_and_no_error() -> None:
 def test_a_wrong_setting_fails_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         WeightSpectraParameters(**wrong)
+
+
+class LossyView(MemoryView):
+    """As if a damaged file had held `lost` (statistic, field) of the first matrix."""
+
+    lost = ("", "")
+
+    def fields(self) -> list[tuple[str, str]]:
+        return sorted({(statistic, field) for (statistic, *_), result in self._results.items() for field in result})
+
+    def stacks(self, statistic: Statistic, field: str) -> Iterator[Stack]:
+        for stack in super().stacks(statistic, field):
+            kept = stack.matrix_index != (0 if self.lost == (statistic.name, field) else -1)
+            if kept.any():
+                parts = (stack.run_index, stack.step_index, stack.matrix_index, stack.values)
+                yield Stack(*(part[kept] for part in parts))
+
+
+def test_a_lost_field_of_a_result_makes_numbers_missing_and_none_wrong() -> None:
+    steps = {step: {"short": heavy(30, 30, step), "long": heavy(60, 40, step)} for step in (0, 10)}
+    view = LossyView(analyzer(alpha_null=True), {"r": steps})
+    whole = analyzer(alpha_null=True).derive(view).dataset  # type: ignore[arg-type]  # as in memory_view.derive
+    counted = {v.name for v in VARIABLES if v.counted_by} | {v.counted_by for v in VARIABLES}
+    assert len(view.fields()) > 20
+    for lost in view.fields():
+        view.lost = lost
+        found = analyzer(alpha_null=True).derive(view).dataset  # type: ignore[arg-type]  # as above
+        for name in set(found.data_vars) - counted:
+            expected, got = xr.align(whole[name], found[name], join="right")
+            assert bool((got.isnull() | (got == expected)).all()), (lost, name, got.values, expected.values)

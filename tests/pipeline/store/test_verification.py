@@ -165,6 +165,18 @@ def test_a_damaged_document_costs_what_it_describes_and_is_repaired(filled: Stor
     assert verify(store) == [] and len(store.checkpoints("grok")) == 1
 
 
+@pytest.mark.parametrize("where", ["runs/*", "runs/*/30.0", "statistics/s", "statistics/s/*-*", "layouts/*"])
+def test_a_document_that_was_deleted_is_named_with_its_repair_and_costs_no_more(filled: Store, where: str) -> None:
+    (document,) = filled.path.glob(f"{where}/zarr.json")
+    document.unlink()
+    problems = verify(Store.open(filled.path))
+    assert problems and all("--repair" in problem.hint for problem in problems), problems
+    assert repair(filled.path)
+    store = ingest_again(filled.path)
+    assert verify(store) == [] and [record.id for record in store.runs()] == ["grok"]
+    assert len(store.statistic("s").keys()) == (0 if where == "statistics/s/*-*" else 2)
+
+
 def test_one_damaged_chunk_of_a_batch_costs_the_results_that_lie_in_it(filled: Store) -> None:
     table = filled.statistic("t")
     table.write([("1" * 32, {"x": np.arange(2.0)}), ("2" * 32, {"n": np.int64(2)}), ("3" * 32, "none")])
