@@ -11,7 +11,8 @@ import numpy as np
 class Path:
     """`explained`, `explained_null` (T − 1,) shares of variance, descending; `components` (T, c) the path in its first
     components; `effective` and `effective_null`: (Σλ)²/Σλ² of the two; `distance` (T,) from the first step;
-    `cosine` (T,) of a step with the one before it, NaN where there are not two, or one has no length."""
+    `cosine` (T,) of a step with the one before it, NaN where there are not two, or one has no length; `moves` (T − 1,
+    T − 1) the Gram of the moves from step to step."""
 
     explained: np.ndarray
     explained_null: np.ndarray
@@ -20,6 +21,7 @@ class Path:
     effective_null: float
     distance: np.ndarray
     cosine: np.ndarray
+    moves: np.ndarray
 
 
 def centred(gram: np.ndarray) -> np.ndarray:
@@ -96,5 +98,5 @@ def path_of(gram: np.ndarray, steps: np.ndarray, components: int = 3) -> Path:
     cosine[2:] = cosines
     distance = np.sqrt(np.clip(np.diag(gram), 0, None))
     return Path(
-        explained, null, coordinates, effective_dimension(explained), effective_dimension(null), distance, cosine
+        explained, null, coordinates, effective_dimension(explained), effective_dimension(null), distance, cosine, moves
     )

@@ -8,9 +8,11 @@ from analyzers.contract import Result, View
 from analyzers.intrinsic_dimension.joint import JointTrajectory
 from analyzers.intrinsic_dimension.path import joint_of, path_of
 from analyzers.intrinsic_dimension.trajectory import WHOLE, Trajectory, by_name
+from analyzers.intrinsic_dimension.walk import dimension_of_moves, interval
 
 AXES = 3
 COMPONENTS = 10
+_OF_GROUPS = ("path_dimension", "path_dimension_null", "move_dimension", "group_size")
 Arrays = dict[str, np.ndarray]
 
 
@@ -28,9 +30,14 @@ def of_trajectory(view: View, statistic: Trajectory) -> tuple[Arrays, list[str],
     arrays: Arrays = {
         **{
             n: np.full((runs, len(groups), COMPONENTS), np.nan)
-            for n in ("explained_variance", "explained_variance_null")
+            for n in (
+                "explained_variance",
+                "explained_variance_null",
+                "explained_variance_null_low",
+                "explained_variance_null_high",
+            )
         },
-        **{n: np.full((runs, len(groups)), np.nan) for n in ("path_dimension", "path_dimension_null", "group_size")},
+        **{n: np.full((runs, len(groups)), np.nan) for n in _OF_GROUPS},
         "path": np.full((runs, steps, len(groups), AXES), np.nan),
         **{
             n: np.full((runs, steps, len(groups)), np.nan)
@@ -55,6 +62,11 @@ def _fill(arrays: Arrays, r: int, g: int, at: np.ndarray, gram: np.ndarray, resu
     kept = min(COMPONENTS, len(path.explained))
     arrays["explained_variance"][r, g, :kept] = path.explained[:kept]
     arrays["explained_variance_null"][r, g, :kept] = path.explained_null[:kept]
+    dimension = dimension_of_moves(path.moves)
+    low, high = interval(result["steps"], dimension)
+    arrays["explained_variance_null_low"][r, g, :kept] = low[:kept]
+    arrays["explained_variance_null_high"][r, g, :kept] = high[:kept]
+    arrays["move_dimension"][r, g] = dimension
     arrays["path_dimension"][r, g], arrays["path_dimension_null"][r, g] = path.effective, path.effective_null
     arrays["group_size"][r, g] = result["sizes"][i]
     arrays["path"][r, at, g] = path.components

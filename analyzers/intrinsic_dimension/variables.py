@@ -64,6 +64,13 @@ REPRESENTATION: tuple[Variable, ...] = (
 TRAJECTORY: tuple[Variable, ...] = (
     Variable("explained_variance", (*_PATH, "component"), "share of the path's variance along each component"),
     Variable("explained_variance_null", (*_PATH, "component"), "that share for a random walk over the same steps"),
+    Variable(
+        "explained_variance_null_low",
+        (*_PATH, "component"),
+        "lower end of the 95 % interval of that share, for a walk whose moves have the run's move_dimension",
+    ),
+    Variable("explained_variance_null_high", (*_PATH, "component"), "its upper end"),
+    Variable("move_dimension", _PATH, "effective dimension of the moves from step to step, 1 / mean cos² between two"),
     Variable("path_dimension", _PATH, "effective dimension of the path, (Σλ)²/Σλ²"),
     Variable("path_dimension_null", _PATH, "that of a random walk over the same steps"),
     Variable("path", (*_PATH_STEPS, "axis"), "the path in its first principal components"),

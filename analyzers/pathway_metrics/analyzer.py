@@ -133,7 +133,7 @@ class PathwayMetrics(Analyzer):
         """Of the metrics over the steps with the probe's loss, at the threshold nearest 0.7 and the first grouping."""
         nearest = int(np.argmin(np.abs(np.array(self._thresholds()) - 0.7)))
         shape = (len(collected.runs), len(collected.probes), len(CORRELATED))
-        names = ("", "_low", "_high", "_n", "_n_eff", "_of_differences")
+        names = ("", "_low", "_high", "_n", "_n_eff", "_of_levels")
         found = {f"loss_correlation{suffix}": np.full(shape, np.nan) for suffix in names}
         arrays = collected.arrays()
         loss = arrays.get("probe_loss")
@@ -145,8 +145,9 @@ class PathwayMetrics(Analyzer):
                 values = values[:, :, :, nearest] if values.shape[3] == len(self._thresholds()) else values[..., 0]
             for run, probe in np.ndindex(shape[:2]):
                 x, y = values[run, :, probe], loss[run, :, probe]
-                one, changes = correlation(x, y), of_differences(x, y)
-                for suffix, value in zip(names, (one.r, one.low, one.high, one.n, one.n_eff, changes.r), strict=True):
+                of_changes, r = of_differences(x, y), correlation(x, y).r
+                values_of = (of_changes.r, of_changes.low, of_changes.high, of_changes.n, of_changes.n_eff, r)
+                for suffix, value in zip(names, values_of, strict=True):
                     found[f"loss_correlation{suffix}"][run, probe, at] = value
         return found
 
@@ -157,7 +158,7 @@ class PathwayMetrics(Analyzer):
             "grouped ratio.",
             "pathway_consistency is the paper's C, 0 by construction at two routers and ill-conditioned at three; "
             "consistency_cosine has no such flaw.",
-            "Correlations are over the few steps of a run; an interval stands only where 8 of them count effectively.",
+            "Correlations are of the changes from step to step; an interval needs 8 that count effectively.",
         ]
         if s.kind == "neurons":
             notes = ["Neuron pathways of dense models are varve's own definition: no agreed one exists.", *notes[2:]]

@@ -105,12 +105,12 @@ VARIABLES: tuple[Variable, ...] = (
         source=_OLMOE,
     ),
     Variable("router_saturation_chance", _ROUTER, "that share if the two choices were independent"),
-    Variable("loss_correlation", _CORRELATED, "Pearson correlation with the probe's loss over the steps"),
+    Variable("loss_correlation", _CORRELATED, "Pearson correlation of its changes from step to step with the loss's"),
     Variable("loss_correlation_low", _CORRELATED, "lower end of its 95 % interval; none below 8 effective steps"),
     Variable("loss_correlation_high", _CORRELATED, "upper end of its 95 % interval; none below 8 effective steps"),
-    Variable("loss_correlation_n", _CORRELATED, "number of steps"),
-    Variable("loss_correlation_n_eff", _CORRELATED, "effective number of steps, n / (1 + 2 Σ ρx ρy)"),
-    Variable("loss_correlation_of_differences", _CORRELATED, "correlation of the changes from step to step"),
+    Variable("loss_correlation_n", _CORRELATED, "number of changes"),
+    Variable("loss_correlation_n_eff", _CORRELATED, "effective number of changes, n / (1 + 2 Σ ρx ρy)"),
+    Variable("loss_correlation_of_levels", _CORRELATED, "correlation of the levels; two drifts have one, too"),
 )  # fmt: skip
 
 BY_NAME = {variable.name: variable for variable in VARIABLES}

@@ -38,6 +38,7 @@ def path_blocks(node: xr.Dataset, look: Look) -> list[Block]:
         "run": "run",
         "first": "variance along the 1st component",
         "null": "that of a random walk",
+        "range": "95 % of walks with such moves",
         "dimension": "effective dimension",
         "dimension_null": "that of a random walk",
         "plane": "variance in its own plane",
@@ -48,7 +49,8 @@ def path_blocks(node: xr.Dataset, look: Look) -> list[Block]:
         columns = {name: label for name, label in columns.items() if name not in ("plane", "joint")}
     caption = (
         "The path of each run through weight space. Read it beside the random walk over the same steps: that one, too, "
-        "puts most of its variance into one or two components."
+        "puts most of its variance into one or two components. A share inside the range is what a random walk gives "
+        "whose moves span as few dimensions as the run’s own."
     )
     drawn = [run for run in runs if run in look.styles][:SHOWN]
     alone = [run for run in drawn if not _fits(whole.sel(run=run))]
@@ -73,12 +75,20 @@ def _row(one: xr.Dataset) -> dict[str, Any]:
         "run": str(one["run"].values),
         "first": float(one["explained_variance"].isel(component=0)),
         "null": float(one["explained_variance_null"].isel(component=0)),
+        "range": _range(one),
         "dimension": float(one["path_dimension"]),
         "dimension_null": float(one["path_dimension_null"]),
         "plane": _plane(one),
         "joint": _joint_plane(one),
         "distance": float(distance[-1]) if distance.size else np.nan,
     }
+
+
+def _range(one: xr.Dataset) -> str:
+    """Where the first share of a walk lies whose moves have the run's effective dimension; empty of too few moves."""
+    names = [f"explained_variance_null_{end}" for end in ("low", "high")]
+    ends = [float(one[name].isel(component=0)) if name in one else np.nan for name in names]
+    return f"{ends[0]:.2f} to {ends[1]:.2f}" if np.isfinite(ends).all() else ""
 
 
 def _plane(one: xr.Dataset) -> float:

@@ -32,8 +32,8 @@ PITFALLS = (
     "and the grouped ratio say more.",
     "A ratio below 1 means that samples of a group take more similar pathways than others; 1 is what labels without "
     "meaning give. Its band is over resampled samples of one run: runs (seeds) are the unit of replication.",
-    "A run has few checkpoints and its curves drift: a correlation over them counts n_eff observations, not n, and has "
-    "no interval below 8. Look at the correlation of the changes, too.",
+    "Curves of a run drift, and two drifts correlate by themselves: correlations are of the changes from step to step. "
+    "They count n_eff observations, not n, and have no interval below 8.",
 )
 
 
@@ -310,7 +310,7 @@ def _scores(at: xr.Dataset, logged: Logged, run: str) -> dict[str, xr.DataArray]
 
 
 def _correlations(at: xr.Dataset, logged: Logged, runs: Sequence[str]) -> list[Block]:
-    """Of each metric with the archive's test loss and score over a run's steps: r at a glance, the rest below it."""
+    """Of each metric's changes with those of the archive's test loss and score: r at a glance, the rest below it."""
     brief: list[dict[str, Any]] = []
     whole: list[dict[str, Any]] = []
     for run in runs:
@@ -321,21 +321,22 @@ def _correlations(at: xr.Dataset, logged: Logged, runs: Sequence[str]) -> list[B
                 if metric not in at:
                     continue
                 x, y = at[metric].sel(run=run).values.astype(float), values.values.astype(float)
-                one = correlation(x, y)
-                if not np.isfinite(one.r):
+                of_changes = of_differences(x, y)
+                if not np.isfinite(of_changes.r):
                     continue
-                known = np.isfinite(one.low)
-                cells[metric] = _signed(one.r) + (f" [{_signed(one.low)}, {_signed(one.high)}]" if known else "")
-                interval = f"{_signed(one.low)} … {_signed(one.high)}" if known else "none: n_eff < 8"
+                known = np.isfinite(of_changes.low)
+                ends = (_signed(of_changes.low), _signed(of_changes.high))
+                cells[metric] = _signed(of_changes.r) + (f" [{ends[0]}, {ends[1]}]" if known else "")
+                interval = f"{ends[0]} … {ends[1]}" if known else "none: n_eff < 8"
                 whole.append(
                     {
                         **place,
                         "metric": _words(metric),
-                        "r": _signed(one.r),
+                        "r": _signed(of_changes.r),
                         "interval": interval,
-                        "n": one.n,
-                        "n_eff": f"{one.n_eff:.1f}",
-                        "changes": number(of_differences(x, y).r, 2),
+                        "n": of_changes.n,
+                        "n_eff": f"{of_changes.n_eff:.1f}",
+                        "levels": _signed(correlation(x, y).r),
                     }
                 )
             if cells:
@@ -344,20 +345,21 @@ def _correlations(at: xr.Dataset, logged: Logged, runs: Sequence[str]) -> list[B
         return []
     headings = {"run": "run", "with": "with"}
     table = from_rows(
-        "Correlation over the steps of a run, with a 95 % interval where 8 steps or more count effectively.",
+        "Correlation of the changes from step to step, with a 95 % interval where 8 changes or more count effectively.",
         brief,
         headings | {metric: _words(metric) for metric in CORRELATED},
     )
     every = from_rows(
-        "n_eff = n / (1 + 2 Σ ρx ρy): neighbouring steps are alike.",
+        "n_eff = n / (1 + 2 Σ ρx ρy): neighbouring changes are alike. The levels correlate where both merely drift: "
+        "their r is no evidence.",
         whole,
         headings
         | {"metric": "metric", "r": "r", "interval": "95 % interval", "n": "n", "n_eff": "n_eff"}
-        | {"changes": "r of the changes"},
+        | {"levels": "r of the levels"},
     )
     return [
         table,
-        Details("The same with the number of steps that count, and of the changes from step to step", (every,)),
+        Details("The same with the number of changes that count, and of the levels", (every,)),
     ]
 
 

@@ -308,6 +308,18 @@ def test_differences_forget_the_drift() -> None:
     assert abs(of_differences(x, y).r) < 0.2
 
 
+def test_changes_of_two_independent_drifts_seldom_have_an_interval_without_zero() -> None:
+    """Linear trends with noise, 24 steps: nearly every r of the levels is near ±1, and 5 % of the changes' miss 0."""
+    draw = np.random.default_rng(5)
+    steps = np.arange(24.0)
+    pairs = [(steps + 3 * draw.standard_normal(24), -steps + 3 * draw.standard_normal(24)) for _ in range(400)]
+    given = [one for one in (of_differences(x, y) for x, y in pairs) if np.isfinite(one.low)]
+    assert len(given) > 200
+    # n_eff from 23 changes is itself uncertain; without the differences all 400 miss 0
+    assert np.mean([one.low > 0 or one.high < 0 for one in given]) < 0.1
+    assert np.mean([abs(correlation(x, y).r) > 0.6 for x, y in pairs]) > 0.9
+
+
 def test_a_constant_or_too_short_series_has_no_correlation() -> None:
     assert np.isnan(correlation(np.ones(5), np.arange(5.0)).r)
     assert np.isnan(correlation(np.array([1.0, np.nan, 2.0]), np.arange(3.0)).r)
