@@ -90,7 +90,7 @@ def ingest(store: Store, source: Source, options: AnalyzeOptions, runner: Runner
     tell_archive(source.archive)
     intake = plan_intake(store, source.archive, options.base, source.bases, parse_steps(options.steps), options.rehash)
     for gone in intake.gone:
-        console.say(f"{gone.run}@{gone.step} is no longer in the archive; the store keeps it.")
+        console.say(f"{gone.run}@{gone.step} is no longer in the archive; the store still has it.")
     failed, found = _read_all(store, intake, options.rehash, runner)
     stored = (p for run in intake.runs for c in store.checkpoints(run) if not c.source_gone for p in c.problems)
     problems = dict.fromkeys((*intake.problems, *found, *stored))  # those of checkpoints that are unchanged, too
@@ -120,7 +120,7 @@ def _read_all(store: Store, intake: Intake, rehash: bool, runner: Runner) -> tup
     if not intake.items:
         console.say(console.nothing_to_read(intake.unchanged))
         return 0, []
-    unchanged = f", {intake.unchanged} unchanged" if intake.unchanged else ""
+    unchanged = f" ({console.number(intake.unchanged)} unchanged, already in the store)" if intake.unchanged else ""
     console.say(f"To read: {console.plural(len(intake.items), 'checkpoint')}, {console.size(intake.nbytes)}{unchanged}")
 
     def read(checkpoint: Checkpoint) -> CheckpointRecord:

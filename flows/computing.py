@@ -122,23 +122,23 @@ def _require_a_match(store: Store, options: AnalyzeOptions, runs: Sequence[str])
         given = [f"--include {glob!r}" for glob in options.include] + [f"--exclude {g!r}" for g in options.exclude]
         names = list(dict.fromkeys(spec.name for spec in specs))
         some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise ParameterError(f"{' '.join(given)}: no matrix is left; there are: {some}")
+        raise ParameterError(f"{' '.join(given)}: no matrix remains; the archive has: {some}")
 
 
 def tell_plan(planned: Plan) -> bool:
-    """Says what is to do; False when nothing is."""
+    """Says what there is to do; False when there is nothing."""
     from pipeline.compute.calibration import current
     from pipeline.compute.estimate import estimate
 
-    total = planned.present + planned.missing
     if not planned.missing:
-        console.say(console.nothing_to_compute(total))
+        console.say(console.nothing_to_compute(planned.present))
         return False
     expected = estimate(planned, current())
-    further = f" (and about {console.number(planned.further)} more as searches go on)" if planned.further else ""
+    further = f", about {console.number(planned.further)} of them as searches continue" if planned.further else ""
+    there = f" ({console.plural(planned.present, 'unit')} already in the store)" if planned.present else ""
     console.say(
-        f"To compute: {console.number(planned.missing)} of {console.plural(total, 'unit')}{further}, "
-        f"about {console.duration(expected.phases.compute)} of one core"
+        f"To compute: {console.plural(planned.missing + planned.further, 'unit')}{further}{there}; "
+        f"about {console.duration(expected.phases.compute)} on one core"
     )
     return True
 
@@ -176,7 +176,7 @@ class _Bar:
             to_go = "" if left is None else console.rough_duration(left.low, left.middle, left.high)
             self.advance(self.done, event.statistic, self.total, to_go)
         elif isinstance(event, UnitRetried):
-            console.complain(f"trying again ({event.attempt}): {event.unit}: {event.error}")
+            console.complain(f"retrying (attempt {event.attempt}): {event.unit}: {event.error}")
 
 
 def _batches(

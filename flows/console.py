@@ -16,15 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-_PLAINER = str.maketrans(
-    {"·": "-", "→": "->", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-", "\u202f": " ", "≤": "<="}
-)
-"""What our own lines are written with where the terminal has no such letter."""
+_PLAINER = str.maketrans({"·": "-", "→": "->", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-", "≤": "<="})
+"""Replacements in our own lines where the terminal lacks a character."""
 
 CONTENTS_LISTED = 10
 """Warnings and notes about contents on the screen; the report has all."""
 LOG_EVERY_SECONDS = 10.0
-"""How often a plain-line progress speaks in a log."""
+"""How often a progress in plain lines writes one."""
 
 
 def survive_any_text() -> None:
@@ -130,18 +128,18 @@ def _rounded(seconds: float) -> str:
 
 
 def number(count: float) -> str:
-    """5521 as 5 521, with thin spaces that do not break."""
-    return f"{count:,.0f}".replace(",", "\u202f")
+    """5521 as 5,521."""
+    return f"{count:,.0f}"
 
 
 def nothing_to_read(checkpoints: int) -> str:
-    """That the store has every checkpoint of the archive as it is."""
-    return f"Nothing to read: {plural(checkpoints, 'checkpoint')} unchanged in the store."
+    """That the store already holds every checkpoint of the archive."""
+    return f"Nothing to read: the store already holds {plural(checkpoints, 'checkpoint')}, unchanged."
 
 
 def nothing_to_compute(units: int) -> str:
-    """That the store has every result."""
-    return f"Nothing new: 0 of {plural(units, 'unit')} to compute."
+    """That the store already holds every result."""
+    return f"Nothing to compute: the store already holds the results of {plural(units, 'unit')}."
 
 
 def content_lines(warnings: Sequence[str], notes: Sequence[str]) -> list[str]:
@@ -152,13 +150,20 @@ def content_lines(warnings: Sequence[str], notes: Sequence[str]) -> list[str]:
             more = len(sentences) - CONTENTS_LISTED
             lines += ["", f"{plural(len(sentences), what)} about the checkpoints' contents:"]
             lines += [f"  {sentence}" for sentence in sentences[:CONTENTS_LISTED]]
-            lines += [f"  and {more} more in the report"] if more > 0 else []
+            lines += [f"  and {number(more)} more, listed in the report"] if more > 0 else []
     return lines
 
 
-def report_lines(html: object, zarr: object) -> str:
+def place(path: str | Path) -> str:
+    """A path as it is shown: below the current folder relative to it, elsewhere absolute, never with `..` in it."""
+    absolute = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps `..`
+    here = f"{os.getcwd().rstrip(os.sep)}{os.sep}"  # noqa: PTH109 - compared as text with the line above
+    return absolute.removeprefix(here)
+
+
+def report_lines(html: Path, zarr: Path) -> str:
     """Where a report is, in two lines."""
-    return f"report: {html}\n        {zarr}  (xarray.open_datatree)"
+    return f"report: {place(html)}\n        {place(zarr)}  (xarray.open_datatree)"
 
 
 def plural(count: int, noun: str, plural_form: str | None = None) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analyzers.errors import ParameterError
 from flows import plan_text
-from flows.console import duration, json_text, plural, size, table
+from flows.console import duration, json_text, number, plural, size, table
 from flows.options import AnalyzeOptions
 from flows.planning import estimate_paper
 from pipeline.models.yaml_file import read_yaml
@@ -88,7 +88,9 @@ def plan_models(models: Sequence[PaperModel], options: AnalyzeOptions, calibrati
     from flows.analysis import analyzers_for
 
     if options.steps or options.base or options.store:
-        raise ParameterError("--steps, --base and --store are of an archive; a plan on paper has --checkpoints")
+        raise ParameterError(
+            "--steps, --base and --store apply to an archive; a plan on paper takes --checkpoints instead"
+        )
     analyzers = analyzers_for(options)
 
     def one(model: PaperModel, checkpoints: int) -> Estimate:
@@ -116,14 +118,14 @@ def text(plans: Sequence[PaperPlan], calibration: Calibration, gpus: Sequence[st
     headers += [*(plural(n, "worker") for n in counts), *(f"one {name.upper()}" for name in gpus)]
     rows = [_row(plan.model.name, plan, calibration, counts, gpus) for plan in plans]
     if len(plans) > 1:
-        rows.append(_row("together", _together(plans), calibration, counts, gpus))
+        rows.append(_row("total", _together(plans), calibration, counts, gpus))
     shown = table(headers, rows, right=tuple(range(1, len(headers))))
     return "\n".join((shown, *plan_text.notes(plans[0].estimate, calibration), _ASSUMED)) if plans else "No models."
 
 
 _ASSUMED = (
-    "On paper: every tensor changes from checkpoint to checkpoint; a full run is compared with its first step, an "
-    "adapter with its base; GPUs by their data sheets."
+    "Assumed: every tensor changes between checkpoints; a full run is compared with its first step, an adapter with "
+    "its base; GPU times follow the data sheets."
 )
 
 
@@ -142,8 +144,8 @@ def _row(
     return (
         name,
         str(plan.model.runs),
-        f"{e.checkpoints:.0f}",
-        f"{e.units:.0f}",
+        number(e.checkpoints),
+        number(e.units + e.further),
         size(e.read_bytes),
         size(e.stored_bytes),
         plan_text.count(e.flops),

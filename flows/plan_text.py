@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from analyzers.errors import ParameterError
-from flows.console import duration, json_text, plural, size, table
+from flows.console import duration, json_text, number, plural, size, table
 from flows.planning import Planned
 from pipeline.compute.calibration import Calibration
 from pipeline.compute.estimate import GPUS, Estimate
 from pipeline.store.limits import cores
 
 _ASSUMED = (
-    "Taken for granted: every tensor changes from checkpoint to checkpoint, and nothing is tied. What is equal is "
-    "stored and measured once; if all of a name were equal, it would be:"
+    "This is an upper bound: it assumes that every tensor changes between checkpoints and that none are tied. Equal "
+    "tensors are stored and measured only once. If no tensor changed between checkpoints, the cost would be:"
 )
 
 
 def gpus(name: str | None) -> tuple[str, ...]:
-    """The GPUs to speak of. Raises `ParameterError` for one without a data sheet here."""
+    """The GPUs to list. Raises `ParameterError` for one without a data sheet here."""
     if name is None:
         return ("a100", "h100")
     if name.lower() not in GPUS:
-        raise ParameterError(f"--gpu {name!r}: there are {', '.join(sorted(GPUS))}")
+        raise ParameterError(f"--gpu {name!r}: no data sheet for it here; known: {', '.join(sorted(GPUS))}")
     return (name.lower(),)
 
 
 def count(number: float) -> str:
-    """A large number in a few characters: 512, 3.4e+12."""
-    return f"{number:.0f}" if number < 10_000 else f"{number:.2g}"
+    """A large number in a few characters: 512, 9,500, 3.4e+12."""
+    return f"{number:,.0f}" if number < 10_000 else f"{number:.2g}"
 
 
 def worker_counts(asked: int | None) -> tuple[int, ...]:
-    """The numbers of workers to speak of."""
+    """The numbers of workers to list."""
     return (asked,) if asked else tuple(sorted({1, cores(), 8, 64}))
 
 
@@ -54,12 +54,13 @@ def text(planned: Planned, calibration: Calibration, gpus: Sequence[str], worker
 
 
 def notes(estimate: Estimate, calibration: Calibration) -> list[str]:
-    """What the reader must know of the numbers."""
+    """What the reader must know about the numbers."""
     lines = ["", f"Rates: {describe(calibration)}"]
     if estimate.guesses:
+        one = len(estimate.guesses) == 1
         lines.append(
-            f"Guesses: {', '.join(estimate.guesses)} read, run or train whole models; "
-            "what that takes is known once one was run."
+            f"Guesses: the times of {', '.join(estimate.guesses)}, which {'runs or trains' if one else 'run or train'} "
+            "whole models. How long that takes is not known until one has run."
         )
     return lines
 
@@ -67,26 +68,23 @@ def notes(estimate: Estimate, calibration: Calibration) -> list[str]:
 def describe(calibration: Calibration) -> str:
     """Where the rates come from."""
     if not calibration.measured:
-        return "of the reference machine, not of this one; `varve plan --calibrate` measures it in about 20 s."
+        return (
+            "those of a reference machine, not of this one; `varve plan --calibrate` measures this one in about 20 s."
+        )
     where = calibration.machine.get("processor", "this machine")
     return f"measured on {calibration.date} on {where}, torch {calibration.software.get('torch', '?')}."
 
 
 def _work(e: Estimate) -> list[str]:
-    cached = f", and {size(e.cache_bytes)} of base vectors in the evictable cache" if e.cache_bytes else ""
-    there = f" ({plural(e.present, 'unit')} in the store already)" if e.present else ""
-    unchanged = f", {e.unchanged} unchanged in the store" if e.unchanged else ""
-    further = (
-        [f"            and about {plural(e.further, 'trial')} more that searches will ask for as results come in"]
-        if e.further
-        else []
-    )
+    cached = f", plus {size(e.cache_bytes)} of base vectors in a cache that may be deleted" if e.cache_bytes else ""
+    there = f" ({plural(e.present, 'unit')} already in the store)" if e.present else ""
+    unchanged = f" ({number(e.unchanged)} unchanged, already in the store)" if e.unchanged else ""
+    further = f", about {number(e.further)} of them trials that searches add as results come in" if e.further else ""
     return [
         f"To read:    {plural(e.checkpoints, 'checkpoint')}, {size(e.read_bytes)}{unchanged}",
         f"To store:   {size(e.tensor_bytes)} of tensors and {size(e.result_bytes)} of results{cached}",
-        f"To compute: {plural(e.units, 'unit')} in {plural(e.groups, 'group')}{there}, {count(e.flops)} floating-point "
-        "operations of dense linear algebra",
-        *further,
+        f"To compute: {plural(e.units + e.further, 'unit')}{further}{there}",
+        f"            in {plural(e.groups, 'group')}, {count(e.flops)} floating-point operations of dense algebra",
         f"Memory:     {size(e.memory_bytes)} per worker, {size(e.report_bytes)} to make the report",
     ]
 
@@ -95,19 +93,20 @@ def _phases(e: Estimate) -> list[str]:
     rows: list[tuple[str, str, str, str]] = [
         (
             line.statistic,
-            f"{line.units}",
+            number(line.units),
             count(sum(line.operations.get(k, 0.0) for k in _dense())),
             f"{line.seconds:.2f}",
         )
         for line in sorted(e.lines, key=lambda line: -line.seconds)
     ]
     handling = e.phases.compute - sum(line.seconds for line in e.lines)
-    rows += [("(handling of units)", "", "", f"{handling:.2f}")] if e.lines else []
+    rows += [("(further trials)", f"about {number(e.further)}", "", "")] if e.further else []
+    rows += [("(overhead per unit)", "", "", f"{handling:.2f}")] if e.lines else []
     rows += [
-        ("(start)", "", "", f"{e.phases.start:.2f}"),
+        ("(startup)", "", "", f"{e.phases.start:.2f}"),
         ("(read and store)", "", "", f"{e.phases.ingest:.2f}"),
         ("(report)", "", "", f"{e.phases.report:.2f}"),
-        ("together", f"{e.units}", count(e.flops), f"{e.phases.total:.2f}"),
+        ("total", number(e.units + e.further), count(e.flops), f"{e.phases.total:.2f}"),
     ]
     return [table(("statistic", "units", "flop", "CPU seconds"), rows, right=(1, 2, 3))]
 
@@ -121,7 +120,7 @@ def _dense() -> tuple[str, ...]:
 def _times(e: Estimate, calibration: Calibration, gpus: Sequence[str], workers: int | None) -> list[str]:
     rows = [(plural(n, "worker"), duration(e.wall(n, calibration))) for n in worker_counts(workers)]
     rows += [(f"one {name.upper()} (data sheet)", duration(e.gpu_wall(name))) for name in gpus]
-    return [table(("on idle cores, with", "time"), rows, right=(1,))]
+    return [table(("on idle cores with", "time"), rows, right=(1,))]
 
 
 def estimate_data(e: Estimate, calibration: Calibration, gpus: Sequence[str], workers: int | None) -> dict[str, Any]:
@@ -180,5 +179,5 @@ def calibration_lines(calibration: Calibration, path: Path) -> str:
         if kind in _dense()
     ]
     shown = table(("10⁹ flop/s at side", *map(str, sides)), rows, right=tuple(range(1, len(sides) + 1)))
-    ingest = f"ingest {size(calibration.handling.ingest_bytes)} a CPU second"
-    return f"{shown}\n{ingest}; start {calibration.handling.start:.1f} CPU seconds\nKept in {path}"
+    ingest = f"ingest {size(calibration.handling.ingest_bytes)} per CPU second"
+    return f"{shown}\n{ingest}; startup {calibration.handling.start:.1f} CPU seconds\nSaved to {path}"

@@ -11,7 +11,7 @@ _LISTED = 50
 
 def lines(outcome: Outcome) -> list[str]:
     """The closing lines of `varve analyze`: counts, problems, paths."""
-    said = ["", console.table(("", "done", "there before", "failed"), _rows(outcome), right=(1, 2, 3))]
+    said = ["", console.table(("", "done", "already stored", "failed"), _rows(outcome), right=(1, 2, 3))]
     said += profile_text.lines(outcome.computed.profile)
     said += content_lines(outcome.written)
     said += problem_lines(outcome.problems)
@@ -33,7 +33,7 @@ def content_lines(written: Written) -> list[str]:
 def markdown(outcome: Outcome) -> str:
     """The artifact of a flow run."""
     rows = "\n".join(f"| {what} | {done} | {before} | {failed} |" for what, done, before, failed in _rows(outcome))
-    text = f"| | done | there before | failed |\n|---|---:|---:|---:|\n{rows}\n\n"
+    text = f"| | done | already stored | failed |\n|---|---:|---:|---:|\n{rows}\n\n"
     if outcome.written.warnings:
         text += "**Warnings**\n\n" + "\n".join(f"- {line}" for line in outcome.written.warnings[:_LISTED]) + "\n\n"
     if outcome.problems:
@@ -43,9 +43,9 @@ def markdown(outcome: Outcome) -> str:
     return text + f"Report: `{outcome.written.html}`, `{outcome.written.zarr}`\n"
 
 
-def _rows(outcome: Outcome) -> list[tuple[str, int, int, int]]:
+def _rows(outcome: Outcome) -> list[tuple[str, ...]]:
     ingested, computed = outcome.ingested, outcome.computed
     return [
-        ("checkpoints", ingested.read - ingested.failed, ingested.unchanged, ingested.failed),
-        ("units", computed.measured, computed.present, computed.failures),
+        ("checkpoints", *map(console.number, (ingested.read - ingested.failed, ingested.unchanged, ingested.failed))),
+        ("units", *map(console.number, (computed.measured, computed.present, computed.failures))),
     ]

@@ -61,7 +61,11 @@ def analyze(
     if (earlier := unchanged(options)) is not None:
         say(console.nothing_to_read(earlier.done.checkpoints))
         say(console.nothing_to_compute(earlier.done.units))
-        for line in (*console.content_lines(earlier.done.warnings, earlier.done.notes), "", "The report is as it was."):
+        for line in (
+            *console.content_lines(earlier.done.warnings, earlier.done.notes),
+            "",
+            "The report is up to date.",
+        ):
             say(line)
         say(console.report_lines(earlier.html, earlier.zarr))
         return 0

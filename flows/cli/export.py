@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from analyzers.errors import ParameterError
-from flows.console import say
+from flows.console import place, say
 
 
 def export(
@@ -43,9 +43,11 @@ def export(
 
     globs = None if variables is None else [glob.strip() for glob in variables.split(",") if glob.strip()]
     if globs == []:
-        raise ParameterError(f'--variables {variables!r}: names none; "*" means all, as in --variables "total_*,alpha"')
+        raise ParameterError(
+            f'--variables {variables!r}: names no variable; write "*" for all, or for example --variables "total_*,alpha"'
+        )
     tree = load(report)
-    say(f"Wrote {export_report(tree, format, out, globs)}")
+    say(f"Wrote {place(export_report(tree, format, out, globs))}")
     if left_out := vectors_left_out(tree, format, globs):
-        say(f"Left out, as vectors: {', '.join(left_out)}.")
-        say(f'Name them to get them, as in --variables "{left_out[0]}"; --variables "*" writes everything.')
+        say(f"Vectors left out: {', '.join(left_out)}.")
+        say(f'To export them, name them, as in --variables "{left_out[0]}"; --variables "*" writes everything.')

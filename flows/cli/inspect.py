@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.arguments import AsJson, Name, Runs, StepPattern, StepScale
-from flows.console import json_text, plural, say, size, table
-from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
+from flows.console import json_text, number, plural, say, size, table
+from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run, within
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Archive, Checkpoint, Layout, Run
@@ -66,7 +66,7 @@ def problems_of(archive: Archive) -> list[str]:
 
 
 def notes_of(archive: Archive) -> list[str]:
-    """What was left out on purpose, as lines: of each run under its id, then of the archive as a whole."""
+    """What was ignored by design, as lines: notes on each run with its id first, then those on the whole archive."""
     notes = notes_by_run(archive)
     of_runs = [f"{run}: {note}" for run, lines in notes.items() if run != WHOLE_ARCHIVE for note in lines]
     return [*of_runs, *notes.get(WHOLE_ARCHIVE, ())]
@@ -88,7 +88,7 @@ def _chosen(archive: Archive, wanted: str | None) -> list[Run]:
     runs = [r for r in archive.runs if wanted == "all" or wanted in (r.id, r.id.removeprefix(f"{archive.name}/"))]
     if not runs:
         listed = ", ".join(r.id for r in archive.runs)
-        raise typer.BadParameter(f"no run is called {wanted!r}; there are: {listed}", param_hint="--parameters")
+        raise typer.BadParameter(f"no run is called {wanted!r}; the archive has: {listed}", param_hint="--parameters")
     return runs
 
 
@@ -113,10 +113,21 @@ def _show(archive: Archive) -> None:
         steps += f" ({', '.join(f'{unit}s' for unit in sorted(units))})" if units else ""
         sources = ", ".join(sorted({c.step_source for c in run.checkpoints}))
         nbytes = size(sum(c.nbytes for c in run.checkpoints))
-        parameters = f"{_weights(last):,}" if last else "0"
+        parameters = number(_weights(last)) if last else "0"
         tensors = len(last.tensors) if last else 0
         rows.append(
-            (run.id, run.role, kinds, len(run.checkpoints), steps, sources, formats, tensors, parameters, nbytes)
+            (
+                run.id,
+                run.role,
+                kinds,
+                number(len(run.checkpoints)),
+                steps,
+                sources,
+                formats,
+                number(tensors),
+                parameters,
+                nbytes,
+            )
         )
     headers = ("run", "role", "kind", "checkpoints", "steps", "from", "format", "tensors", "parameters", "bytes")
     if rows:
@@ -124,10 +135,7 @@ def _show(archive: Archive) -> None:
     checkpoints = [c for run in archive.runs for c in run.checkpoints]
     total = size(sum(c.nbytes for c in checkpoints))
     say(f"\n{plural(len(archive.runs), 'run')}, {plural(len(checkpoints), 'checkpoint')}, {total} of tensors")
-    if notes := notes_of(archive):
-        say("\nLeft on purpose, or worth knowing:")
-        for line in notes:
-            say(f"  {line}")
+    _show_notes(archive)
     problems = problems_of(archive)
     if problems:
         say(f"\n{plural(len(problems), 'problem')}:")
@@ -135,11 +143,25 @@ def _show(archive: Archive) -> None:
             say(f"  {line}")
 
 
+def _show_notes(archive: Archive) -> None:
+    """What was ignored by design or is worth knowing, under the run that it is about."""
+    notes = notes_by_run(archive)
+    if any(notes.values()):
+        say("\nNotes:")
+    for run in archive.runs:
+        if notes.get(run.id):
+            say(f"  {run.id}")
+        for note in notes.get(run.id, ()):
+            say(f"    {within(note, run, archive.root)}")
+    for note in notes.get(WHOLE_ARCHIVE, ()):
+        say(f"  {note}")
+
+
 def _show_layout(run: str, layout: Layout) -> None:
     from pipeline.archive.labels import labelled, labels
     from pipeline.archive.recipes import tensors_of
 
-    say(f"\n{run}: {plural(len(layout.matrices), 'matrix', 'matrices')} of {plural(len(layout.tensors), 'tensor')}")
+    say(f"\n{run}: {plural(len(layout.matrices), 'matrix', 'matrices')} from {plural(len(layout.tensors), 'tensor')}")
     short = labels(layout.matrices)
     rows = [
         (
@@ -156,10 +178,10 @@ def _show_layout(run: str, layout: Layout) -> None:
     if rows:
         say(table(("matrix", "out × in", "layer", "kind", "role", "dtype", "tensors"), rows))
     if layout.unmeasured:
-        say(f"\nNot measured, {plural(len(layout.unmeasured), 'tensor')}:")
+        say(f"\nNot measured: {plural(len(layout.unmeasured), 'tensor')}")
         for reason, count in Counter(u.reason for u in layout.unmeasured).most_common():
             names = [u.tensor for u in layout.unmeasured if u.reason == reason]
-            say(f"  {reason} ({count}): {', '.join(names[:8])}{', …' if count > 8 else ''}")
+            say(f"  {reason} ({number(count)}): {', '.join(names[:8])}{', …' if count > 8 else ''}")
 
 
 def _as_data(archive: Archive, layouts: dict[str, Layout]) -> dict[str, Any]:

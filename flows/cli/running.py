@@ -1,11 +1,11 @@
-"""Carries a verb out with Prefect or without, and shows what came of it."""
+"""Runs a verb with or without Prefect, and shows the outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from flows import analysis, summary
-from flows.console import plural, report_lines, say
+from flows.console import number, place, plural, report_lines, say
 from flows.options import AnalyzeOptions
 from flows.running import PlainRunner
 
@@ -39,7 +39,8 @@ def run_ingest(options: AnalyzeOptions, with_prefect: bool) -> int:
     for line in summary.problem_lines(problems):
         say(line)
     done = ingested.read - ingested.failed
-    say(f"\n{plural(done, 'checkpoint')} read, {ingested.unchanged} unchanged. Store: {options.store_path}")
+    store = place(options.store_path)
+    say(f"\n{plural(done, 'checkpoint')} read, {number(ingested.unchanged)} unchanged. Store: {store}")
     return 3 if problems else 0
 
 
@@ -65,7 +66,7 @@ def open_prefect() -> None:
 
     api = prefect_env.choose_api()
     if api.kind == "ephemeral":
-        say("Starting a temporary Prefect server (10 to 20 s; --no-flow goes without).")
+        say("Starting a temporary Prefect server, which takes 10 to 20 s (--no-flow runs without Prefect).")
     prefect_env.open_api(api)
     if api.kind != "ephemeral" and api.url:
         say(f"Prefect server: {api.url.removesuffix('/api')}")

@@ -53,6 +53,17 @@ def steps_of(members: Sequence[Headers], scale: float) -> dict[Path, Step]:
     return {one.path: step for one, step in known} | {path: step for path, step in others if step is not None}
 
 
+def contradicted(members: Sequence[Headers], told: Mapping[Path, Step]) -> list[tuple[Headers, int]]:
+    """The checkpoints whose step comes from the metadata while their names say another one, with that number."""
+    named = [(one, one.placed.named, told.get(one.path)) for one in members if _is_named(one)]
+    return [
+        (one, name.step)
+        for one, name, step in named
+        if name is not None and step is not None and step.source == "metadata" and name.unit == step.unit
+        if name.step != step.value
+    ]
+
+
 def _named(headers: Headers, key: str | None, scale: float) -> Step:
     """The step of a checkpoint whose name tells one."""
     named = headers.placed.named

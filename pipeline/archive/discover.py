@@ -51,7 +51,7 @@ def open_archive(
     `problems` of the archive or of the checkpoint. ArchiveError: no such folder, or a pattern that is none.
     """
     if "://" in str(root):
-        raise ArchiveError(f"{root}: only folders of this machine are read yet: copy or mount it")
+        raise ArchiveError(f"{root}: only local folders can be read so far: copy it to this machine, or mount it")
     if not 0 < step_scale <= 1e9:
         raise ArchiveError(f"step scale {step_scale} is not between 0 and 10⁹")
     pattern = compile_pattern(step_pattern) if step_pattern else None
@@ -60,7 +60,7 @@ def open_archive(
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
     except OSError as error:
-        raise ArchiveError(f"{path}: cannot be looked at: {error.strerror or error}") from error
+        raise ArchiveError(f"{path}: cannot be opened: {error.strerror or error}") from error
     if is_file:
         findings = Findings(path.parent)
         found = [single_file(path)]
@@ -105,8 +105,8 @@ def require_runs(archive: Archive) -> Archive:
     if archive.runs:
         return archive
     lines = [
-        f"{archive.root}: no checkpoint that can be read.",
-        f"Looked for {READ}; in this folder and all below it, hidden ones and *.zarr left out.",
+        f"{archive.root}: no readable checkpoint here.",
+        f"Looked for {READ}; in this folder and all folders below it, except hidden ones and *.zarr.",
     ]
     findings = [*map(str, archive.problems), *archive.notes]
     lines += [f"  {line}" for line in findings[:LISTED]]
@@ -115,9 +115,9 @@ def require_runs(archive: Archive) -> Archive:
     if archive.others:
         seen = sorted(archive.others.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{suffix} ({count})" for suffix, count in seen[:8]) + (", …" if len(seen) > 8 else "")
-        lines.append(f"Other files, which hold no weights as far as name, size and first bytes tell: {shown}.")
+        lines.append(f"Other files, which do not look like weights by name, size and first bytes: {shown}.")
     if not findings and not archive.others:
-        lines.append("There is no file at all.")
+        lines.append("There are no files at all.")
     raise ArchiveError("\n".join(lines))
 
 
@@ -128,7 +128,7 @@ def require_distinct_runs(archives: Iterable[Archive]) -> None:
         for run in archive.runs:
             if run.id in seen:
                 raise ArchiveError(
-                    f"two runs are called {run.id!r}: {seen[run.id]} and {run.path}; give one archive another name"
+                    f"two runs are called {run.id!r}: {seen[run.id]} and {run.path}; rename one of the archives"
                 )
             seen[run.id] = run.path
 
@@ -178,7 +178,7 @@ def _list_refused(refused: list[Refused], members: dict[tuple[str, ...], list[He
         if copy_of is not None and (is_export or not file.names_step):
             findings.note(file.path, f"{file.reason}; {copy_of.name} beside it is read")
         elif file.standing == "data" and not file.names_step:
-            findings.note(file.path, f"not taken for a checkpoint: {file.reason} ({file.hint})")
+            findings.note(file.path, f"not a checkpoint: {file.reason} ({file.hint})")
         else:
             findings.problem(file.path, file.reason, file.hint)
 
@@ -192,8 +192,9 @@ def note_architectures(runs: tuple[Run, ...], findings: Findings) -> None:
         if len(groups) > 1:
             units = {checkpoint.step_unit for checkpoint in run.checkpoints}
             findings.hint(
-                f"{run.id}: the checkpoints of this run are of {len(groups)} architectures: "
-                f"{in_words(groups, units.pop() if len(units) == 1 else 'step')}; steps are compared within one"
+                f"{run.id}: its checkpoints have {len(groups)} architectures: "
+                f"{in_words(groups, units.pop() if len(units) == 1 else 'step')}; "
+                "only checkpoints of the same architecture are compared"
             )
 
 

@@ -39,7 +39,7 @@ class Findings:
         self.problems.append(self.made(path, reason, hint))
 
     def note(self, path: Path, text: str) -> None:
-        """Something that was left out on purpose; `notes_by_run` tells to which run it belongs."""
+        """Something that was ignored by design; `notes_by_run` tells which run it belongs to."""
         self.notes.append(encodable(text if path == self.root else f"{self.relative(path)}: {text}"))
 
     def training_state(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class Findings:
     def close(self) -> None:
         """Adds the notes that gather several files."""
         for folder, names in self._training_state.items():
-            self.note(folder, "left, as training state: " + ", ".join(sorted(dict.fromkeys(names))))
+            self.note(folder, "ignored as training state: " + ", ".join(sorted(dict.fromkeys(names))))
         self._training_state.clear()
 
     def hint(self, text: str) -> None:

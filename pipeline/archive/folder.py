@@ -156,8 +156,8 @@ def _note_temporary(entry: os.DirEntry[str], path: Path, findings: Findings) -> 
     except (ArchiveError, OSError):
         holds_weights = False
     if holds_weights or filenames.is_weights_name(finished):
-        text = "left: its name says that it is still being written, or was left by an interruption"
-        findings.note(path, f"{text} (rename it to {finished.name} if it is complete)")
+        text = "skipped: its name marks it as unfinished (still being written, or left behind by an interruption)"
+        findings.note(path, f"{text}; rename it to {finished.name} if it is complete")
     else:
         findings.others[path.suffix.lower()] += 1
 

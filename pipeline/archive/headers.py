@@ -79,7 +79,7 @@ def read_weights(found: Found, findings: Findings) -> Opened:
             holds_none = True
             continue
         for other in found.paths[at + 1 :]:
-            findings.note(other, f"left: {path.name} beside it is the same checkpoint")
+            findings.note(other, f"skipped: {path.name} beside it is the same checkpoint")
         return Opened(found, Weights(path, format_name, contents, adapter))
     return Opened(found, holds_none=holds_none)
 
@@ -99,7 +99,7 @@ def read_headers(placed: Placed, weights: Weights, findings: Findings) -> Header
 def _unreadable(path: Path, error: ArchiveError | OSError, found: Found, findings: Findings) -> None:
     if path.suffix == ".bin" and not found.standard:
         # Any data may be called .bin: tokens, vocabularies.
-        findings.note(path, f"not taken for a checkpoint: {findings.made(path, error).reason}")
+        findings.note(path, f"not a checkpoint: {findings.made(path, error).reason}")
     else:
         findings.problem(path, error)
 
@@ -113,8 +113,8 @@ def _without_weights(path: Path, contents: Contents, found: Found, findings: Fin
         return True
     if names:
         return False
-    held = "; ".join(note.removeprefix(f"left in {path.name}: ") for note in contents.notes)
-    reason = f"holds no weights: {held or 'nothing that is a tensor'}"
+    held = "; ".join(note.removeprefix("ignored: ") for note in contents.notes)
+    reason = f"holds no weights: {held or 'it has no tensors'}"
     if contents.problems:
         findings.problems += [replace(problem, path=findings.relative(path)) for problem in contents.problems]
     elif found.standard:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.archive.text import path_text
-from pipeline.archive.types import Archive, Run
+from pipeline.archive.types import Archive, Checkpoint, Run
 
 WHOLE_ARCHIVE = ""
 """The key of notes that concern no single run."""
@@ -15,7 +14,7 @@ WHOLE_ARCHIVE = ""
 
 def notes_by_run(archive: Archive) -> Mapping[str, tuple[str, ...]]:
     """Run id → its notes, and `WHOLE_ARCHIVE` → those that belong to no single run. Equal texts about several files of
-    a run become one note, as do those that several checkpoints of a run carry."""
+    a run become one note. So do notes that several checkpoints of a run carry."""
     files: dict[tuple[str, str], list[str]] = {}
     for note in dict.fromkeys(archive.notes):
         path, colon, text = note.partition(": ")
@@ -27,9 +26,32 @@ def notes_by_run(archive: Archive) -> Mapping[str, tuple[str, ...]]:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         notes.setdefault(owner, []).append(f"{paths[0]}{more}: {text}" if paths[0] else text)
     for run in archive.runs:
-        counts = Counter(note for c in run.checkpoints for note in dict.fromkeys(c.notes))
-        notes[run.id] += (f"{note} ({count} checkpoints)" if count > 1 else note for note, count in counts.items())
+        holders: dict[str, list[Checkpoint]] = {}
+        for checkpoint in run.checkpoints:
+            for note in dict.fromkeys(checkpoint.notes):
+                holders.setdefault(note, []).append(checkpoint)
+        notes[run.id] += (f"{_whose(of, run, archive.root)}{note}" for note, of in holders.items())
     return {run: tuple(dict.fromkeys(lines)) for run, lines in notes.items()}
+
+
+def within(note: str, run: Run, root: Path) -> str:
+    """A note of a run without the run's folder or id before it: for a list under the run's name."""
+    folder = _relative(Path(run.path), root)
+    for prefix in (f"{run.id}: ", *((f"{folder}/", f"{folder}: ") if folder else ())):
+        note = note.removeprefix(prefix)
+    return note
+
+
+def _whose(holders: Sequence[Checkpoint], run: Run, root: Path) -> str:
+    """Which checkpoints of a run carry a note: nothing to say where the run has only one."""
+    count = len(run.checkpoints)
+    if count == 1:
+        return ""
+    if len(holders) == 1:
+        return f"{_relative(holders[0].path, root) or path_text(holders[0].path)}: "
+    if len(holders) == count:
+        return "both checkpoints: " if count == 2 else f"all {count} checkpoints: "
+    return f"{len(holders)} of {count} checkpoints: "
 
 
 def _owner(note: str, archive: Archive) -> str:

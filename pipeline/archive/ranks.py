@@ -126,5 +126,5 @@ def _replicas(parts: Sequence[_Part], findings: Findings) -> set[int]:
     first, *others = sorted(parts, key=lambda part: part.rank)
     where = findings.relative(first.headers.path)
     for part in others:
-        findings.note(part.headers.path, f"left: a data-parallel replica, the same weights as {where}")
+        findings.note(part.headers.path, f"skipped: a data-parallel replica with the same weights as {where}")
     return {id(part.headers) for part in others}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.archive.clocks import KEYS, Step, numbers, steps_of
+from pipeline.archive.clocks import KEYS, Step, contradicted, numbers, steps_of
 from pipeline.archive.filenames import stem
 from pipeline.archive.findings import Findings
 from pipeline.archive.headers import Headers
@@ -35,7 +35,7 @@ class _Steps:
 
     def set_apart(self, headers: Headers, reason: str) -> None:
         """Makes a checkpoint a run of its own, and says why."""
-        self.findings.note(headers.path, f"{reason}: read as a run of its own")
+        self.findings.note(headers.path, f"{reason}: read as its own run")
         self.apart.append(replace(headers, placed=headers.placed.alone()))
 
 
@@ -83,6 +83,7 @@ def assemble_run(
     """A run of its checkpoints, sorted by step, and the checkpoints beside them that are runs of their own."""
     steps = _Steps(run_id, findings)
     told = steps_of(members, scale)
+    _note_contradictions(members, told, findings)
     # A file that names its step goes before one that is only 'best' or 'last' and says the same in its metadata;
     # a folder's own weights before what lies deeper in it.
     ordered = sorted(
@@ -107,6 +108,22 @@ def assemble_run(
     return run, steps.apart
 
 
+def _note_contradictions(members: Sequence[Headers], told: Mapping[Path, Step], findings: Findings) -> None:
+    """One note for a run whose names and metadata disagree about the steps."""
+    differing = sorted(contradicted(members, told), key=lambda one: one[1])
+    if differing:
+        first, in_name = differing[0]
+        step = told[first.path]
+        others = len(differing) - 1
+        more = (
+            f"; the same holds for {others} other checkpoint{'s' if others > 1 else ''} of this run" if others else ""
+        )
+        findings.note(
+            first.path,
+            f"its name says {step.unit} {in_name}, but its metadata says {step.value}, which is used{more}",
+        )
+
+
 def _log(members: Sequence[Headers], steps: Sequence[Settled]) -> Log:
     """What the run's checkpoints hold beside their weights, and above that what the Trainer logged."""
     saved = ({"step": float(at.checkpoint.step), **at.headers.contents.metrics} for at in steps)
@@ -116,24 +133,24 @@ def _log(members: Sequence[Headers], steps: Sequence[Settled]) -> Log:
 
 def _add(steps: _Steps, new: Settled) -> None:
     """Adds a checkpoint at a free step; never replaces one."""
-    step, path, findings = new.checkpoint.step, new.headers.path, steps.findings
+    step, unit, path, findings = new.checkpoint.step, new.checkpoint.step_unit, new.headers.path, steps.findings
     if step not in steps.by_step:
         steps.by_step[step] = new
         return
     other = steps.by_step[step].headers
     where = findings.relative(other.path)
     if is_alias(stem(path)) and same_weights(new.headers.contents, other.contents):
-        findings.note(path, f"left: the same weights as {where}, step {step}")
+        findings.note(path, f"skipped: same weights as {where}, {unit} {step}")
     elif other.placed.found.own_folder and other.placed.found.folder in path.parent.parents:
         # What a distributed optimizer keeps for itself below the folder of the checkpoint (DeepSpeed's global_stepN).
-        findings.note(path, f"left: training state below {where}, step {step}")
+        findings.note(path, f"skipped: training state that belongs to {where}, {unit} {step}")
     elif is_alias(stem(path)) and not new.headers.placed.found.own_folder:
-        steps.set_apart(new.headers, f"says step {step}, as {where} does, and holds other weights")
+        steps.set_apart(new.headers, f"is {unit} {step}, as is {where}, but holds other weights")
     else:
         findings.problem(
             path,
-            f"says step {step} of {new.checkpoint.run}, as {where} does, which is read; this one is not",
-            "put each run into a folder of its own, or give a step pattern",
+            f"is {unit} {step} of {new.checkpoint.run}, and so is {where}: that file is read, this one is not",
+            "put each run into its own folder, or give --step-pattern",
         )
 
 
@@ -156,13 +173,14 @@ def _add_beside(steps: _Steps, headers: Headers, told: Step | None) -> None:
         )
         if may_be and same_weights(headers.contents, other.headers.contents):
             where = findings.relative(other.headers.path)
-            findings.note(headers.path, f"left: the same weights as {where}, step {other.checkpoint.step}")
+            unit = other.checkpoint.step_unit
+            findings.note(headers.path, f"skipped: same weights as {where}, {unit} {other.checkpoint.step}")
             return
     if told is None:
-        steps.set_apart(headers, "lies beside step checkpoints, and neither its name nor its metadata tells its step")
+        steps.set_apart(headers, "lies beside step checkpoints, and neither its name nor its metadata gives its step")
         return
     final = _checkpoint(steps.run_id, headers, told)
-    note = f"{headers.path.name} names no step: its metadata tell that it is {told.unit} {step}"
+    note = f"{headers.path.name} has no step in its name; its metadata says {told.unit} {step}"
     _add(steps, Settled(headers, replace(final, notes=(*final.notes, note))))
 
 

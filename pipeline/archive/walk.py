@@ -153,8 +153,8 @@ def _skipped(entry: os.DirEntry[str], siblings: list[os.DirEntry[str]], findings
     finished = filenames.without_temporary(name)
     if finished is None or step_from_name(finished) is None or _holds_steps(Path(entry.path)):
         return False
-    text = "left: its name says that it is being written, or was left by an interruption"
-    findings.note(Path(entry.path), f"{text} (rename it to {finished} if it is complete)")
+    text = "skipped: its name marks it as unfinished (still being written, or left behind by an interruption)"
+    findings.note(Path(entry.path), f"{text}; rename it to {finished} if it is complete")
     return True
 
 
@@ -227,7 +227,9 @@ def _without_shards(folder: Path, weights: list[str], findings: Findings) -> lis
             kept.append(name)
     if orphans:
         more = more_such_files(len(orphans) - 1)
-        findings.problem(folder / orphans[0], f"a shard without its index (*.index.json){more}", "copy the index too")
+        findings.problem(
+            folder / orphans[0], f"a shard without its index (*.index.json){more}", "copy the index as well"
+        )
     return kept
 
 
@@ -266,11 +268,15 @@ def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> I
     if is_adapter:
         yield Found(folder, parts, tuple(folder / name for name in adapters), "adapter", own_folder=True)
         for name in standard:
-            findings.problem(folder / name, f"full weights beside {adapters[0]}, which is read", "move them to base/")
+            findings.problem(
+                folder / name, f"not read: full weights beside {adapters[0]}, which is read", "move them to base/"
+            )
     elif adapters:
-        findings.problem(folder / adapters[0], f"no {ADAPTER_CONFIG} beside it: its α and rank are unknown")
+        findings.problem(
+            folder / adapters[0], f"no {ADAPTER_CONFIG} beside it, so its α and rank are unknown: not read"
+        )
     elif has_adapter and not weights:
-        findings.problem(folder / ADAPTER_CONFIG, f"no weights beside it: {' or '.join(_ADAPTER_NAMES)}")
+        findings.problem(folder / ADAPTER_CONFIG, f"no weights beside it: {' or '.join(_ADAPTER_NAMES)} is missing")
     if standard and not is_adapter:
         yield Found(folder, parts, tuple(folder / name for name in standard), own_folder=True)
     named = [
@@ -284,7 +290,7 @@ def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> I
     if standard or adapters:
         for name in others:
             if name not in named:
-                findings.note(folder / name, f"left: the checkpoint is {(adapters or standard)[0]}")
+                findings.note(folder / name, f"skipped: the checkpoint here is {(adapters or standard)[0]}")
         others = named
     for name in others:
         yield Found(folder, parts, (folder / name,), doubtful=name in files.doubtful)
@@ -297,7 +303,7 @@ def _without_links_to_listed(listing: _Listing) -> list[Found]:
     for one in listing.found:
         first = one.paths[0]
         if first.is_symlink() and _real(first) in real:
-            listing.findings.note(first, "a link to a file that is listed already")
+            listing.findings.note(first, "a link to a file that is already listed")
         else:
             kept.append(one)
     return kept

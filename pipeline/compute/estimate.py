@@ -71,9 +71,9 @@ class Phases:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be done and what it costs. `further`: about how many trials searches will ask for beyond `units`; no
+    """What is to be done and what it costs. `further`: about how many trials searches will add to `units`; no
     other number counts them. `levels` are (CPU seconds, seconds of the largest group) of what can run
-    side by side; `guesses` names statistics whose time is not known before one was run."""
+    side by side; `guesses` names statistics whose time is unknown until one of their units has run."""
 
     checkpoints: int
     unchanged: int
@@ -222,7 +222,7 @@ def estimate(
         phases=Phases(handling.start, ingest, sum(line.seconds for line in lines.values()) + overhead, report),
         lines=tuple(lines.values()),
         levels=levels,
-        guesses=tuple(sorted({g.statistic.name for g in groups if g.statistic.reads_models})),
+        guesses=tuple(sorted({g.statistic.name for g in groups if g.statistic.reads_models and not g.work})),
         dense_seconds=seconds(dense, calibration.rates),
         further=planned.further,
         report_bytes=report_bytes,

@@ -90,7 +90,9 @@ def test_another_threshold_runs_no_model(archive: Path, tmp_path: Path, capsys: 
     capsys.readouterr()
     assert analyze(archive / "runs" / "moe", *options, "--set", "pathway_metrics.thresholds=0.7,0.9") == 0
     said = capsys.readouterr().out
-    assert "To compute: 3 of 9 units" in said, said  # three distances at .9; .7 and the routing are there
+    assert "To compute: 3 units (6 units already in the store)" in said, (
+        said
+    )  # three distances at .9; .7 and the routing are there
     node = xr.open_datatree(tmp_path / "out" / "report.zarr", engine="zarr")["pathway_metrics"]
     assert node.threshold.values.tolist() == [0.7, 0.9]
 

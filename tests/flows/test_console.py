@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from flows import console
@@ -20,6 +22,20 @@ def test_sizes(count: float, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert console.duration(seconds) == text
+
+
+def test_counts_have_commas_everywhere() -> None:
+    assert console.plural(1071, "unit") == "1,071 units" and console.number(999) == "999"
+
+
+def test_a_path_is_shown_without_detours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert console.place("out/report.html") == "out/report.html"
+    assert console.place("../o/report.html") == str(tmp_path / "o" / "report.html")
+    assert console.place("../here/./out") == "out"
+    assert console.place(tmp_path / "here" / "out" / "report.html") == "out/report.html"
+    assert console.place(tmp_path / "hereafter") == str(tmp_path / "hereafter")
 
 
 def test_a_table_aligns_numbers_right_and_words_left() -> None:

@@ -133,8 +133,8 @@ def test_the_second_command_imports_nothing_heavy_and_leaves_the_report_alone(tm
     before = _times(tmp_path / "out")
     text, answer = command()
     assert answer == [0, False, False]
-    assert "Nothing to read: 2 checkpoints" in text
-    assert "Nothing new: 0 of" in text
+    assert "Nothing to read: the store already holds 2 checkpoints" in text
+    assert "Nothing to compute: the store already holds the results of " in text
     assert _times(tmp_path / "out") == before
 
 

@@ -323,7 +323,7 @@ def _kind(value: Any) -> str:
         return "tensor"
     entries = as_mapping(value)
     if entries is not None:
-        return f"{len(entries)} entries"
+        return f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}" if entries else "empty"
     if isinstance(value, Call):
         return repr(value.function) if isinstance(value.function, Global) else "object"
     return "None" if value is None else type(value).__name__

@@ -1,7 +1,7 @@
 """Zip files with torch files inside, as Stable-Baselines3 saves an agent: `policy.pth`, its optimizer's, and `data`.
 
-The torch files are read where they lie. What is training state by its content is left; of several files with weights
-the one with the policy or the model keeps its tensors' names, and the others' get their file's name in front.
+The torch files are read where they lie. A file whose content is training state is ignored. Of several files with
+weights, the one with the policy or the model keeps its tensors' names; the others' get their file's name in front.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def _scan_member(region: Region, info: zipfile.ZipInfo) -> Contents:
             start = data_offset(file, region, info)
         inner = Region(region.path, start, info.file_size, name=info.filename)
     elif info.file_size > MAX_UNPACKED_BYTES:
-        raise ArchiveError(f"{region}: {info.filename}: unpacks to {info.file_size} bytes: unpack the zip file")
+        raise ArchiveError(
+            f"{region}: {info.filename}: unpacks to {info.file_size:,} bytes; at most {MAX_UNPACKED_BYTES:,} are read "
+            "from inside a zip file: unpack it"
+        )
     else:
         check_ratio(info, region)
         inner = Region(region.path, 0, info.file_size, info.filename, info.filename)
@@ -101,9 +104,7 @@ def _joined(path: Path, parts: dict[str, Contents], steps: dict[str, int]) -> Co
             places[prefix + name] = replace(place, header=replace(place.header, name=prefix + name))
         tied += [tuple(prefix + name for name in names) for names in part.tied]
         problems += [replace(problem, tensor=prefix + (problem.tensor or "")) for problem in part.problems]
-        if part.training_state and not part.places:
-            notes.append(f"left, as training state: {member}")
-        notes += part.notes
+        notes += [f"ignored as training state: {member}"] if part.training_state and not part.places else part.notes
         steps = {**part.steps, **steps}
         metrics = {**part.metrics, **metrics}
     config = next((part.config for part in parts.values() if part.config), {})

@@ -99,7 +99,8 @@ class TorchFile:
         if state.left:
             shown = ", ".join(state.left[:12])
             shown += f" and {len(state.left) - 12} more" if len(state.left) > 12 else ""
-            notes.append(f"left in {self.region.name or self.region.path.name}: {shown}")
+            inside = f" in {self.region.name}" if self.region.name else ""
+            notes.append(f"ignored{inside}: {shown}")
         return Contents(
             places,
             (self.region.path,),

@@ -26,16 +26,17 @@ def open_report(analysed: Analysed) -> xr.DataTree:
 
 def units(said: str) -> tuple[int, int]:
     """(to compute, all) as the plan's line says."""
-    match = re.search(r"([\d\u202f]+) of ([\d\u202f]+) units?", said)
+    match = re.search(r"To compute: ([\d,]+) units?(?: \(([\d,]+) units? already in the store\))?;", said)
     assert match, said
-    return int(match[1].replace("\u202f", "")), int(match[2].replace("\u202f", ""))
+    missing, present = (int((count or "0").replace(",", "")) for count in match.groups())
+    return missing, missing + present
 
 
 def test_a_second_run_computes_nothing_and_says_so(analysed: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
     before = open_report(analysed)["weight_spectra"].to_dataset().load()
     assert analysed.again() == 0
     said = capsys.readouterr().out
-    assert "Nothing new: 0 of" in said and "Nothing to read: 4 checkpoints unchanged" in said
+    assert "Nothing to compute: the store" in said and "Nothing to read: the store already holds 4 checkpoints" in said
     xr.testing.assert_identical(before, open_report(analysed)["weight_spectra"].to_dataset().load())
 
 
@@ -64,7 +65,7 @@ def test_a_new_checkpoint_costs_its_own_work_only(analysed: Analysed, capsys: py
 
 def test_a_new_setting_of_a_derivation_computes_nothing(analysed: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
     assert analysed.again("--set", "intruder_dimensions.epsilons=[0.4,0.6]") == 0
-    assert "Nothing new: 0 of" in capsys.readouterr().out
+    assert "Nothing to compute: the store" in capsys.readouterr().out
     tree = open_report(analysed)
     assert tree["intruder_dimensions"].epsilon.values.tolist() == [0.4, 0.6]
     assert json.loads(tree.attrs["options"])["settings"] == {"intruder_dimensions": {"epsilons": [0.4, 0.6]}}
@@ -100,7 +101,7 @@ def test_what_was_left_on_purpose_is_said_in_the_report(analysed: Analysed) -> N
 def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["analyse", str(analysed.archive), "--out", str(analysed.out), "--no-flow", "--analyzers", "weight_spectra"]
     assert run(words) == 0
-    assert "Nothing new" in capsys.readouterr().out
+    assert "Nothing to compute" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

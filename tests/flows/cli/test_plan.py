@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,18 +119,38 @@ def test_an_analysis_begins_with_the_seconds_of_the_plan(
     runs = [record.id for record in store.runs()]
     capsys.readouterr()
     assert computing.tell_plan(computing.make_plan(store, analyzers_for(options), options, runs))
-    assert f"about {duration(plan['upper']['phases']['compute'])} of one core" in capsys.readouterr().out
+    assert f"about {duration(plan['upper']['phases']['compute'])} on one core" in capsys.readouterr().out
 
 
-def test_a_plan_for_people_says_what_it_takes_for_granted(
+def test_a_plan_for_people_says_what_it_assumes(
     pristine: Analysed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
     assert run(["plan", str(pristine.archive), "--out", str(tmp_path / "new"), "--gpu", "H200", "--workers", "3"]) == 0
     said = capsys.readouterr().out
-    for words in ("To read", "To store", "together", "3 workers", "one H200 (data sheet)", "Taken for granted"):
+    for words in ("To read", "To store", "total", "3 workers", "one H200 (data sheet)", "an upper bound"):
         assert words in said
     assert "reference machine" in said
+
+
+def test_a_plan_counts_the_trials_of_searches_as_units(
+    pristine: Analysed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upper = planned(capsys, pristine.archive, "--out", tmp_path / "new")["upper"]
+    assert upper["further"] > 0, "no search in this plan: the test shows nothing"
+    capsys.readouterr()
+    assert run(["plan", str(pristine.archive), "--out", str(tmp_path / "new")]) == 0
+    said = capsys.readouterr().out
+    total = f"{upper['units'] + upper['further']:,}"
+    assert f"To compute: {total} units, about {upper['further']} of them" in said
+    assert re.search(rf"^total +{total} ", said, re.MULTILINE)
+
+
+def test_paths_through_weight_space_are_priced_and_no_guess(
+    pristine: Analysed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upper = planned(capsys, pristine.archive, "--out", tmp_path / "new")["upper"]
+    assert upper["guesses"] == [] and upper["statistics"]["weight_trajectory"]["seconds"] > 0
 
 
 @pytest.mark.parametrize(
@@ -138,7 +159,7 @@ def test_a_plan_for_people_says_what_it_takes_for_granted(
         ((), "nothing to plan"),
         (("RUNS", "--config", "c.json"), "give one"),
         (("RUNS", "--adapter-rank", "4"), "--config FILE"),
-        (("RUNS", "--gpu", "abacus"), "there are a10"),
+        (("RUNS", "--gpu", "abacus"), "known: a10"),
         (("--config", "missing.json"), "missing.json"),
     ],
 )

@@ -108,7 +108,7 @@ def test_an_optimizers_state_is_left_under_any_name(tmp_path: Path, name: str, w
     assert steps(archive) == {"run": [100]}
     assert archive.problems == ()
     (note,) = archive.notes
-    assert note.startswith("left, as training state: ")
+    assert note.startswith("ignored as training state: ")
 
 
 def test_an_optimizers_state_in_safetensors_is_told_by_its_names(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_an_optimizers_state_in_safetensors_is_told_by_its_names(tmp_path: Path)
     save(tmp_path / "opt1.safetensors", moments | {"state.0.step": torch.tensor(5.0)})
     archive = open_archive(tmp_path, name="run")
     assert steps(archive) == {"run": [1]}
-    assert archive.notes == ("left, as training state: optN.safetensors",)
+    assert archive.notes == ("ignored as training state: optN.safetensors",)
 
 
 def test_an_optimizer_deeper_in_the_file_is_left_and_the_model_read(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_schedulers_scalers_and_random_states_are_training_state(tmp_path: Path)
     save(tmp_path / "rng_state.pth", {"cpu": torch.get_rng_state()})
     archive = open_archive(tmp_path)
     assert archive.problems == ()
-    assert archive.notes == ("left, as training state: amp.pt, decay.pt, rng_state.pth",)
+    assert archive.notes == ("ignored as training state: amp.pt, decay.pt, rng_state.pth",)
 
 
 def sb3_zip(path: Path, step: int, compression: int = zipfile.ZIP_STORED, legacy: bool = False) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def test_an_agent_in_a_zip_is_read_with_its_step(tmp_path: Path, compression: in
     checkpoints = [checkpoint for run in archive.runs for checkpoint in run.checkpoints]
     assert sorted(checkpoint.step for checkpoint in checkpoints) == [1000, 2000]
     for checkpoint in checkpoints:
-        assert any("policy.optimizer.pth" in note for note in checkpoint.notes)
+        assert checkpoint.notes == ("ignored as training state: policy.optimizer.pth",)
         with open_tensors(checkpoint) as tensors:
             names = {header.name for header in tensors.headers}
             assert names == {*policies[checkpoint.step], "pytorch_variables.log_ent_coef"}
@@ -204,9 +204,7 @@ def test_a_zip_of_several_checkpoints_and_a_zip_of_data_are_not_taken_for_one(tm
                 file.writestr(member, bytes(100))
     archive = open_archive(tmp_path)
     assert archive.problems == ()
-    assert archive.notes == (
-        "all.zip: not taken for a checkpoint: checkpoints packed into an archive are not read (unpack it)",
-    )
+    assert archive.notes == ("all.zip: not a checkpoint: checkpoints packed into an archive are not read (unpack it)",)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +299,7 @@ def test_data_is_a_note_unless_its_name_says_that_it_is_a_checkpoint(tmp_path: P
     assert {problem.path for problem in archive.problems} == {"step5.pkl", "weights.pth"}
     assert all(problem.reason.startswith(reason) and problem.hint for problem in archive.problems)
     (note,) = archive.notes
-    assert note.startswith(f"data: not taken for a checkpoint: {reason}") and "1 more such" in note
+    assert note.startswith(f"data: not a checkpoint: {reason}") and "1 more such" in note
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model_step1.onnx", "model-q4.gguf", "traced/model.tflite"])
@@ -348,7 +346,7 @@ def test_only_what_could_hold_weights_is_mentioned(tmp_path: Path) -> None:
     assert archive.problems == () and archive.notes == ()
     (tmp_path / "large").write_bytes(b"\x01\x02" + bytes(2 << 20))
     (note,) = open_archive(tmp_path).notes
-    assert note.startswith("large: not taken for a checkpoint: files of unknown content")
+    assert note.startswith("large: not a checkpoint: files of unknown content")
 
 
 @pytest.mark.parametrize("end", [".tmp", ".part", ".incomplete", ".crdownload", "~"])
@@ -373,7 +371,7 @@ def test_a_folder_that_a_trainer_is_writing_is_noted_and_a_users_tmp_folder_is_r
     archive = open_archive(tmp_path, name="zoo")
     assert archive.problems == ()
     assert sorted(step for found in steps(archive).values() for step in found) == [1, 2, 3, 5]
-    assert any(note.startswith("run/tmp-checkpoint-10: left: ") for note in archive.notes)
+    assert any(note.startswith("run/tmp-checkpoint-10: skipped: ") for note in archive.notes)
 
 
 def test_when_nothing_is_found_each_file_is_named_with_the_reason(tmp_path: Path) -> None:
@@ -387,7 +385,7 @@ def test_when_nothing_is_found_each_file_is_named_with_the_reason(tmp_path: Path
         "embeddings.pt: holds no weights: a tensor, not a dict of weights",
         "ensemble.pt: holds no weights: a list, not a dict of weights",
         "numbers.pt: holds no weights: no tensors, but loss",
-        "left, as training state: adam.pt",
+        "ignored as training state: adam.pt",
         "torch.save(model.state_dict(), path)",
         ".md (1)",
     ):

@@ -127,7 +127,7 @@ def test_a_best_file_that_repeats_a_step_is_noted_and_one_that_differs_is_a_prob
     save(tmp_path / "run" / "best.pt", {"model": weights(1), "step": 100})
     archive = open_archive(tmp_path)
     assert archive.problems == ()
-    assert any("best.pt: left: the same weights as run/step_100.pt" in note for note in archive.notes)
+    assert any("best.pt: skipped: same weights as run/step_100.pt" in note for note in archive.notes)
     save(tmp_path / "run" / "best.pt", {"model": weights(2), "step": 100})
     archive = open_archive(tmp_path, name="zoo")
     assert steps(archive) == {"zoo/run": [100], "zoo/run/best": [100]}
@@ -175,7 +175,7 @@ def test_a_trainer_run_leaves_its_optimizer_and_random_states(tmp_path: Path) ->
     assert archive.problems == ()
     assert len(archive.notes) == 2
     (note,) = notes_by_run(archive)[run.id]
-    assert note.startswith("run/checkpoint-10 and 1 more: left, as training state: ")
+    assert note.startswith("run/checkpoint-10 and 1 more: ignored as training state: ")
     assert all(name in note for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"))
 
 
@@ -224,7 +224,7 @@ def test_weights_at_the_root_that_repeat_the_last_or_best_are_an_alias(tmp_path:
     archive = open_archive(tmp_path)
     assert [one.step for one in archive.runs[0].checkpoints] == [10, 20]
     assert archive.problems == ()
-    assert any(f"the same weights as checkpoint-{copied}" in note for note in archive.notes)
+    assert any(f"same weights as checkpoint-{copied}" in note for note in archive.notes)
 
 
 def test_weights_at_the_root_that_claim_the_last_step_and_differ_are_a_problem(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_weights_beside_steps_that_tell_no_step_are_a_run_of_their_own(tmp_path:
         save(tmp_path / folder / other, seed=5)
     archive = open_archive(tmp_path, name="zoo")
     assert steps(archive) == {"zoo/a": [1], "zoo/a/averaged": [0], "zoo/b": [1], "zoo/b/model": [0]}
-    assert archive.problems == () and sum("tells its step" in note for note in archive.notes) == 2
+    assert archive.problems == () and sum("gives its step" in note for note in archive.notes) == 2
 
 
 def test_an_adapter_folder_is_an_adapter_with_its_config(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_damaged_copy_gives_way_to_the_other_format(tmp_path: Path) -> None:
 def test_an_empty_folder_has_no_runs_and_the_message_says_what_was_looked_for(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     assert archive.runs == () and archive.problems == ()
-    with pytest.raises(ArchiveError, match=r"Looked for safetensors and torch files .*\nThere is no file at all"):
+    with pytest.raises(ArchiveError, match=r"Looked for safetensors and torch files .*\nThere are no files at all"):
         require_runs(archive)
 
 
@@ -327,7 +327,7 @@ def test_a_second_model_beside_the_first_is_not_a_step(tmp_path: Path) -> None:
     save(tmp_path / "checkpoint-5" / "model_1.safetensors", seed=2)
     archive = open_archive(tmp_path, name="zoo")
     assert steps(archive) == {"zoo": [5]} and archive.problems == ()
-    assert "checkpoint-5/model_1.safetensors: left: the checkpoint is model.safetensors" in archive.notes
+    assert "checkpoint-5/model_1.safetensors: skipped: the checkpoint here is model.safetensors" in archive.notes
 
 
 def test_a_scale_out_of_range_is_an_error(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_scale_out_of_range_is_an_error(tmp_path: Path) -> None:
 def test_no_such_folder_and_a_url_are_errors_that_say_so(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="no such file or folder"):
         open_archive(tmp_path / "nowhere")
-    with pytest.raises(ArchiveError, match="s3://bucket/runs: only folders of this machine"):
+    with pytest.raises(ArchiveError, match="s3://bucket/runs: only local folders can be read"):
         open_archive("s3://bucket/runs")
 
 

@@ -49,8 +49,8 @@ def test_a_hidden_or_unfinished_folder_and_a_store_are_not_looked_into(tmp_path:
     assert archive.problems == ()
     assert sorted(archive.notes) == [
         "store: a Zarr store, not looked into",
-        "tmp-checkpoint-5: left: its name says that it is being written, or was left by an interruption "
-        "(rename it to checkpoint-5 if it is complete)",
+        "tmp-checkpoint-5: skipped: its name marks it as unfinished (still being written, or left behind by an "
+        "interruption); rename it to checkpoint-5 if it is complete",
     ]
 
 
@@ -72,7 +72,7 @@ def test_a_link_to_the_latest_is_not_a_second_checkpoint(tmp_path: Path) -> None
     archive = open_archive(tmp_path, name="zoo")
     assert steps(archive) == {"zoo/a": [1, 2], "zoo/b": [1, 2]}
     assert archive.problems == ()
-    assert sum("listed already" in note for note in archive.notes) == 2
+    assert sum("already listed" in note for note in archive.notes) == 2
 
 
 def test_a_link_out_of_the_archive_is_followed(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_pickle_that_may_be_anything_is_noted_only(tmp_path: Path) -> None:
     (tmp_path / "step_5.pkl").write_bytes(b"something")
     archive = open_archive(tmp_path)
     assert [problem.path for problem in archive.problems] == ["step_5.pkl"]
-    assert any(note.startswith("vocabulary.pkl: not taken for a checkpoint") for note in archive.notes)
+    assert any(note.startswith("vocabulary.pkl: not a checkpoint") for note in archive.notes)
 
 
 def test_a_closed_root_is_an_error_that_says_so(open_to_all: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_copy_whose_values_cannot_be_read_is_no_copy(tmp_path: Path) -> None:
     save(tmp_path / "pytorch_model.bin", seed=20)
     path = tmp_path / "checkpoint-20" / "model.safetensors"
     archive = open_archive(tmp_path)
-    assert any("the same weights" in note for note in archive.notes)
+    assert any("skipped: same weights" in note for note in archive.notes)
     path.unlink()
     assert [one.path.name for run in open_archive(tmp_path).runs for one in run.checkpoints] == ["pytorch_model.bin"]
 
@@ -181,7 +181,7 @@ def test_a_data_file_with_the_suffix_bin_is_noted_only(tmp_path: Path) -> None:
     (tmp_path / "hf" / "pytorch_model.bin").write_bytes(b"\x01\x02\x03\x04" * 100)
     archive = open_archive(tmp_path)
     assert [problem.path for problem in archive.problems] == ["hf/pytorch_model.bin"]
-    assert any(note.startswith("train.bin: not taken for a checkpoint: begins with") for note in archive.notes)
+    assert any(note.startswith("train.bin: not a checkpoint: begins with") for note in archive.notes)
 
 
 def test_broken_side_files_are_problems_of_their_checkpoint_only(tmp_path: Path) -> None:

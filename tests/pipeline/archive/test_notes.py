@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.archive import open_archive
-from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
+from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run, within
 from pipeline.archive.types import Archive, Run
 from pipeline.intake import plan_intake
 from pipeline.report.archive_tables import archive_nodes
@@ -36,7 +37,7 @@ def test_where_runs_share_a_folder_a_note_belongs_to_the_run_whose_checkpoint_it
     for seed, name in enumerate(("actor.pt", "critic.pt")):
         save(tmp_path / name, seed=seed)
     archive = open_archive(tmp_path, name="demo")
-    copy = "best.pt: left: the same weights as actor.pt, step 0"
+    copy = "best.pt: skipped: same weights as actor.pt, step 0"
     archive = replace(archive, notes=(copy, "x.npy: ignored"))
     assert len(archive.runs) == 2
     notes = notes_by_run(archive)
@@ -56,6 +57,53 @@ def test_a_note_belongs_to_the_innermost_run_folder(folders: list[str], inner: s
     assert [run for run, lines in notes.items() if lines] == [runs[-1].id]
 
 
+def agents(folder: Path, *steps: tuple[int, int]) -> None:
+    """Files whose names say one step and whose metadata another."""
+    for in_name, in_metadata in steps:
+        state = {"model": {"w.weight": torch.randn(4, 3)}, "global_step": in_metadata, "optimizer": {"state": {}}}
+        save(folder / f"rl_model_{in_name}_steps.pt", state)
+
+
+def test_one_note_says_that_names_and_metadata_disagree_about_the_steps(tmp_path: Path) -> None:
+    agents(tmp_path / "differ", (100000, 100352), (200000, 200704), (300000, 301056))
+    agents(tmp_path / "agree", (100, 100), (200, 200))
+    notes = notes_by_run(open_archive(tmp_path, name="demo"))
+    (note,) = (note for note in notes["demo/differ"] if "its name says" in note)
+    assert note == (
+        "differ/rl_model_100000_steps.pt: its name says step 100000, but its metadata says 100352, which is used; "
+        "the same holds for 2 other checkpoints of this run"
+    )
+    assert not any("its name says" in note for note in notes["demo/agree"])
+
+
+def test_epochs_in_names_do_not_contradict_steps_in_metadata(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        save(tmp_path / f"epoch_{epoch}.pt", {"model": {"w.weight": torch.randn(4, 3)}, "global_step": 500 * epoch})
+    archive = open_archive(tmp_path)
+    assert [checkpoint.step for checkpoint in archive.runs[0].checkpoints] == [500, 1000]
+    assert archive.notes == ()
+
+
+def test_what_several_checkpoints_hold_beside_their_weights_is_one_note_without_their_names(tmp_path: Path) -> None:
+    agents(tmp_path / "a", (1, 1), (2, 2), (3, 3))
+    agents(tmp_path / "b", (1, 1), (2, 2))
+    save(tmp_path / "c" / "rl_model_1_steps.pt", {"model": {"w.weight": torch.randn(4, 3)}})
+    agents(tmp_path / "c", (2, 2))
+    notes = notes_by_run(open_archive(tmp_path, name="demo"))
+    assert notes["demo/a"] == ("all 3 checkpoints: ignored: optimizer (1 entry)",)
+    assert notes["demo/b"] == ("both checkpoints: ignored: optimizer (1 entry)",)
+    assert notes["demo/c"] == ("c/rl_model_2_steps.pt: ignored: optimizer (1 entry)",)
+
+
+def test_under_its_run_a_note_does_not_repeat_the_runs_folder(tmp_path: Path) -> None:
+    agents(tmp_path / "a" / "ppo", (1000, 1024), (2000, 2048))
+    archive = open_archive(tmp_path, name="demo")
+    (run,) = archive.runs
+    listed = [within(note, run, archive.root) for note in notes_by_run(archive)[run.id]]
+    assert listed[0].startswith("rl_model_1000_steps.pt: its name says step 1000")
+    assert within(f"{run.id}: its checkpoints differ", run, archive.root) == "its checkpoints differ"
+
+
 def test_the_report_lists_each_note_under_its_run(tmp_path: Path) -> None:
     trainer_checkpoint(tmp_path / "data" / "a" / "checkpoint-10", 10)
     save(tmp_path / "data" / "b" / "step_5.pt")
@@ -65,4 +113,4 @@ def test_the_report_lists_each_note_under_its_run(tmp_path: Path) -> None:
     rows = archive_nodes(store, store.runs(), {})["/archive/notes"]
     listed = dict(zip(rows["run"].values, rows["note"].values, strict=True))
     assert set(listed) == {"demo/a", ""}
-    assert listed[""] == "stray: left, as training state: optimizer.pt"
+    assert listed[""] == "stray: ignored as training state: optimizer.pt"
