@@ -34,4 +34,4 @@ def require_finite(tensor: torch.Tensor, name: str) -> None:
 def require_entries(shape: tuple[int, ...], name: str) -> None:
     """Raises `Unmeasurable` when a shape has no entries."""
     if 0 in shape:
-        raise Unmeasurable(f"{name}: has no entries, its shape is {shape}")
+        raise Unmeasurable(f"{name}: has no entries (shape {shape})")

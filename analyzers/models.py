@@ -81,4 +81,4 @@ class NoModels:
 
     def build(self, checkpoint: Checkpoint, factory: str | None = None) -> torch.nn.Module:
         """Raises `ContractError`."""
-        raise ContractError(f"no model can be built here, of {checkpoint.run}@{checkpoint.step}")
+        raise ContractError(f"no model of {checkpoint.run}@{checkpoint.step} can be built here")

@@ -233,7 +233,7 @@ def _explain(name: str, schema: type[BaseModel], detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         *outer, wrong = detail["loc"]
         fields = schema.model_fields if not outer else {}
-        remedy = nearest(str(wrong), sorted(fields)) if fields else "it takes no such key"
+        remedy = nearest(str(wrong), sorted(fields)) if fields else "no such key"
         return f"{where}: no such setting; {remedy}"
     if detail["type"] == "missing":
         return f"{where}: is required"

@@ -40,7 +40,7 @@ def entries() -> list[Entry]:
         for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             item = read_entry(path)
             if item.name in of_folder:
-                raise CatalogError(f"{path} and {of_folder[item.name]} both are named {item.name!r}: rename one")
+                raise CatalogError(f"{path} and {of_folder[item.name]} are both named {item.name!r}: rename one")
             of_folder[item.name] = path
             found[item.name] = item
     return [found[name] for name in sorted(found)]
@@ -52,7 +52,7 @@ def entry(name: str) -> Entry:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise CatalogError(f"no catalog entry {name!r}; {hint}there are: {', '.join(known)}")
+        raise CatalogError(f"no catalog entry {name!r}; {hint}known entries: {', '.join(known)}")
     return known[name]
 
 
@@ -81,7 +81,7 @@ def make(
     """
     item = entry(name)
     if item.recipe is None:
-        raise CatalogError(f"the entry {name!r} describes an archive at {item.path} and has no recipe to make it")
+        raise CatalogError(f"the entry {name!r} describes an archive at {item.path} and has no recipe to create it")
     missing = [package for package in item.recipe.needs if importlib.util.find_spec(package) is None]
     if missing:
         raise CatalogError(
@@ -94,7 +94,7 @@ def make(
     if unknown:
         near = difflib.get_close_matches(unknown[0], taken, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise CatalogError(f"{name!r} takes no argument {unknown[0]!r}; {hint}there are: {', '.join(taken)}")
+        raise CatalogError(f"{name!r} takes no argument {unknown[0]!r}; {hint}it takes: {', '.join(taken)}")
     final = {**item.recipe.arguments, **(arguments or {})}
     try:
         inspect.signature(recipe).bind(Path(), say, **final)

@@ -31,7 +31,7 @@ class Recipe(BaseModel):
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
     needs: tuple[str, ...] = Field(default=(), description="importable packages beyond varve's own dependencies")
-    minutes: float = Field(gt=0, description="rough wall-clock minutes on two CPU cores")
+    minutes: float = Field(gt=0, description="approximate wall-clock minutes on two CPU cores")
 
 
 class Entry(BaseModel):
@@ -43,7 +43,7 @@ class Entry(BaseModel):
         pattern=r"^[a-z0-9][a-z0-9._-]*$", description="the entry's name, as in `varve catalog show NAME`"
     )
     title: str = Field(description="one line for the list")
-    description: str = Field(default="", description="what is in it, where it comes from, what to look at")
+    description: str = Field(default="", description="what it contains, where it comes from, what to look at")
     path: str = Field(description="folder of the archive; relative paths start at the working directory")
     step_pattern: str | None = Field(
         default=None, description="regular expression: the step in its first group, the series in a second"
@@ -72,7 +72,7 @@ class Entry(BaseModel):
     def _one_group(cls, pattern: str | None) -> str | None:
         if pattern is not None and re.compile(pattern).groups not in (1, 2):
             raise ValueError(
-                f"step_pattern {pattern!r} must hold exactly one group, the step, or a second one, the series"
+                f"step_pattern {pattern!r} must have one group for the step, and may have a second one for the series"
             )
         return pattern
 
@@ -113,7 +113,7 @@ def read_entry(path: Path, environment: Mapping[str, str] | None = None) -> Entr
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise CatalogError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(data, dict):
-        raise CatalogError(f"{path}: an entry is a mapping with name, title and path; found {type(data).__name__}")
+        raise CatalogError(f"{path}: an entry must be a mapping with name, title and path, not {type(data).__name__}")
     try:
         return Entry.model_validate(expand(data, environment))
     except ValidationError as error:

@@ -33,10 +33,7 @@ def find_shadows() -> dict[str, Path]:
 
 def sentence(name: str, place: Path) -> str:
     """What is wrong, and the fix."""
-    return (
-        f"{place} stands before varve's own package {name!r}, {_ROOT / name}: rename or move it, or work in another "
-        "folder"
-    )
+    return f"{place} shadows varve's own package {name!r}, {_ROOT / name}: rename or move it, or work in another folder"
 
 
 def require_own_packages() -> None:

@@ -122,7 +122,7 @@ def analyzers_of(
         taken.update(fitting)
         configured.append(registry.configure(name, {**given.get(name, {}), **fitting}))
     for key in handed.keys() - taken:
-        raise ParameterError(f"--{key.removesuffix('s')}: none of the analyzers takes one ({', '.join(chosen)})")
+        raise ParameterError(f"--{key.removesuffix('s')}: none of the chosen analyzers ({', '.join(chosen)}) takes one")
     return tuple(configured)
 
 
@@ -152,8 +152,8 @@ def _distinct(materials: tuple[Material, ...]) -> tuple[Material, ...]:
         if other is not one:
             what = "the same" if other.digest == one.digest else "another"
             raise ParameterError(
-                f"--{one.kind} {one.source}: is called {one.name!r} like {other.source} ({what}); give each once, and "
-                "a `name` of its own"
+                f"--{one.kind} {one.source}: has the same name, {one.name!r}, as {other.source} ({what}); give each only "
+                "once, and each its own `name`"
             )
     return materials
 

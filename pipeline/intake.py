@@ -134,7 +134,7 @@ def layout_of(checkpoint: Checkpoint, base: Checkpoint | None = None) -> Layout:
             layout = describe(checkpoint, config, prefix)
             return replace(layout, matrices=(*layout.matrices, *circuits(layout, config)))
     except ArchiveError as error:
-        reason = f"its names and config could not be made into matrices: {error}"
+        reason = f"its names and config cannot be mapped to matrices: {error}"
         return Layout(checkpoint.tensors, (), tuple(Unmeasured(t.name, reason) for t in checkpoint.tensors))
 
 

@@ -103,7 +103,7 @@ class PaperStore:
     def run(self, run_id: str) -> RunRecord:
         """One run; StoreError when it is not there."""
         if run_id not in self._runs:
-            raise StoreError(f"run {run_id!r} is not in {self.archive.root}; there: {', '.join(self._runs) or 'none'}")
+            raise StoreError(f"run {run_id!r} is not in {self.archive.root}; it has: {', '.join(self._runs) or 'none'}")
         return self._runs[run_id]
 
     def checkpoints(self, run_id: str) -> tuple[CheckpointRecord, ...]:

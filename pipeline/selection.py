@@ -48,10 +48,10 @@ class StepSelection:
             if number not in present:
                 near = sorted(sorted(present, key=lambda s: abs(s - number))[:3])
                 listed = ", ".join(map(str, near)) or "none"
-                raise ParameterError(f"--steps: no run has a step {number}; the nearest steps there are: {listed}")
+                raise ParameterError(f"--steps: no run has step {number}; the nearest steps are: {listed}")
         if present and not any(self.of(tuple(steps)) for steps in steps_of_runs.values()):
             raise ParameterError(
-                f"--steps selects none of the {len(present)} steps there are ({min(present)} to {max(present)})"
+                f"--steps selects none of the {len(present)} steps in the archive ({min(present)} to {max(present)})"
             )
 
 

@@ -14,9 +14,7 @@ def check_not_shadowed() -> None:
     spec = find_spec("flows")
     place = Path(spec.origin).resolve() if spec and spec.origin else None
     if place is not None and place != _ROOT / "flows" / "__init__.py":
-        raise ImportError(
-            f"{place} stands before varve's own package 'flows': rename or move it, or work in another folder"
-        )
+        raise ImportError(f"{place} shadows varve's own package 'flows': rename or move it, or work in another folder")
     from flows.shadowing import require_own_packages
 
     require_own_packages()

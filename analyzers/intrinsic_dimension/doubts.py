@@ -19,9 +19,9 @@ MEANINGS = {
     NEAR_START: "the threshold is within two standard deviations of a trial from the score before training",
     FLAT: "the score at the greatest d tried is not above that at the least by more than noise",
     INTERPOLATED: "the scored d on either side are more than a factor of 2 apart, or half of all that is learned lies "
-    "between them: the interval does not say where",
+    "between them: the interval does not show where",
     UNFINISHED: "the search has not ended",
-    NOT_LEARNED: "full training itself hardly rises above chance: no d can say anything",
+    NOT_LEARNED: "full training itself hardly rises above chance, so no d is meaningful",
     RATES: "the rates chosen on either side are a factor of 10 apart: their tuning is in doubt",
     FEW_SEEDS: "fewer than three seeds on a side: the interval is too narrow",
 }

@@ -61,7 +61,7 @@ class Representation(Statistic):
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: self.samples].sort().values
         data = data.take(chosen).to(context.device)
         if len(data) <= NEIGHBOURS:
-            raise Unmeasurable(f"{len(data)} examples are too few: {NEIGHBOURS} neighbours of each are looked at")
+            raise Unmeasurable(f"{len(data)} examples are too few: each needs {NEIGHBOURS} neighbours")
         module = task.build(checkpoint, context.models, 0, False).module.to(torch.float32).to(context.device).eval()
         names = chosen_layers(module, self.layers)
         clouds = activations(module, names, data)
@@ -83,7 +83,7 @@ def chosen_layers(module: torch.nn.Module, globs: Sequence[str]) -> list[str]:
                 n for n, m in module.named_modules() if n and any(p.ndim >= 2 for p in m.parameters(recurse=False))
             ]
     if not found:
-        raise Unmeasurable(f"no module's name matches {', '.join(globs) or 'a layer'}; there are {every[:6]}")
+        raise Unmeasurable(f"no module's name matches {', '.join(globs) or 'a layer'}; the model has {every[:6]}")
     return found
 
 

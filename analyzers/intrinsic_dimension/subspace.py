@@ -59,7 +59,7 @@ def flat(module: torch.nn.Module, spans: Sequence[Span]) -> torch.Tensor:
     parameters = dict(module.named_parameters())
     vector = torch.cat([parameters[span.name].detach().flatten().to(torch.float32) for span in spans])
     if not bool(torch.isfinite(vector).all()):
-        raise Unmeasurable("the checkpoint's parameters hold NaN or infinite entries: no training starts from there")
+        raise Unmeasurable("the checkpoint's parameters hold NaN or infinity, so no training can start from it")
     return vector
 
 

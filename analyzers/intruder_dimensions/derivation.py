@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 ONE_RUN = (
     "Only one run has an update of this archive's matrices: there is no other norm to match it to, so "
-    "n_intruders_matched is empty. Analyse it together with the run that it is to be compared with."
+    "n_intruders_matched is empty. Analyse it together with the run you want to compare it with."
 )
 
 
@@ -284,8 +284,8 @@ def delta_spectra(view: View, statistic: UpdateSpectrum, variable: Variable) -> 
 def notes_on_bases(view: View) -> tuple[str, ...]:
     """A base that is only a run's own first saved step, said for each run."""
     return tuple(
-        f"{run.id} is compared with its own first saved step ({run.base}): what changed before that step is not seen, "
-        "and its intruders are not those against a pretrained model. Give the real base with --base."
+        f"{run.id} is compared with its own first saved step ({run.base}): changes before that step are not seen, "
+        "and its intruders are not relative to a pretrained model. Give the real base with --base."
         for run in view.runs
         if run.role == "run" and run.base_kind == "first_step"
     )
@@ -393,7 +393,7 @@ def notes_on_shapes(view: View) -> tuple[str, ...]:
     example = " and ".join(f"{m} × {n}" for m, n in sorted(shapes[mixed[0]]))
     return (
         f"{len(mixed)} matrices have different shapes in different runs (as {mixed[0]}: {example}): their "
-        "chance_similarity and the other chances that follow from a shape are NaN. Analyse such runs apart for them.",
+        "chance_similarity and the other chances that follow from a shape are NaN. Analyse such runs separately.",
     )
 
 

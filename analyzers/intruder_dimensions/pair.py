@@ -56,9 +56,9 @@ def refusal(info: MatrixInfo, reference: MatrixInfo | None) -> str | None:
     if info.role.startswith("circuit"):
         return "an attention circuit is a product of thin factors: it has no update of its own to find intruders in"
     if 0 in info.shape:
-        return f"it has no entries: its shape is {info.shape}"
+        return f"it has no entries (shape {info.shape})"
     if reference is not None and reference.shape != info.shape:
-        return f"its shape {info.shape} is not its base's {reference.shape}"
+        return f"its shape {info.shape} differs from its base's {reference.shape}"
     return None
 
 

@@ -59,7 +59,7 @@ def projection(
         "sparse": Sparse,
     }
     if kind not in makers:
-        raise ParameterError(f"no projection is called {kind!r}; there are: {', '.join(KINDS)}")
+        raise ParameterError(f"no projection is called {kind!r}; known: {', '.join(KINDS)}")
     return makers[kind](n_full, n_sub, seed, on)
 
 

@@ -105,8 +105,8 @@ def _place(model: torch.nn.Module, device: torch.device) -> torch.device:
             from accelerate import cpu_offload
         except ImportError as error:
             raise ResourceError(
-                f"the model takes {size / 1e9:.1f} GB, more than {device} has free: with accelerate (pip install "
-                "accelerate) its layers are moved as needed; or --device cpu"
+                f"the model takes {size / 1e9:.1f} GB, more than {device} has free: install accelerate (pip "
+                "install accelerate) to move its layers as needed, or use --device cpu"
             ) from error
         cpu_offload(model, device)
         return device

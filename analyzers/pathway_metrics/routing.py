@@ -139,7 +139,7 @@ class Routing(Statistic):
         count, layers, most = len(probe), len(sums), max(one.experts for one in sums)
         if 4 * count * layers * most > LARGEST:
             raise Unmeasurable(
-                f"{count} samples × {layers} routers × {most} experts are more than is kept: give a probe of at most "
+                f"{count} samples × {layers} routers × {most} experts are too many to store: give a probe of at most "
                 f"{LARGEST // (4 * layers * most)} samples"
             )
         weight = np.zeros((count, layers, most), dtype=np.float32)

@@ -40,13 +40,13 @@ def check_trace(trace: Trace, samples: int) -> None:
         raise Unmeasurable(f"sample must number the probe's {samples} samples from 0; tokens: {tokens}")
     experts = experts_of(trace)
     if index.min() < 0 or index.max() >= experts:
-        raise Unmeasurable(f"index runs from {index.min()} to {index.max()}, there are {experts} experts")
+        raise Unmeasurable(f"index runs from {index.min()} to {index.max()}, but there are {experts} experts")
     ordered = np.sort(index, axis=-1)
     if (twice := np.argwhere(ordered[..., 1:] == ordered[..., :-1])).size:
         token, layer, at = twice[0]
         raise Unmeasurable(f"token {token} chose expert {ordered[token, layer, at]} of router {layer} twice")
     if not (weight >= 0).all() or not np.isfinite(weight).all():
-        raise Unmeasurable(f"weight must be finite and not negative, it runs from {weight.min()} to {weight.max()}")
+        raise Unmeasurable(f"weights must be finite and not negative, but run from {weight.min()} to {weight.max()}")
     if "logits" in trace and trace["logits"].shape != (*index.shape[:2], experts):
         raise Unmeasurable(f"logits have shape {trace['logits'].shape}, not {(*index.shape[:2], experts)}")
     if "loss" in trace and trace["loss"].shape != (samples,):

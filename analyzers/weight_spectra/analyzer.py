@@ -227,7 +227,7 @@ class WeightSpectra(Analyzer):
                 )
         if not self.parameters.alpha_null:
             notes.append(
-                "alpha stands without its null; ask for it with --set weight_spectra.alpha_null=true: "
+                "alpha has no null beside it; request one with --set weight_spectra.alpha_null=true: "
                 "most small Gaussian matrices have an alpha between 2 and 6."
             )
         adjusted = arrays["mp_ks_p_adjusted"]

@@ -79,7 +79,7 @@ class MarchenkoPasturFit(Statistic):
     def __post_init__(self) -> None:
         for scale in self.scales:
             if scale not in BULK_SCALES:
-                raise ParameterError(f"bulk scale {scale!r} is unknown; there are {', '.join(BULK_SCALES)}")
+                raise ParameterError(f"bulk scale {scale!r} is unknown; known: {', '.join(BULK_SCALES)}")
 
     def inputs(self) -> tuple[Statistic, ...]:
         """σ, the entries' std, and the shuffled σ where s is to come from them."""

@@ -54,7 +54,9 @@ def read_sentences(path: Path) -> tuple[list[str], list[int]]:
             if number == 1 and [c.strip().lower() for c in row] == ["sentence", "label"]:
                 continue
             if len(row) != 2 or row[1].strip() not in ("0", "1"):
-                raise CatalogError(f"{path}, line {number}: want a sentence, a tab and a label 0 or 1; found {row!r}")
+                raise CatalogError(
+                    f"{path}, line {number}: expected a sentence, a tab and a label 0 or 1, found {row!r}"
+                )
             sentences.append(row[0])
             labels.append(int(row[1]))
     if len(set(labels)) < 2:
@@ -80,7 +82,7 @@ def make(
         raise CatalogError(f"no sentences at {train_file}: set VARVE_SST2 to the folder or file of SST-2")
     unknown = set(runs) - {t.name for t in TUNINGS}
     if unknown:
-        raise CatalogError(f"no tuning {sorted(unknown)}; there are {[t.name for t in TUNINGS]}")
+        raise CatalogError(f"no tuning {sorted(unknown)}; known: {[t.name for t in TUNINGS]}")
     dev_file = source / "dev.tsv" if source.is_dir() and (source / "dev.tsv").is_file() else None
     encoded = _encode(*read_sentences(train_file), tokens)
     held_out = _encode(*read_sentences(dev_file), tokens) if dev_file else tuple(t[-256:] for t in encoded)

@@ -38,7 +38,7 @@ CHANGED_BASES = {
     "olora": "OLoRA takes sQ_rR_r out of the base: save with `path_initial_model_for_weight_conversion`",
     "corda": "CorDA changes the base: save with `path_initial_model_for_weight_conversion`",
     "lora_ga": "LoRA-GA changes the base: save with `path_initial_model_for_weight_conversion`",
-    "loftq": "LoftQ quantises the base, and what it changed is not in the adapter",
+    "loftq": "LoftQ quantises the base, and the adapter does not record that change",
 }
 """`init_lora_weights` that change the base weights, and the way out."""
 
@@ -73,7 +73,7 @@ def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layou
     adapter = checkpoint.adapter
     tensors = checkpoint.tensors
     if adapter is None:
-        reason = "adapter_config.json is missing: neither scale nor kind of the adapter is known"
+        reason = "adapter_config.json is missing, so the adapter's scale and kind are unknown"
         return Layout(tensors, (), tuple(Unmeasured(t.name, reason) for t in tensors))
     peft_type = str(adapter.get("peft_type", "LORA"))[:80].upper().removeprefix("PEFTTYPE.")
     if peft_type != "LORA":
@@ -147,7 +147,7 @@ def _sort(tensors: Sequence[TensorHeader]) -> tuple[list[_Pair], list[TensorHead
         if found := _FACTOR.match(name):
             module, which, adapter_name, parameter = found.groups()
             if parameter == "bias":
-                unmeasured.append(Unmeasured(name, f"a bias of lora_{which} (lora_bias): not part of Δ"))
+                unmeasured.append(Unmeasured(name, f"a bias of lora_{which} (lora_bias), which is not part of Δ"))
                 continue
             pair = pairs.setdefault((module, adapter_name, False), _Pair(module, False))
             pair.factors[which] = header
@@ -174,9 +174,9 @@ def _whole_reason(adapter: Mapping[str, Any]) -> str | None:
     start = str(adapter.get("init_lora_weights", True))[:80].lower()
     for changed, way_out in CHANGED_BASES.items():
         if start.startswith(changed):
-            return f"init_lora_weights={start!r}: s·BA is not Δ to the original base. {way_out}"
+            return f"init_lora_weights={start!r}: s·BA is not Δ relative to the original base. {way_out}"
     if start not in PLAIN_STARTS:
-        return f"init_lora_weights={start!r} is not known: whether s·BA is Δ to the original base cannot be told"
+        return f"init_lora_weights={start!r} is unknown to varve, so s·BA may not be Δ relative to the original base"
     for setting, why in VARIANTS.items():
         if adapter.get(setting):
             return f"{why} ({setting}): not supported yet; merge it into its base to measure it"
@@ -190,19 +190,19 @@ def _pair_reason(pair: _Pair, adapter: Mapping[str, Any], pairs: Sequence[_Pair]
     names = {which: f"lora_{'embedding_' if pair.embedding else ''}{which}" for which in "AB"}
     for which in "AB":
         if which not in pair.factors:
-            return f"{pair.module} has no {names[which]}: half an update is none"
+            return f"{pair.module} has no {names[which]}: the update is incomplete"
     a, b = pair.factors["A"], pair.factors["B"]
     for header in (a, b):
         if header.dtype not in FLOATS:
             return f"{header.name} is {header.dtype}: a factor must be floating point"
         if len(header.shape) < 2 or 0 in header.shape:
-            return f"{header.name} has shape {header.shape}: not a factor of positive rank and size"
+            return f"{header.name} has shape {header.shape}: a factor needs a positive rank and size"
     if len(b.shape) > 2 and a.shape[0] > b.shape[1] and a.shape[0] % b.shape[1] == 0:
         return f"{b.name} is {b.shape}, {a.name} is {a.shape}: LoRA on a grouped convolution is not supported yet"
     if pair.module.endswith(".base_layer.out_proj"):
         return (
             "out_proj of torch.nn.MultiheadAttention: PEFT 0.21 applies this update twice (forward and merge), so "
-            "which Δ the model was trained with is not told by the files"
+            "the files do not show which Δ the model was trained with"
         )
     if len(b.shape) > 2 and prod(b.shape[2:]) != 1:
         return f"{b.name} has shape {b.shape}: a convolution's B must be 1 × 1"

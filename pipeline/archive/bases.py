@@ -131,7 +131,7 @@ def resolve_base(
     for snapshot in hf_snapshots(named, revision, os.environ if environ is None else environ):
         if cached := search.path(snapshot, "hf_cache", f"{named}~{snapshot.name[:7]}"):
             return cached
-    raise search.failure(f"its adapter_config.json names {named[:200]!r}" if named else "it names no base of its own")
+    raise search.failure(f"its adapter_config.json names {named[:200]!r}" if named else "its config names no base")
 
 
 def _rather_than(own: ResolvedBase, sibling: ResolvedBase | None) -> ResolvedBase:
@@ -143,8 +143,8 @@ def _rather_than(own: ResolvedBase, sibling: ResolvedBase | None) -> ResolvedBas
     if same_checkpoint(own.checkpoint, sibling.checkpoint):
         return own
     note = (
-        f"compared with {own.reference}, which adapter_config.json names ({own.checkpoint.path}); "
-        f"{sibling.reference} ({sibling.checkpoint.path}) holds other weights and is not used: --base chooses it"
+        f"compared with {own.reference}, named in adapter_config.json ({own.checkpoint.path}); "
+        f"{sibling.reference} ({sibling.checkpoint.path}) holds other weights and is not used; choose it with --base"
     )
     return replace(own, notes=(*own.notes, note))
 
@@ -210,7 +210,7 @@ def match_base(run: Layout, base: Layout, config: Mapping[str, Any] | None = Non
         if other is None:
             near = difflib.get_close_matches(spec.name, by_name, n=3, cutoff=0.8)
             hint = f"; nearest: {', '.join(near)}" if near else ""
-            unmatched.append(Unmatched(spec.name, f"base has no matrix of this name{hint}"))
+            unmatched.append(Unmatched(spec.name, f"the base has no matrix of this name{hint}"))
         elif other.shape != spec.shape:
             unmatched.append(Unmatched(spec.name, f"shapes differ: {spec.shape} here, {other.shape} in the base"))
         else:
@@ -237,7 +237,7 @@ def check_base_options(options: Sequence[BaseOption], archive: Archive) -> None:
             ids = [run.id for run in archive.runs]
             near = difflib.get_close_matches(option.runs, ids, n=3, cutoff=0.0)
             raise ArchiveError(
-                f"--base {option.runs}={option.target}: no run fits {option.runs!r}; runs: {', '.join(near) or 'none'}"
+                f"--base {option.runs}={option.target}: no run matches; runs: {', '.join(near) or 'none'}"
             )
 
 
@@ -322,7 +322,7 @@ class _Search:
                 return self.path(run.path, kind)
             checkpoint = _at_step(run, step)
             if checkpoint is not None and checkpoint.kind == "adapter":
-                self._looked(f"{run.id}@{checkpoint.step} (an adapter: a base has full weights)")
+                self._looked(f"{run.id}@{checkpoint.step} (an adapter, but a base needs full weights)")
                 return None
             if checkpoint is not None:
                 return ResolvedBase(run, checkpoint, kind)
@@ -345,7 +345,7 @@ class _Search:
                 if here and full and run.id != self.run.id:
                     own = self.path(place, "sibling") if own_weights(place) else None
                     return own or ResolvedBase(run, full[-1], "sibling")
-            self._looked(f"{place} (no run there)")
+            self._looked(f"{place} (not a run)")
         return None
 
     def named_by_adapter(self, name: str) -> ResolvedBase | None:
@@ -381,7 +381,7 @@ class _Search:
             # The archive's word, not the user's: nothing is searched, and only what is called weights is opened.
             called = [file for file in files or _last_step(path) if _is_called_weights(file)]
             if not called:
-                self._looked(f"{path} (no weights there)")
+                self._looked(f"{path} (no weights)")
             return self._own(called, steps, kind, name)
         if files and steps:
             return self._own(files, steps, kind, name)
@@ -405,13 +405,13 @@ class _Search:
         try:
             opened = self.open_path(path, name)
         except ArchiveError as error:
-            self._looked(f"{path} (no weights that can be read)" if kind == "adapter_config" else str(error))
+            self._looked(f"{path} (no readable weights)" if kind == "adapter_config" else str(error))
             return None
         runs = [r for r in opened.runs if any(c.kind == "full" for c in r.checkpoints)]
         if len(runs) != 1:
             ids = ", ".join(r.id for r in runs) or "none"
             problems = "" if kind == "adapter_config" else "".join(f"; {p}" for p in opened.problems[:3])
-            self._looked(f"{path} (wanted one run of full weights, found: {ids}{problems})")
+            self._looked(f"{path} (expected one run of full weights, found {ids}{problems})")
             return None
         last = [c for c in runs[0].checkpoints if c.kind == "full"][-1]
         return ResolvedBase(replace(runs[0], role="base"), last, kind)

@@ -78,7 +78,7 @@ def low_rank_factors(tensors: Sequence[TensorHeader]) -> Names:
 
 def _reason(tool: str) -> str:
     if tool == "PEFT":
-        return "a LoRA factor (PEFT) without adapter_config.json: its scale is not known; save with save_pretrained"
+        return "a LoRA factor (PEFT) without adapter_config.json, so its scale is unknown; save it with save_pretrained"
     return f"a LoRA factor ({tool}), not a weight of the model; merge it into its base to measure it"
 
 

@@ -4,7 +4,7 @@
         parse(file)
 
 `open_regular` opens regular files only. Inside of `boundary`, whatever a parser raises becomes an ArchiveError about
-this file, and a parser that uses more than `SECONDS` of the processor is stopped. docs/security.md tells the rest.
+this file, and a parser that uses more than `SECONDS` of processor time is stopped. docs/security.md has the details.
 """
 
 from __future__ import annotations
@@ -58,22 +58,22 @@ def read_regular(path: Path, limit: int) -> bytes:
     with open_regular(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise ArchiveError(f"{path}: more than {limit} bytes, which is the limit for such a file: not read")
+        raise ArchiveError(f"{path}: not read: it has more than {limit} bytes, the limit for such a file")
     return data
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise ArchiveError(f"{path}: {kind}, not a regular file: not opened")
+        raise ArchiveError(f"{path}: not opened: it is {kind}, not a regular file")
     if status.st_dev in _kernel_devices():
-        raise ArchiveError(f"{path}: a file of the kernel (/proc or /sys): not opened")
+        raise ArchiveError(f"{path}: not opened: it is a kernel file (/proc or /sys)")
 
 
 def refuse_kernel_folder(folder: Path) -> None:
     """ArchiveError for a folder of files that the kernel makes up (/proc, /sys)."""
     if os.stat(folder).st_dev in _kernel_devices():  # noqa: PTH116 - as for files
-        raise ArchiveError(f"{folder}: a folder of the kernel (/proc or /sys): not searched")
+        raise ArchiveError(f"{folder}: not searched: it is a kernel folder (/proc or /sys)")
 
 
 def _kernel_devices() -> frozenset[int]:
@@ -112,12 +112,12 @@ def boundary(path: Path, seconds: float = SECONDS) -> Iterator[None]:
             raise
         raise type(error)(str(error)[:MAX_MESSAGE] + " …") from None
     except _OutOfTime:
-        raise ArchiveError(f"{path}: reading it takes more than {seconds:g} s of the processor: refused") from None
+        raise ArchiveError(f"{path}: refused: reading it takes more than {seconds:g} s of processor time") from None
     except MemoryError as error:
-        raise ArchiveError(f"{path}: reading it takes more memory than there is: refused") from error
+        raise ArchiveError(f"{path}: refused: reading it takes more memory than is available") from error
     except Exception as error:
         raise ArchiveError(
-            f"{path}: damaged in a way that its reader does not know: {type(error).__name__}: {str(error)[:500]}"
+            f"{path}: damaged in an unexpected way: {type(error).__name__}: {str(error)[:500]}"
         ) from error
 
 

@@ -19,7 +19,7 @@ from pipeline.archive.types import FileStamp, Problem
 from pipeline.archive.walk import ADAPTER_CONFIG, Found
 
 CONFIG = "config.json"
-SAVE_STATE_DICT = "a model is read from a dict of its tensors: torch.save(model.state_dict(), path)"
+SAVE_STATE_DICT = "save a dict of the model's tensors instead: torch.save(model.state_dict(), path)"
 _WEIGHT = re.compile(r"weight|bias|kernel|embed|param|proj|conv|linear|layer", re.IGNORECASE)
 
 
@@ -65,7 +65,7 @@ def read_weights(found: Found, findings: Findings) -> Opened:
             _stays_inside(found.folder / ADAPTER_CONFIG, findings)
             adapter = read_json(found.folder / ADAPTER_CONFIG)
         except ArchiveError as error:
-            findings.problem(found.folder / ADAPTER_CONFIG, error, "without it the adapter's scale is unknown")
+            findings.problem(found.folder / ADAPTER_CONFIG, error, "without it, the adapter's scale is unknown")
             return Opened(found)
     holds_none = False
     for at, path in enumerate(found.paths):
@@ -167,7 +167,7 @@ def _with_side_files(headers: Headers, findings: Findings) -> Headers:
 def _stays_inside(path: Path, findings: Findings) -> None:
     """ArchiveError for a side file that is a link out of the archive: what it says would get into the report."""
     if leads_outside(path, findings.root):
-        raise ArchiveError(f"{path}: a link to a file outside of the archive: not read; put a copy in its place")
+        raise ArchiveError(f"{path}: not read: it is a link to a file outside the archive; replace it with a copy")
 
 
 def _stamp(file: Path, findings: Findings) -> FileStamp:

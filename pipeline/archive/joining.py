@@ -35,7 +35,7 @@ def note_joinable(runs: Sequence[Run], findings: Findings) -> None:
             pattern = shlex.quote(f"^{_escaped(before)}(\\d+){_escaped(after)}$")
             shown = ", ".join(names[value] for value in sorted(names)[:MANY]) + (", …" if len(names) > MANY else "")
             findings.hint(
-                f"{parent}: {len(names)} runs of one checkpoint each ({shown}) have names that differ only in a "
+                f"{parent}: {len(names)} runs with one checkpoint each ({shown}) have names that differ only by a "
                 f"number; if it is the training step, join them with --step-pattern {pattern}"
             )
 

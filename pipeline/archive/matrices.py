@@ -83,7 +83,7 @@ def drafts_of(
         how = stored.get(header.name.removeprefix(prefix))
         cuts = [] if reason else _matrices(header, known[header.name], layers, config, dialect, how)
         if not cuts:
-            reason = reason or f"{len(header.shape)}-D {header.shape}: how it is laid out is not known"
+            reason = reason or f"{len(header.shape)}-D {header.shape}: its layout is unknown"
             unmeasured.append(Unmeasured(header.name, reason))
         drafts.extend(cuts)
     return drafts, unmeasured

@@ -79,7 +79,7 @@ def logs_from(files: Sequence[tuple[str | None, Path]], targets: Sequence[Target
         lines = read_metrics_csv(path)
         if glob is None and len(chosen) > 1 and lines and lines[0].run is None:
             raise ArchiveError(
-                f"metrics {path}: it does not tell which of {len(chosen)} runs it is of ({ids}): give it a column "
+                f"metrics {path}: it does not say which of {len(chosen)} runs it is of ({ids}): give it a column "
                 f"'{RUN}', or write RUN_GLOB={path.name}"
             )
         rows: dict[str, list[dict[str, float]]] = {}
@@ -102,7 +102,7 @@ def _named(path: Path, line: Line, targets: Sequence[Target], chosen: Sequence[T
     named = exact or [target for target in targets if f"/{target.id}".endswith(f"/{name}")]
     if len(named) != 1:
         ids = [target.id for target in targets]
-        which = f"may be {' or '.join(target.id for target in named)}" if named else "is no run"
+        which = f"may be {' or '.join(target.id for target in named)}" if named else "is not a run"
         close = difflib.get_close_matches(name, [*ids, *(run.rsplit("/", 1)[-1] for run in ids)], n=1)
         hint = f"; did you mean {close[0]!r}?" if close and not named else f"; there are: {', '.join(ids)}"
         raise ArchiveError(f"{path}, line {line.number}, column '{RUN}': {line.run!r} {which}{hint}")

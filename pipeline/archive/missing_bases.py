@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from analyzers.errors import ArchiveError, BaseNotFoundError
 from pipeline.archive.types import Archive, Problem
 
-_HINT = "their spectra are measured all the same"
-_HINT_FOR_ONE = "its spectra are measured all the same"
+_HINT = "their spectra are still measured"
+_HINT_FOR_ONE = "its spectra are still measured"
 _SHOWN = 8
 
 

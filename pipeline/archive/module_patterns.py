@@ -30,7 +30,7 @@ def names_module(pattern: str, module: str) -> bool:
     if len(pattern) > MAX_PATTERN:
         raise ValueError(f"has {len(pattern)} characters; more than {MAX_PATTERN} are refused")
     if _RUNAWAY.search(pattern):
-        raise ValueError("repeats a repetition and may never end in other tools: not tried")
+        raise ValueError("repeats a repetition, which may never end in other tools: not used")
     if _LITERAL.fullmatch(pattern):
         # No repetition and no branch: Python's engine is quick.
         return _literal(pattern).match(module) is not None
@@ -111,7 +111,7 @@ class _Parser:
     def program(self) -> _Program:
         fragment = self._branches(0)
         if self._at < len(self._pattern):
-            raise ValueError("has a closing bracket too many")
+            raise ValueError("has an extra closing bracket")
         return _Program(tuple(fragment))
 
     def _branches(self, depth: int) -> Fragment:
@@ -137,7 +137,9 @@ class _Parser:
             if self._pattern.startswith("?", self._at) and not self._take("?:"):
                 named = re.compile(r"\?P<\w+>").match(self._pattern, self._at)
                 if named is None:
-                    raise ValueError("looks around, refers back or sets flags: not supported in a file's pattern")
+                    raise ValueError(
+                        "uses lookaround, backreferences or flags, which are not supported in a file's pattern"
+                    )
                 self._at = named.end()
             inside = self._branches(depth + 1)
             if not self._take(")"):

@@ -68,7 +68,7 @@ def without_parts(members: Members, findings: Findings) -> Members:
     for (_, ranks), files in refused.items():
         count = len(files) - 1
         more = f" (and {count} more such file{'s' if count > 1 else ''})" if count else ""
-        findings.problem(files[0].path, f"a part of a model of {ranks}: merge it first{more}", HINT)
+        findings.problem(files[0].path, f"part of a model split over {ranks}: merge the parts first{more}", HINT)
     kept = {run: [one for one in group if id(one) not in dropped] for run, group in members.items()}
     return {run: group for run, group in kept.items() if group}
 

@@ -40,7 +40,7 @@ def open_tensors(checkpoint: Checkpoint) -> TensorReader:
             now = "gone" if place is None else f"{place.header.dtype} {list(place.header.shape)}"
             raise ArchiveError(
                 f"{checkpoint.path}: {listed.name}: was {listed.dtype} {list(listed.shape)} when it was listed and is "
-                f"{now} now: the file has changed, list the archive again"
+                f"now {now}: the file has changed; run the command again"
             )
     return TensorReader(checkpoint.path, contents)
 
@@ -111,7 +111,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
             return self._contents.places[name]
         except KeyError:
             raise ArchiveError(
-                f"{self.path}: {name}: no such tensor among the {len(self._contents.places)} that can be read"
+                f"{self.path}: {name}: not among the {len(self._contents.places)} that can be read"
             ) from None
 
     def _rows(self, part: Place, whole: Place) -> np.ndarray:
@@ -133,7 +133,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
     def _check(place: Place, crc: int) -> None:
         if crc != place.crc32:
             raise ArchiveError(
-                f"{place.path}: {place.header.name}: damaged: its bytes have CRC-32 {crc:08x}, the file says "
+                f"{place.path}: {place.header.name}: damaged: its bytes have CRC-32 {crc:08x}, but the file says "
                 f"{place.crc32:08x}"
             )
 
@@ -197,5 +197,5 @@ def _read_into(file: IO[bytes], offset: int, target: memoryview) -> None:
         # One read of more than 2 GB is cut short by the kernel; compressed members come in smaller pieces.
         count = file.readinto(target[done : done + (1 << 30)])  # type: ignore[attr-defined]  # IO[bytes] hides it
         if not count:
-            raise EOFError(f"the file ends at byte {offset + done}, {len(target) - done} bytes too early")
+            raise EOFError(f"the file ends at byte {offset + done:,}, {len(target) - done:,} bytes too early")
         done += count

@@ -52,7 +52,7 @@ def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
     """The reason this tensor yields no matrix, or None when it is one. `names` are all of the checkpoint's."""
     shape, name = header.shape, header.name
     if len(name) > LONGEST_NAME:
-        return f"a name of {len(name)} characters is no parameter's"
+        return f"a name of {len(name)} characters is too long for a parameter"
     leaf = re.split(r"[./]", name)[-1]
     owner = name[: -len(leaf)]
     size = f"{len(shape)}-D {shape}"
@@ -72,9 +72,9 @@ def why_not(header: TensorHeader, names: Collection[str]) -> str | None:
             return f"{size}: a normalisation's gain"
         return f"{size}: a vector"
     if 0 in shape:
-        return f"has no entries: shape {shape}"
+        return f"has no entries (shape {shape})"
     if max(shape) == prod(shape) and (len(shape) > 2 or not _NAMED_AS_MATRIX.search(leaf)):
-        return f"{size}: a vector held with extra axes"
+        return f"{size}: a vector stored with extra axes"
     if _is_bias(leaf, owner, names):
         return f"{size}: a bias"
     if leaf in ("weight", "gamma", "scale") and (leaf == "gamma" or _is_norm(re.split(r"[./]", owner)[-2:][0])):
@@ -126,5 +126,5 @@ def _reparametrised(leaf: str, owner: str, names: Collection[str]) -> str | None
     if leaf == "weight_mask":
         return "a pruning mask"
     if _AVERAGE.search(leaf) and any(f"{owner}{clusters}" in names for clusters in _CLUSTERS):
-        return "a running average of a codebook, not a weight"
+        return "the running average of a codebook, not a weight"
     return None

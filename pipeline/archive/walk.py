@@ -95,21 +95,21 @@ def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
             findings.problem(folder, error)
             continue
         except OSError as error:
-            what = "symlink leads nowhere" if is_link else "folder cannot be opened"
+            what = "the target of the symlink does not exist" if is_link else "the folder cannot be opened"
             findings.problem(folder, f"{what}: {error.strerror or error}")
             continue
         are_folders = [_is_folder(entry, findings) for entry in entries]
         files = [entry for entry, is_folder in zip(entries, are_folders, strict=True) if not is_folder]
         below = [entry for entry, is_folder in zip(entries, are_folders, strict=True) if is_folder]
         if any(entry.name in _STORE_FILES for entry in files):
-            findings.note(folder, "a Zarr store, not looked into")
+            findings.note(folder, "a Zarr store, not searched")
         elif _classify(folder, files, listing):
             below = [entry for entry in below if not _skipped(entry, below, findings)]
             links += [folder / entry.name for entry in below if entry.is_symlink()]
             folders += [folder / entry.name for entry in reversed(below) if not entry.is_symlink()]
     if linked > MAX_LINKED_FOLDERS:
-        reason = f"links lead out of it to more than {MAX_LINKED_FOLDERS} folders: the others are not searched"
-        findings.problem(findings.root, reason, "give each of those folders as an archive of its own")
+        reason = f"links lead out of the archive to more than {MAX_LINKED_FOLDERS:,} folders: the rest are not searched"
+        findings.problem(findings.root, reason, "analyse each of those folders as its own archive")
     return _without_links_to_listed(listing), listing.refused
 
 
@@ -182,16 +182,16 @@ def _contains_archive(link: Path, findings: Findings) -> bool:
     target, root = _real(link), _real(findings.root)
     if target == root or not root.is_relative_to(target):
         return False
-    findings.problem(link, f"symlink loop: it leads to {target}, which contains it")
+    findings.problem(link, f"a symlink loop: it leads to {target}, which contains it")
     return True
 
 
 def _note_link(folder: Path, findings: Findings) -> None:
     target, here = _real(folder), _real(folder.parent)
     if target == here or target in here.parents:
-        findings.problem(folder, f"symlink loop: it leads to {target}, which contains it")
+        findings.problem(folder, f"a symlink loop: it leads to {target}, which contains it")
     else:
-        findings.note(folder, f"a link to {target}, which is listed already")
+        findings.note(folder, f"a link to {target}, which is already listed")
 
 
 def _classify(folder: Path, entries: list[os.DirEntry[str]], listing: _Listing) -> bool:

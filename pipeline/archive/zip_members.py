@@ -124,7 +124,7 @@ def open_zip(region: Region) -> Iterator[zipfile.ZipFile]:
             bounded.limit = None
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error) as error:
             raise ArchiveError(
-                f"{region}: a zip file without a readable end: truncated or half-written ({error})"
+                f"{region}: a zip file without a readable end: truncated, or still being written ({error})"
             ) from error
         with archive:
             yield archive
@@ -135,11 +135,13 @@ def data_offset(file: IO[bytes], region: Region, info: zipfile.ZipInfo) -> int:
     file.seek(max(0, info.header_offset))
     raw = file.read(_LOCAL_HEADER.size) if info.header_offset >= 0 else b""
     if len(raw) < _LOCAL_HEADER.size or raw[:4] != b"PK\x03\x04":
-        raise ArchiveError(f"{region}: {info.filename}: no member at byte {info.header_offset}, where the list has it")
+        raise ArchiveError(
+            f"{region}: {info.filename}: no member at byte {info.header_offset:,}, where the list puts it"
+        )
     _, name_length, extra_length = _LOCAL_HEADER.unpack(raw)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if start + info.compress_size > region.size:
-        raise ArchiveError(f"{region}: {info.filename}: ends behind the end of the file: truncated")
+        raise ArchiveError(f"{region}: {info.filename}: ends after the end of the file: truncated")
     return start
 
 

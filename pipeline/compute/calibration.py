@@ -94,7 +94,7 @@ class Calibration:
     def from_json(data: Mapping[str, Any]) -> Calibration:
         """The calibration that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
         if data["format"] != FORMAT:
-            raise ValueError(f"its format is {data['format']!r}, this varve reads {FORMAT}")
+            raise ValueError(f"its format is {data['format']!r}, but this varve reads {FORMAT}")
         rates = {k: {int(side): _positive(r) for side, r in by.items()} for k, by in data["rates"].items()}
         if missing := set(costs.REFERENCE) - set(rates):
             raise ValueError(f"it has no rates of {', '.join(sorted(missing))}")
@@ -144,8 +144,8 @@ def _load(path: Path, stamp: int) -> Calibration:
         return Calibration.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ComputeError(
-            f"{path} is no calibration ({type(error).__name__}: {error}); `varve plan --calibrate` writes a new one, "
-            "or delete it"
+            f"{path} is not a calibration ({type(error).__name__}: {error}); delete it, or replace it with "
+            "`varve plan --calibrate`"
         ) from error
 
 

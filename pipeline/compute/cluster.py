@@ -73,7 +73,7 @@ def open_cluster(
     scheduler cannot be reached or has no fitting workers, or CUDA is asked for and absent.
     """
     if workers is not None and workers < 1:
-        raise ComputeError(f"at least one worker is needed, got {workers}")
+        raise ComputeError(f"at least one worker is needed, not {workers}")
     if scheduler is not None:
         from pipeline.compute.dask_cluster import connect
 
@@ -171,5 +171,5 @@ def _gpus(device: Device) -> int:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cuda" and count == 0:
-        raise ComputeError("device 'cuda' is asked for, and torch sees no CUDA device here; use --device cpu or auto")
+        raise ComputeError("--device cuda: torch finds no CUDA device on this machine; use --device cpu or auto")
     return count

@@ -83,14 +83,12 @@ class DaskCluster:
         while not self._finished.has_ready():
             time.sleep(_POLL_SECONDS)
             if self._client.status != "running":
-                raise ComputeError(
-                    f"the connection to the scheduler is lost ({self.name}); what was finished is stored"
-                )
+                raise ComputeError(f"lost the connection to the scheduler ({self.name}); finished results are stored")
             if time.monotonic() - asked > _ASK_SECONDS:
                 asked = time.monotonic()
                 alone = 0 if self._client.scheduler_info()["workers"] else alone + 1
                 if alone * _ASK_SECONDS >= _ALONE_SECONDS:
-                    raise ComputeError(f"no worker is left ({self.name}); what was finished is stored")
+                    raise ComputeError(f"all workers have gone ({self.name}); finished results are stored")
         batch = self._finished.next_batch(block=False)
         self._results.update(batch)
         return [handle for handle, _ in batch]
@@ -109,8 +107,8 @@ class DaskCluster:
         for worker, sees in self._client.run(_sees, str(path)).items():
             if not sees:
                 raise ComputeError(
-                    f"worker {worker} does not see the store {path}: workers read tensors themselves, so the store "
-                    "must be on a file system that they share, under the same path"
+                    f"worker {worker} cannot see the store {path}: workers read tensors themselves, so put the "
+                    "store on a file system that all machines share, under the same path"
                 )
 
 
@@ -190,7 +188,7 @@ def connect(address: str, device: str) -> Iterator[DaskCluster]:
         except (OSError, TimeoutError, ValueError) as error:
             raise ComputeError(
                 f"no Dask scheduler answers at {address!r} within {CONNECT_SECONDS} s: {error}; "
-                "start one with `dask scheduler`, or leave --scheduler out"
+                "start one with `dask scheduler`, or omit --scheduler"
             ) from error
         with client:
             threads = _wait_for_workers(client, address)
@@ -215,17 +213,20 @@ def _check_workers(client: Client, device: str) -> str:
         found = client.run(software)
     except Exception as error:  # whatever a foreign worker raises when it cannot import us
         raise ComputeError(
-            f"the workers cannot run varve: {type(error).__name__}: {error}; install it there"
+            f"the workers cannot run varve: {type(error).__name__}: {error}; install varve there"
         ) from error
     here = software()
     for worker, there in found.items():
         different = [f"{name} {there[name]} (here {here[name]})" for name in _MUST_AGREE if there[name] != here[name]]
         if different:
-            raise ComputeError(f"worker {worker} has other versions: {', '.join(different)}; keys would lie")
+            raise ComputeError(
+                f"worker {worker} has other versions: {', '.join(different)}; results would get wrong keys. "
+                "Install the same versions everywhere"
+            )
     cuda = client.run(_has_cuda)
     if device == "cuda" and not all(cuda.values()):
         without = next(worker for worker, has in cuda.items() if not has)
-        raise ComputeError(f"device 'cuda' is asked for, and worker {without} sees no CUDA device")
+        raise ComputeError(f"--device cuda: worker {without} finds no CUDA device")
     return "cuda" if device != "cpu" and all(cuda.values()) else "cpu"
 
 

@@ -174,7 +174,7 @@ def missing_jobs(store: Store, p: Prepared, wanted: Iterable[UnitAddress], skips
         try:
             search = replay(table, unit)
         except Exception as error:  # a plugin's `propose`: it costs this unit
-            reason = f"its search cannot go on: {type(error).__name__}: {error}"
+            reason = f"its search cannot continue: {type(error).__name__}: {error}"
             skips.append(Skip(unit.run or "", unit.step, unit.matrix, p.name, reason, wrong=True))
             continue
         trials.extend(search.missing)

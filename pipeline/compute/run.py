@@ -335,7 +335,7 @@ def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcom
             driver.profile.add(group.statistic.name, spent, units=len(outcomes))
         for outcome in outcomes:
             if outcome.error is None:
-                value = outcome.result if outcome.result is not None else outcome.reason or "no reason was given"
+                value = outcome.result if outcome.result is not None else outcome.reason or "no reason given"
                 at = (id(group.statistic), outcome.device)
                 batches.setdefault(at, (group.statistic, []))[1].append((outcome.key, value))
     for (_, device), (statistic, batch) in batches.items():

@@ -330,5 +330,5 @@ def _device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ComputeError(f"device {device!r} is asked for, and this worker sees no CUDA device")
+        raise ComputeError(f"--device {device}: this worker finds no CUDA device")
     return torch.device(device)

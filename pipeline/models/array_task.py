@@ -84,29 +84,31 @@ class Classification:
         (x,) = self.splits["train"].inputs
         wanted = nets.expected_inputs(net)
         if wanted is not None and x[0].numel() != wanted:
-            raise Unmeasurable(f"{where}: takes {wanted} inputs, the examples of task {self.name} have {x[0].numel()}")
+            raise Unmeasurable(
+                f"{where}: takes {wanted} inputs, but the examples of task {self.name} have {x[0].numel()}"
+            )
         if nets.outputs_of(net) < self.n_classes:
             raise Unmeasurable(
-                f"{where}: has {nets.outputs_of(net)} outputs, the labels of task {self.name} go up to "
+                f"{where}: has {nets.outputs_of(net)} outputs, but the labels of task {self.name} go up to "
                 f"{self.n_classes - 1}"
             )
         try:
             net(x[:1])
         except RuntimeError as error:
-            raise Unmeasurable(f"{where}: an example of shape {tuple(x.shape[1:])} does not pass: {error}") from error
+            raise Unmeasurable(
+                f"{where}: an example of shape {tuple(x.shape[1:])} cannot pass through it: {error}"
+            ) from error
 
 
 def read_array_task(told: ArrayTask, folder: Path) -> tuple[Classification, list[str]]:
     """The task, and the digests of its files. Raises `ParameterError` for data that cannot be learned from."""
     if told.model not in ("mlp", "lenet", "config") and ":" not in told.model:
-        raise ParameterError(
-            f"task {told.name}: model {told.model!r} is none of mlp, lenet, config, package.module:name"
-        )
+        raise ParameterError(f"task {told.name}: model {told.model!r} is not mlp, lenet, config or package.module:name")
     flat = told.flatten if told.flatten is not None else told.model == "mlp"
     digests: list[str] = []
     if isinstance(told.data, dict):
         if set(told.data) != {"train", "score"}:
-            raise ParameterError(f"task {told.name}: data names {sorted(told.data)}, it needs both train and score")
+            raise ParameterError(f"task {told.name}: data names {sorted(told.data)}, but needs train and score")
         train, score = (_arrays(told, told.data[part], folder, digests) for part in ("train", "score"))
         parts = split(data_of(train, told.scale, told.mean, told.std, flat), TUNE_OF_TRAIN)
         parts["score"] = data_of(score, told.scale, told.mean, told.std, flat)
@@ -151,7 +153,7 @@ def reinitialised(module: torch.nn.Module, seed: int) -> torch.nn.Module:
             own = dict(layer.named_parameters(recurse=False))
             reset = getattr(layer, "reset_parameters", None)
             if own and not callable(reset):
-                raise Unmeasurable(f"the control random_init cannot draw {name}.{next(iter(own))} anew")
+                raise Unmeasurable(f"the control random_init cannot redraw {name}.{next(iter(own))}")
             if callable(reset):
                 reset()
     return module.eval()

@@ -64,7 +64,7 @@ def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
     except Exception as error:  # the function is the user's: it may raise anything
         raise ParameterError(
             f"{_where(checkpoint)}: --model {factory}, called with its config, raised {type(error).__name__}: {error}"
-            + ("" if checkpoint.config else " (it has no config.json: the config is empty)")
+            + ("" if checkpoint.config else " (there is no config.json, so the config is empty)")
         ) from error
     if not isinstance(model, torch.nn.Module):
         raise ParameterError(f"--model {factory} returned a {type(model).__name__}, not a torch.nn.Module")
@@ -78,7 +78,7 @@ def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
     missing = [name for name in missing if id(parameters[name]) not in tied]
     if missing:
         raise ParameterError(
-            f"{_where(checkpoint)}: the model of {factory} has {len(missing)} parameters that the checkpoint has not: "
+            f"{_where(checkpoint)}: the model of {factory} has {len(missing)} parameters that the checkpoint lacks: "
             f"{_some(missing)}; it holds {_some(sorted(stored))}"
         )
     with torch.no_grad():
@@ -88,7 +88,7 @@ def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
             value = checkpoint.read(there)
             if value.shape != own[name].shape:
                 raise ParameterError(
-                    f"{_where(checkpoint)}: {there} has shape {tuple(value.shape)}, and the model of {factory} wants "
+                    f"{_where(checkpoint)}: {there} has shape {tuple(value.shape)}, but the model of {factory} needs "
                     f"{tuple(own[name].shape)} for {name}"
                 )
             own[name].copy_(value)
@@ -170,7 +170,7 @@ def clean_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The config without what would run or fetch code. Raises `Unmeasurable` where there is none or it cannot serve."""
     where, config = _where(checkpoint), dict(checkpoint.config)
     if not config:
-        raise Unmeasurable(f"{where}: the archive has no config.json that tells the architecture; {_WAY_OUT}")
+        raise Unmeasurable(f"{where}: no config.json gives its architecture; {_WAY_OUT}")
     if not isinstance(config.get("model_type"), str):
         raise Unmeasurable(f"{where}: its config.json names no model_type, so transformers cannot build it; {_WAY_OUT}")
     if config.get("quantization_config"):
@@ -187,13 +187,14 @@ def _config_object(transformers: Any, config: dict[str, Any], where: str) -> Any
     model_type = config["model_type"]
     if model_type not in transformers.CONFIG_MAPPING:
         raise ResourceError(
-            f"{where}: transformers {transformers.__version__} knows no architecture {model_type!r}; {_WAY_OUT}"
+            f"{where}: transformers {transformers.__version__} does not know the architecture {model_type!r}; "
+            f"{_WAY_OUT}"
         )
     try:
         return transformers.CONFIG_MAPPING[model_type].from_dict(config)
     except Exception as error:  # validators of 400 config classes raise what they like about an archive's settings
         text = " ".join(str(error).split())
-        raise Unmeasurable(f"{where}: its config.json is no {model_type} config: {text[:400]}") from error
+        raise Unmeasurable(f"{where}: its config.json is not a valid {model_type} config: {text[:400]}") from error
 
 
 def _class_of(transformers: Any, made: Any, config: Mapping[str, Any], where: str) -> Any:
@@ -234,13 +235,13 @@ def _complete(loading: Mapping[str, Any], where: str, cls: str) -> None:
     if missing:
         raise Unmeasurable(
             f"{where}: {cls} has {len(missing)} parameters without weights in the checkpoint: {_some(missing)}; "
-            f"are all shards in the archive, and is config.json this model's? Else {_WAY_OUT}"
+            f"check that all shards are in the archive and that config.json belongs to this model; otherwise {_WAY_OUT}"
         )
     left = [name for name in sorted(loading.get("unexpected_keys") or ()) if _LAYER.search(name) and _weight(name)]
     if left:
         raise Unmeasurable(
-            f"{where}: the checkpoint holds {len(left)} weights of layers that a {cls} of its config has not: "
-            f"{_some(left)}; is config.json this model's? Else {_WAY_OUT}"
+            f"{where}: the checkpoint holds {len(left)} weights of layers that a {cls} with its config lacks: "
+            f"{_some(left)}; check that config.json belongs to this model; otherwise {_WAY_OUT}"
         )
 
 

@@ -80,7 +80,7 @@ def chain(checkpoint: Checkpoint, kind: str, activation: str, random_seed: int |
     biases = {p.name: p for p in checkpoint.parameters if len(p.shape) == 1}
     weights.sort(key=lambda p: -len(p.shape))  # convolutions come first
     if not weights:
-        raise Unmeasurable(f"{where}: has no weight matrices to make {kind!r} of")
+        raise Unmeasurable(f"{where}: has no weight matrices to build {kind!r} from")
     layers: list[tuple[str, torch.nn.Module]] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if random_seed is None else random_seed)
@@ -99,13 +99,13 @@ def chain(checkpoint: Checkpoint, kind: str, activation: str, random_seed: int |
 
 def _layer(info: ParameterInfo, bias: ParameterInfo | None, kind: str, where: str) -> torch.nn.Module:
     if not info.name.endswith(".weight") or (bias is not None and bias.shape != info.shape[:1]):
-        raise Unmeasurable(f"{where}: {info.name} of shape {info.shape} is no layer of {kind!r}")
+        raise Unmeasurable(f"{where}: {info.name} of shape {info.shape} does not fit a layer of {kind!r}")
     if len(info.shape) == 2:
         return torch.nn.Linear(info.shape[1], info.shape[0], bias=bias is not None)
     if len(info.shape) == 4 and kind == "lenet":
         out, into, *size = info.shape
         return torch.nn.Conv2d(into, out, (size[0], size[1]), bias=bias is not None)
-    raise Unmeasurable(f"{where}: {info.name} of shape {info.shape} is no layer of {kind!r}")
+    raise Unmeasurable(f"{where}: {info.name} of shape {info.shape} does not fit a layer of {kind!r}")
 
 
 def _check_chain(weights: list[ParameterInfo], where: str, kind: str) -> None:
@@ -114,9 +114,9 @@ def _check_chain(weights: list[ParameterInfo], where: str, kind: str) -> None:
         fits = after.shape[1] % before.shape[0] == 0 if turn else after.shape[1] == before.shape[0]
         if not fits:
             raise Unmeasurable(
-                f"{where}: {after.name} takes {after.shape[1]} inputs, {before.name} before it gives "
-                f"{before.shape[0]}: these parameters are no {kind!r}; name the model yourself (model: package.module:"
-                "factory)"
+                f"{where}: {after.name} takes {after.shape[1]} inputs, but {before.name} before it gives "
+                f"{before.shape[0]}: these parameters do not form {kind!r}; name the model yourself "
+                "(model: package.module:factory)"
             )
 
 

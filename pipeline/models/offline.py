@@ -55,7 +55,7 @@ _hooked = False
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _NETWORK and getattr(_forbidden, "active", False):
-        raise OfflineError(f"its config asks for the network ({event}), and varve never goes there")
+        raise OfflineError(f"its config needs network access ({event}), which varve never allows")
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def check_size(cls: Any, made: Any, parameters: Sequence[ParameterInfo], where: 
     if entries > _ENTRIES_SLACK * stored + _ENTRIES_FLOOR:
         raise Unmeasurable(
             f"{where}: a {cls.__name__} of its config.json has {entries:,} entries, and the checkpoint holds "
-            f"{stored:,}: not built; is config.json this model's?"
+            f"{stored:,}: not built; check that config.json belongs to this model"
         )
 
 

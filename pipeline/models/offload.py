@@ -53,14 +53,14 @@ def disk_placement(checkpoint: Checkpoint, dtype: torch.dtype, memory_bytes: int
         import accelerate  # noqa: F401 - transformers uses it
     except ImportError as error:
         raise ResourceError(
-            f"{where}: the model takes {size / 1e9:.1f} GB and {limit / 1e9:.1f} GB are free; with accelerate "
-            "(pip install accelerate) it is read layer by layer"
+            f"{where}: the model takes {size / 1e9:.1f} GB and {limit / 1e9:.1f} GB are free; install "
+            "accelerate (pip install accelerate) to read it layer by layer"
         ) from error
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < 1.05 * size:
         raise ResourceError(
             f"{where}: the model takes {size / 1e9:.1f} GB, {limit / 1e9:.1f} GB of memory are free and "
-            f"{free / 1e9:.1f} GB in {tempfile.gettempdir()}: set TMPDIR to a folder with room"
+            f"{free / 1e9:.1f} GB in {tempfile.gettempdir()}: set TMPDIR to a folder with enough space"
         )
     folder = tempfile.mkdtemp(prefix="varve-model-")
     placement = Placement(

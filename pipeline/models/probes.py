@@ -161,11 +161,11 @@ def _of_file(path: Path) -> Probe:
 def _described(path: Path) -> dict[str, Any]:
     described = read_yaml(path, "--probe")
     if not isinstance(described, dict):
-        raise ParameterError(f"--probe {path}: a probe is a mapping, found {type(described).__name__}")
+        raise ParameterError(f"--probe {path}: a probe must be a mapping, found {type(described).__name__}")
     for key in described:
         if key not in (*_KINDS, *_OTHERS):
             near = difflib.get_close_matches(str(key), (*_KINDS, *_OTHERS), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join((*_KINDS, *_OTHERS))}"
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join((*_KINDS, *_OTHERS))}"
             raise ParameterError(f"--probe {path}: unknown entry {key!r}; {hint}")
     return described
 
@@ -173,7 +173,7 @@ def _described(path: Path) -> dict[str, Any]:
 def _whole(path: Path, described: Mapping[str, Any], name: str, default: int) -> int:
     value = described.get(name, default)
     if type(value) is not int or not 1 <= value < _MOST:
-        raise ParameterError(f"{path}: {name} must be a whole number from 1, found {value!r}")
+        raise ParameterError(f"{path}: {name} must be a whole number of at least 1, found {value!r}")
     return value
 
 
@@ -183,9 +183,9 @@ def _array(path: Path, file: Path) -> np.ndarray:
     except OSError as error:
         raise ParameterError(f"{path}: {file}: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
-        raise ParameterError(f"{path}: {file} is no plain .npy file: {error}") from error
+        raise ParameterError(f"{path}: {file} is not a plain .npy file: {error}") from error
     if not isinstance(loaded, np.ndarray) or loaded.ndim == 0:
-        raise ParameterError(f"{path}: {file} holds no array with one row per sample")
+        raise ParameterError(f"{path}: {file} must hold an array with one row per sample")
     return loaded
 
 
@@ -217,7 +217,7 @@ def _texts(path: Path, file: Path, kind: str, field: str) -> tuple[list[str], Ro
 
 def _some(texts: list[str], path: Path, file: Path) -> list[str]:
     if not texts:
-        raise ParameterError(f"{path}: {file} holds no sample")
+        raise ParameterError(f"{path}: {file} holds no samples")
     return texts
 
 
@@ -231,7 +231,7 @@ def _tokenized(path: Path, texts: list[str], described: Mapping[str, Any]) -> tu
         return [list(text.encode())[:most] for text in texts], 256
     folder = path.parent / str(given)
     if not folder.is_dir():
-        raise ParameterError(f"{path}: tokenizer {folder} is no folder (nothing is downloaded)")
+        raise ParameterError(f"{path}: tokenizer {folder} is not a folder (varve downloads nothing)")
     try:
         import transformers
     except ImportError as error:
@@ -241,7 +241,7 @@ def _tokenized(path: Path, texts: list[str], described: Mapping[str, Any]) -> tu
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # tokenizers raise bare exceptions of their own for damaged files
-        raise ParameterError(f"{path}: {folder} holds no tokenizer that transformers reads: {error}") from error
+        raise ParameterError(f"{path}: {folder} holds no tokenizer that transformers can read: {error}") from error
     ids = [list(tokenizer(text, truncation=False)["input_ids"])[:most] for text in texts]
     empty = next((number for number, one in enumerate(ids) if not one), None)
     if empty is not None:
@@ -251,10 +251,12 @@ def _tokenized(path: Path, texts: list[str], described: Mapping[str, Any]) -> tu
 
 def _check_lengths(path: Path, inputs: np.ndarray, lengths: np.ndarray, kind: str) -> None:
     if lengths.shape != (len(inputs),) or len(lengths) == 0:
-        raise ParameterError(f"{path}: {len(inputs)} samples and {lengths.size} lengths")
+        raise ParameterError(f"{path}: {len(inputs)} samples but {lengths.size} lengths")
     longest = inputs.shape[1] if kind in ("text", "jsonl", "tokens") else 1
     if lengths.min() < 1 or lengths.max() > longest:
-        raise ParameterError(f"{path}: lengths run from {lengths.min()} to {lengths.max()}, samples have 1 … {longest}")
+        raise ParameterError(
+            f"{path}: lengths run from {lengths.min()} to {lengths.max()}, but must lie between 1 and {longest}"
+        )
 
 
 def _values(path: Path, folder: Path, given: Any, rows: Rows | None, count: int, what: str) -> np.ndarray:
@@ -264,7 +266,9 @@ def _values(path: Path, folder: Path, given: Any, rows: Rows | None, count: int,
     of_field = None if rows is None else rows.values(given)
     if rows is not None and of_field is not None:
         if what == "labels" and (line := rows.without(given)) is not None:
-            raise ParameterError(f"{path}: labels: {rows.file}, line {line}: no field {given!r}, and each needs one")
+            raise ParameterError(
+                f"{path}: labels: {rows.file}, line {line}: no field {given!r}, which every line needs"
+            )
         return of_field
     file = folder / given
     if rows is not None and not file.exists():
@@ -300,7 +304,7 @@ def _columns(path: Path, folder: Path, given: Any, rows: Rows | None, count: int
         )
     unknown = [name for name in given if name not in COLUMNS]
     if unknown:
-        raise ParameterError(f"{path}: unknown column {unknown[0]!r}; there are: {', '.join(COLUMNS)}")
+        raise ParameterError(f"{path}: unknown column {unknown[0]!r}; known: {', '.join(COLUMNS)}")
     return {
         str(name): Column.of(_values(path, folder, value, rows, count, f"column {name}"))
         for name, value in given.items()

@@ -27,19 +27,23 @@ def headers_of(config: Mapping[str, Any], dtype: str, where: str) -> tuple[Tenso
             f"{where}: shapes from a config need transformers: pip install -e '.[hf]' in varve's folder"
         ) from error
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ParameterError(f"{where}: dtype {dtype!r} is none of torch's, such as bfloat16, float16 or float32")
+        raise ParameterError(
+            f"{where}: dtype {dtype!r} is unknown to torch; use for example bfloat16, float16 or float32"
+        )
     settings = {
         key: value for key, value in config.items() if key not in (*NEVER_FROM_ARCHIVES, "dtype", "torch_dtype")
     }
     model_type = settings.pop("model_type", None)
     if not isinstance(model_type, str):
-        raise ParameterError(f"{where}: the config has no model_type, by which transformers knows the architecture")
+        raise ParameterError(
+            f"{where}: the config has no model_type, which transformers needs to find the architecture"
+        )
     try:
         with offline():
             made = transformers.AutoConfig.for_model(model_type, **settings)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ParameterError(
-            f"{where}: transformers makes no config of it: {' '.join(str(error).split())[:300]}"
+            f"{where}: transformers cannot read this config: {' '.join(str(error).split())[:300]}"
         ) from error
     without_pretrained(made)
     with offline(), torch.device("meta"):

@@ -134,14 +134,16 @@ def _place(matrix: BoundMatrix, under: Layout, base: CheckpointRecord, where: st
         name, tied = other or name, other is not None
     if name not in specs:
         if isinstance(matrix.recipe, LowRankProduct) and not is_head(name, matrix.spec.kind):
-            raise Unmeasurable(f"{where}: {name}: its base has no plain tensor of this name to merge with")
+            raise Unmeasurable(f"{where}: {name}: its base has no plain tensor of this name to merge into")
         return None, False
     recipe = specs[name].recipe
     if not isinstance(recipe, Dense):
-        raise Unmeasurable(f"{where}: {name}: its base has no plain tensor of this name to merge with")
+        raise Unmeasurable(f"{where}: {name}: its base has no plain tensor of this name to merge into")
     recipe = recipe if stands_like(matrix.spec, specs[name]) else turned(recipe)
     if isinstance(matrix.recipe, Dense) and matrix.recipe.ops != recipe.ops:
-        raise Unmeasurable(f"{where}: {name}: the adapter holds a part of a tensor that its base holds otherwise")
+        raise Unmeasurable(
+            f"{where}: {name}: the adapter changes part of a tensor that its base stores in another layout"
+        )
     return recipe, tied
 
 

@@ -53,16 +53,18 @@ def read_idx(path: Path) -> np.ndarray:
         except (OSError, EOFError) as error:
             raise ParameterError(f"{path}: the gzip stream is damaged ({error})") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
-        raise ParameterError(f"{path} is no idx file: it begins with {raw[:4]!r}")
+        raise ParameterError(f"{path} is not an idx file: it begins with {raw[:4]!r}")
     count = raw[3]
     start = 4 + 4 * count
     if len(raw) < start:
-        raise ParameterError(f"{path}: the idx header is cut short")
+        raise ParameterError(f"{path}: the idx header is incomplete")
     shape = struct.unpack(f">{count}I", raw[4:start])
     dtype = np.dtype(_IDX_TYPES[raw[2]])
     wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if len(raw) - start != wanted:
-        raise ParameterError(f"{path}: the header tells {wanted} bytes of shape {shape}, there are {len(raw) - start}")
+        raise ParameterError(
+            f"{path}: the header announces {wanted} bytes for shape {shape}, but there are {len(raw) - start}"
+        )
     values = np.frombuffer(raw, dtype, offset=start).reshape(shape)
     return values.astype(dtype.newbyteorder("="))
 
@@ -97,21 +99,21 @@ def checked(arrays: Arrays, where: str) -> Arrays:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise ParameterError(f"{where}: labels must be one number an example, their shape is {labels.shape}")
+        raise ParameterError(f"{where}: labels must be one number per example, but their shape is {labels.shape}")
     if inputs.ndim < 2 or len(inputs) != len(labels):
-        raise ParameterError(f"{where}: inputs of shape {inputs.shape} do not go with {len(labels)} labels")
+        raise ParameterError(f"{where}: inputs of shape {inputs.shape} do not match {len(labels)} labels")
     if not len(labels):
         raise ParameterError(f"{where}: there are no examples")
     if labels.dtype.kind == "f" and np.all(labels == np.round(labels)):
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iub":
-        raise ParameterError(f"{where}: labels must be integers, they are {labels.dtype}")
+        raise ParameterError(f"{where}: labels must be integers, not {labels.dtype}")
     if int(labels.min()) < 0:
-        raise ParameterError(f"{where}: labels count from 0, the least is {int(labels.min())}")
+        raise ParameterError(f"{where}: labels must start at 0, but the smallest is {int(labels.min())}")
     if len(np.unique(labels)) < 2:
         raise ParameterError(f"{where}: all {len(labels)} labels are {int(labels[0])}; a task needs two classes")
     if inputs.dtype.kind not in "fiub":
-        raise ParameterError(f"{where}: inputs must be numbers, they are {inputs.dtype}")
+        raise ParameterError(f"{where}: inputs must be numbers, not {inputs.dtype}")
     if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
         raise ParameterError(f"{where}: {int((~np.isfinite(inputs)).sum())} entries of the inputs are NaN or infinite")
     return Arrays(inputs, labels.astype(np.int64))
@@ -139,7 +141,7 @@ def split(data: Data, fractions: Mapping[str, float]) -> dict[str, Data]:
         parts[name] = data.take(order[at : at + size])
         at += size
     if at >= len(data):
-        raise ParameterError(f"{len(data)} examples are too few to be split into {', '.join(names)}")
+        raise ParameterError(f"{len(data)} examples are too few to split into {', '.join(names)}")
     parts[names[0]] = data.take(order[at:])
     return parts
 

@@ -90,10 +90,10 @@ def read_task_file(path: Path) -> TaskFile:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterError(f"task {path} cannot be read: {error}") from error
     if not isinstance(told, Mapping):
-        raise ParameterError(f"task {path}: a mapping is expected, with name, kind and data; found {told!r:.80}")
+        raise ParameterError(f"task {path}: expected a mapping with name, kind and data, found {told!r:.80}")
     kind = told.get("kind")
     if kind not in KINDS:
-        raise ParameterError(f"task {path}: kind {kind!r} is none of {', '.join(KINDS)}")
+        raise ParameterError(f"task {path}: kind {kind!r} is unknown; known:  {', '.join(KINDS)}")
     model: type[ArrayTask] | type[TextTask] = ArrayTask if kind == "classification" else TextTask
     try:
         return model(**{str(key): value for key, value in told.items()})

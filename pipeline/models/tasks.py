@@ -32,9 +32,9 @@ def read_task(source: str) -> tuple[str, str, Task]:
         return _from_file(path)
     if ":" in source:
         return _from_factory(source)
-    what = "is a folder, no task" if path.is_dir() else "is no task"
+    what = "is a folder, not a task" if path.is_dir() else "is not a task"
     raise ParameterError(
-        f"--task {source!r} {what}: give a YAML file, package.module:factory, or the name of one that ships "
+        f"--task {source!r} {what}: give a YAML file, package.module:factory, or the name of a built-in task "
         f"({', '.join(built_in_tasks())})"
     )
 

@@ -88,14 +88,14 @@ class Text:
         logits = getattr(output, "logits", None)
         if self.metric == "loss":
             if logits is None or logits.ndim != 3:
-                raise Unmeasurable(f"{where}: {type(backbone).__name__} gives no logits of tokens")
+                raise Unmeasurable(f"{where}: {type(backbone).__name__} does not return logits for tokens")
             return Built(Speaker(backbone).eval())
         if logits is not None and logits.ndim == 2 and logits.shape[1] == self.n_classes:
             return Built(Speaker(backbone).eval())
         hidden = getattr(output, "last_hidden_state", None)
         if hidden is None:
             raise Unmeasurable(
-                f"{where}: {type(backbone).__name__} gives neither {self.n_classes} class scores nor hidden states"
+                f"{where}: {type(backbone).__name__} returns neither {self.n_classes} class scores nor hidden states"
             )
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module("pooler", None)  # stands beside the mean that is read, so nothing would train it
@@ -137,12 +137,14 @@ class Text:
         words = getattr(config, "vocab_size", None)
         highest = max(int(data.inputs[0].max()) for data in self.splits.values())
         if words is not None and highest >= words:
-            raise Unmeasurable(f"{where}: knows {words} tokens, the tokenizer of task {self.name} gives id {highest}")
+            raise Unmeasurable(
+                f"{where}: knows {words} tokens, but the tokenizer of task {self.name} produces id {highest}"
+            )
         places = getattr(config, "max_position_embeddings", None)
         length = self.splits["train"].inputs[0].shape[1]
         if places is not None and length > places:
             raise Unmeasurable(
-                f"{where}: has {places} positions, the examples of task {self.name} have {length} tokens"
+                f"{where}: has {places} positions, but the examples of task {self.name} have {length} tokens"
             )
 
 
@@ -168,7 +170,7 @@ def read_text_task(told: TextTask, folder: Path) -> tuple[Text, list[str]]:
                 classes = sorted(set(labels), key=lambda one: (len(one), one))
                 if len(classes) < 2:
                     raise ParameterError(
-                        f"{where}, {path}: all {len(labels)} labels are {classes[0]!r}; two are needed"
+                        f"{where}, {path}: all {len(labels)} labels are {classes[0]!r}; two different labels are needed"
                     )
             unknown = sorted(set(labels) - set(classes))
             if unknown:
@@ -226,7 +228,7 @@ def _table(path: Path, told: TextTask) -> tuple[list[str], list[str]]:
         elif kind == "parquet":
             table = pd.read_parquet(path)
         else:
-            raise ParameterError(f"task {told.name}: {path} is no .tsv, .csv, .jsonl or .parquet file")
+            raise ParameterError(f"task {told.name}: {path} is not a .tsv, .csv, .jsonl or .parquet file")
     except (ValueError, OSError) as error:
         raise ParameterError(f"task {told.name}: {path} cannot be read: {error}") from error
     table.columns = [str(name) for name in table.columns]
@@ -272,7 +274,7 @@ def _cut(backbone: torch.nn.Module, layers: int, where: str) -> None:
     for name, module in backbone.named_modules():
         if isinstance(module, torch.nn.ModuleList) and name.rpartition(".")[2] in _STACKS:
             if len(module) < layers:
-                raise Unmeasurable(f"{where}: has {len(module)} layers, {layers} are asked for")
+                raise Unmeasurable(f"{where}: has {len(module)} layers, but {layers} are requested")
             del module[layers:]
             return
-    raise Unmeasurable(f"{where}: no stack of layers is found to take the first {layers} of")
+    raise Unmeasurable(f"{where}: found no stack of layers to take the first {layers} of")

@@ -47,7 +47,7 @@ class TraceFiles:
                     with np.load(file, allow_pickle=False) as opened:
                         return {field: opened[field] for field in opened.files}
                 except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                    raise Unmeasurable(f"{file} is no readable .npz of plain arrays: {error}") from error
+                    raise Unmeasurable(f"{file} is not a readable .npz of plain arrays: {error}") from error
         place = ", where {run} is the run's id or its last part" if "{run}" in self.pattern else ""
         raise Unmeasurable(
             f"the probe has no trace of this checkpoint: there is no file {self.folder / self.pattern}{place}"

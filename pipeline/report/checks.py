@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = "zarr.json"
 FILES, SEAL = "varve_files", "varve_seal"
-_AGAIN = "`varve report STORE` writes it again"
+_AGAIN = "`varve report STORE` recreates it"
 
 Files = Mapping[str, tuple[int, int]]
 """Path below the report → bytes and crc32 of each file but the root's metadata."""
@@ -46,7 +46,7 @@ def files_of(document: Mapping[str, object], path: Path) -> Files | None:
     plain = {**document, "attributes": {name: value for name, value in attributes.items() if name != SEAL}}
     try:
         if digest(plain) != attributes.get(SEAL):
-            raise ReportError(f"{path / ROOT} is damaged: its content does not give its digest; {_AGAIN}")
+            raise ReportError(f"{path / ROOT} is damaged: its content does not match its digest; {_AGAIN}")
         return {name: (size, crc) for name, (size, crc) in json.loads(attributes[FILES]).items()}
     except (ValueError, TypeError, KeyError) as error:
         raise ReportError(f"{path / ROOT} is damaged: {error!r:.200}; {_AGAIN}") from error
@@ -60,9 +60,9 @@ def damaged_files(path: Path, files: Files, contents: bool = True) -> list[str]:
         file = path / name
         try:
             if file.stat().st_size != size:
-                wrong.append(f"{file} has {file.stat().st_size} bytes, and {size} were written; {_AGAIN}")
+                wrong.append(f"{file} has {file.stat().st_size:,} bytes, but {size:,} were written; {_AGAIN}")
             elif (contents or file.name == ROOT) and zlib.crc32(file.read_bytes()) != crc:
-                wrong.append(f"{file} is damaged: its bytes do not give their checksum; {_AGAIN}")
+                wrong.append(f"{file} is damaged: its bytes do not match their checksum; {_AGAIN}")
         except FileNotFoundError:
             wrong.append(f"{file} is missing; {_AGAIN}")
         except OSError as error:
@@ -90,6 +90,6 @@ class CheckedFiles(LocalStore):
             raise ReportError(f"{self.root / key} is missing; {_AGAIN}")
         if zlib.crc32(whole.to_bytes()) != known[1]:
             raise ReportError(
-                f"{self.root / key} is damaged, or the report was replaced while it was read: open it again; {_AGAIN}"
+                f"{self.root / key} is damaged, or the report was replaced during reading: open it again; {_AGAIN}"
             )
         return whole if byte_range is None else await super().get(key, prototype, byte_range)

@@ -78,11 +78,13 @@ def _format(name: str, target: Path) -> str:
 def _check_target(target: Path, is_folder: bool) -> None:
     if is_folder and target.is_dir():
         if any(target.iterdir()) and not (target / MARKER).is_file():
-            raise ReportError(f"{target} holds files that are not an export of varve: choose an empty or new folder")
+            raise ReportError(f"{target} holds files that are not a varve export: choose an empty or new folder")
     elif is_folder and target.exists():
-        raise ReportError(f"{target} is a file, and this format writes a folder: choose another path")
+        raise ReportError(f"{target} is a file, but this format writes a folder: choose another path")
     elif target.is_dir():
-        raise ReportError(f"{target} is a folder, and this format writes one file: name the file, e.g. {target}/report")
+        raise ReportError(
+            f"{target} is a folder, but this format writes one file: name the file, for example {target}/report"
+        )
 
 
 def _write_netcdf(tree: xr.DataTree, path: Path) -> None:

@@ -31,7 +31,9 @@ def save(tree: xr.DataTree, path: Path | str) -> Path:
     target = Path(path)
     try:
         if target.exists() and not _is_ours(target):
-            raise ReportError(f"{target} exists and is not a varve report: choose another path, or remove it yourself")
+            raise ReportError(
+                f"{target} already exists and is not a varve report: choose another path, or delete it yourself"
+            )
         fresh = fresh_path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target)
@@ -106,7 +108,9 @@ def verify_report(path: Path | str) -> list[str]:
             return [str(error)]
         raise
     if files is None:
-        raise ReportError(f"{source} has no checksums: an older varve wrote it; `varve report STORE` writes it again")
+        raise ReportError(
+            f"{source} has no checksums, because an older varve wrote it; `varve report STORE` recreates it"
+        )
     return damaged_files(source, files)
 
 
@@ -121,7 +125,7 @@ def _opened(source: Path) -> tuple[dict[str, Any], Files | None]:
         raise ReportError(f"{source} is not a varve report: its root has no attribute `varve_report`")
     if version != SCHEMA:
         raise ReportError(
-            f"{source} has report form {version!r:.20}, this varve reads {SCHEMA}: run `varve report` again"
+            f"{source} has report format {version!r:.20}, but this varve reads {SCHEMA}: run `varve report` again"
         )
     return document, files_of(document, source)
 

@@ -85,7 +85,7 @@ class DiskCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (SafetensorError, OSError) as error:
-            _LOG.warning("cache entry %s is damaged (%.200s): it is made again", path, error)
+            _LOG.warning("cache entry %s is damaged (%.200s) and is computed again", path, error)
             path.unlink(missing_ok=True)
             return None
         with contextlib.suppress(OSError):  # evicted meanwhile, or read-only: only the order of eviction suffers
@@ -112,7 +112,7 @@ class DiskCache:
             if looked:
                 self._evict(self.max_bytes)  # others may have written at the same time
         except (OSError, SafetensorError) as error:
-            _LOG.warning("cannot keep %s in the cache: %s; it will be computed again when it is needed", path, error)
+            _LOG.warning("cannot store %s in the cache: %s; it will be recomputed when needed", path, error)
             with contextlib.suppress(OSError):
                 made.unlink(missing_ok=True)
 
@@ -185,7 +185,7 @@ def read_entry(path: Path) -> Mapping[str, torch.Tensor]:
     tensors = load_file(path) if _is_text(path) else load(path.read_bytes())
     noted = json.loads(header).get("__metadata__") or {}  # the library has accepted the header
     if noted.get(_CHECKSUM) != _checksum(path, tensors):
-        raise SafetensorError("it does not have the content that it was written with")
+        raise SafetensorError("its content has changed since it was written")
     return tensors
 
 

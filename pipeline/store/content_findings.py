@@ -78,7 +78,7 @@ def _outliers(held: Held, checkpoints: Sequence[CheckpointRecord], copied: set[i
         before, step, after = (records[at].step for at in (one.at - 1, one.at, one.at + 1))
         text = (
             f"Step {step} of {held.run} stands apart: its weights are {one.before:.3g} away from step {before}'s and "
-            f"{one.after:.3g} from step {after}'s, which are {one.between:.3g} from each other: a wrong file, or a "
-            "state that training went back from."
+            f"{one.after:.3g} from step {after}'s, which are only {one.between:.3g} apart: a wrong file, or a state "
+            "that training later undid."
         )
         yield ContentFinding("outlier", "warning", (held.run,), (step,), (), text)

@@ -23,7 +23,7 @@ from pipeline.store.scratch import publish, scratch, sync
 FILE = "zarr.json"
 DIGEST = "document_digest"
 _FLOAT = "__float__"
-REPAIR = "`varve verify STORE --repair` removes it, and the next `varve analyze` makes it anew"
+REPAIR = "`varve verify STORE --repair` removes it, and the next `varve analyze` recreates it"
 """The way out of any damage, for error messages."""
 
 
@@ -89,7 +89,7 @@ def check_array(folder: Path) -> None:
         document = json.loads(path.read_bytes())
         expected = document["attributes"].pop(DIGEST, None)
         if expected is not None and digest(document) != expected:
-            raise DamageError("its content does not give its digest")
+            raise DamageError("its content does not match its digest")
     except FileNotFoundError as error:
         raise DamageError(f"{path} is missing: {REPAIR}") from error
     except OSError as error:
@@ -121,7 +121,7 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
         if expected is None:
             raise ValueError(f"it has no {DIGEST}")
         if digest(attributes) != expected:
-            raise DamageError("it was changed: its content does not give its digest")
+            raise DamageError("it was changed: its content does not match its digest")
         if _FLOAT.encode() in data:  # parsed again, because a hook slows the parser: only where it is needed
             attributes = json.loads(data, object_hook=_unspell)["attributes"]
             attributes.pop(DIGEST)
@@ -147,7 +147,7 @@ def _plain(value: Any) -> Any:
         return _plain(value.item())
     if isinstance(value, Path):
         return path_text(value)
-    raise TypeError(f"{value!r} of type {type(value).__name__} is not JSON data")
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be stored as JSON")
 
 
 def _unspell(data: dict[str, Any]) -> Any:

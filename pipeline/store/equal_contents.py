@@ -59,7 +59,7 @@ def _base_is_later(held: Held) -> Iterator[ContentFinding]:
         (held.steps[0], *later),
         (),
         f"{held.run} is compared with its first step, {held.steps[0]}, which holds the same weights as "
-        f"{step_words(later)}{last}: unless nothing was trained in between, every comparison is with the wrong "
+        f"{step_words(later)}{last}: unless nothing was trained in between, every comparison uses the wrong "
         "checkpoint. Give the right one with --base.",
     )
 
@@ -180,7 +180,7 @@ def _stay(held: Held, names: tuple[str, ...], steps: tuple[int, int]) -> Content
 def _interruption(held: Held, names: tuple[str, ...], steps: tuple[int, ...]) -> ContentFinding:
     text = (
         f"At {step_words(steps)} of {held.run}, {_of_all(held, names)} not what all other steps hold, before and "
-        "after: a part of this checkpoint (a shard) is from elsewhere."
+        "after: a part of this checkpoint (a shard) comes from elsewhere."
     )
     return ContentFinding("copied_tensors", "warning", (held.run,), steps, names, text)
 

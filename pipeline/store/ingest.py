@@ -169,8 +169,8 @@ def _keep(store: Store, known: CheckpointRecord, unit: str, layout_digest: str, 
     if known.layout != layout_digest:
         if store.layout(known.layout).tensors != layout.tensors:
             raise StoreError(
-                f"{known.source} lists other tensors than when it was ingested, and its files have not changed: "
-                "ingest it with --rehash"
+                f"{known.source} lists different tensors than when it was ingested, although its files have not "
+                "changed: run again with --rehash"
             )
         return _publish(store, dataclasses.replace(known, layout=layout_digest, source_gone=False, step_unit=unit))
     if known.source_gone or known.step_unit != unit:

@@ -81,7 +81,7 @@ def _note(root: Path, sign: str, folder: Path) -> None:
         with path.open("ab") as file:
             file.write(_line(sign, "/".join(parts)))
     except OSError as error:  # the store is whole without the line; only a later deletion may go unnoticed
-        _LOG.warning("cannot note %s in the journal of %s: %s", folder, root, error)
+        _LOG.warning("cannot record %s in the journal of %s: %s", folder, root, error)
 
 
 def _line(sign: str, name: str) -> bytes:

@@ -28,11 +28,11 @@ def passed_over(store: Store, run: RunRecord, checkpoints: Sequence[CheckpointRe
         if at == len(steps):
             continue
         if at == 0:
-            base = ", and the run is compared with that" if run.base_kind == "first_step" else ""
-            text = f"Step {step} of {run.id} could not be read: its first step is {steps[0]}{base}."
+            base = ", which the run is compared with" if run.base_kind == "first_step" else ""
+            text = f"Step {step} of {run.id} could not be read, so its first step is now {steps[0]}{base}."
         else:
             now, before = steps[at], steps[at - 1]
-            text = f"Step {step} of {run.id} could not be read: the step before {now} is taken to be {before}."
+            text = f"Step {step} of {run.id} could not be read, so step {now} is compared with step {before}."
         yield ContentFinding("previous_step", "note", (run.id,), (steps[at], *steps[max(at - 1, 0) : at]), (), text)
     for (now, before, lost), names in _gaps(store, ordered).items():
         count = "1 matrix" if len(names) == 1 else f"{len(names)} matrices"

@@ -74,14 +74,14 @@ def _handled(store: Store, damage: Damage) -> list[str]:
         return [f"{name}: rewritten"]
     if kind == "deleted":
         journal.removed(store.path, path)
-        return [f"{name}: noted as gone"]
+        return [f"{name}: recorded as deleted"]
     if kind == "journal":
         journal.rewrite(store.path)
         return [f"{name}: rewritten"]
     if kind == "cache":
         path.unlink(missing_ok=True)
         return [f"{name}: removed from the cache"]
-    return [f"{name}: left as it is, because varve did not make it"] if kind == "foreign" else []
+    return [f"{name}: not touched, because varve did not create it"] if kind == "foreign" else []
 
 
 def _batch(store: Store, folder: Path) -> str:
@@ -107,7 +107,7 @@ def _run(store: Store, folder: Path) -> str:
             continue
         fresh = RunRecord(record.run, adapter=record.kind == "adapter")
         replace_document(store.path, folder, fresh.to_json())
-        return "rewritten; its base and its metrics are found again by the next `varve analyze`"
+        return "rewritten; the next `varve analyze` finds its base and metrics again"
     withdraw(store.path, folder)
     return "removed"
 
@@ -133,7 +133,7 @@ def _read_again(store: Store) -> list[str]:
             if not _is_whole(store, record):
                 where = f"{record.run}@{record.step}"
                 if record.source_gone:
-                    done.append(f"{where}: has lost tensors, and the archive no longer has it")
+                    done.append(f"{where}: has lost tensors, and the archive no longer has this checkpoint")
                 elif record.files and record.files != (stamps := tuple(map(_unread, record.files))):
                     rewrite_manifest(store, dataclasses.replace(record, files=stamps))
                     done.append(f"{where}: the next `varve analyze` reads it again")

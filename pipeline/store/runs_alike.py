@@ -68,7 +68,7 @@ def _alike(runs: tuple[str, ...], parting: Parting) -> ContentFinding:
         return ContentFinding("same_start", "note", runs, (*equal, step), differing, text)
     text = (
         f"{who} are bit-identical up to step {equal[-1]} ({plural(len(equal), 'checkpoint')}) and part at step {step}, "
-        f"where {which} differ{names}: up to there they are one run, not replicates."
+        f"where {which} differ{names}: up to there they are one run, not independent replicates."
     )
     return ContentFinding("identical_until", "warning", runs, (*equal, step), differing, text)
 
@@ -114,7 +114,7 @@ def _bases(runs: Sequence[Held]) -> Iterator[ContentFinding]:
         same = tuple(held.steps[at] for at, own in enumerate(held.keys) if own == key)
         text = (
             f"{held.run} is compared with {held.base}, which holds the same weights as its own {step_words(same)}: "
-            "unless nothing was trained before, every comparison is with the wrong checkpoint. Give the right one with "
+            "unless nothing was trained before, every comparison uses the wrong checkpoint. Give the right one with "
             "--base."
         )
         yield ContentFinding("base_is_a_later_step", "warning", (held.run, id), same, (), text)

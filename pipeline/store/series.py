@@ -128,7 +128,7 @@ class SeriesUnits:
         chains: list[str] = []
         shapes: dict[tuple[int, int], int] = {}
         skips: list[Skip] = []
-        last = Because("the run has no checkpoint")
+        last = Because("the run has no checkpoints")
         comparable = self.sources.comparable_steps(run, name)
         only_last = p.statistic.last_step_only
         for step in reversed(comparable) if only_last else comparable:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 PREVIOUS = {"previous": 1, "previous:2": 2}
 """What a statistic can be against → how many steps back that is."""
 NO_PREVIOUS = (
-    Because("is the first step, there is no previous one"),
-    Because("is the second step, there is no step before the previous one"),
+    Because("is the first step, so there is no previous one"),
+    Because("is the second step, so there is no step before the previous one"),
 )
 Sourced = Mapping[str, Source | Because]
 """Canonical name → the matrix, or why there is none."""
@@ -221,7 +221,7 @@ class Sources:
     def _find_whole(self, run: str, step: int) -> CheckpointSource | Because:
         record = self.checkpoints(run)[step]
         if record.problems:
-            return Because(f"the checkpoint is not whole: {record.problems[0]}", True, LISTED)
+            return Because(f"the checkpoint is incomplete: {record.problems[0]}", True, LISTED)
         if record.not_finite:
             name = self.store.layout(record.layout).tensors[record.not_finite[0]].name
             return Because(f"its tensor {name} is not finite: it holds NaN or infinity", wrong=True)
@@ -271,7 +271,7 @@ class Sources:
         if (there, at) == (run, step):
             return Because("is the base itself" if against == "base" else "is what the others are compared with")
         if len(self.architectures(run)) > 1 and not alike(self._shapes(run, step), self._shapes(there, at)):
-            return Because(f"is of another architecture than {there}@{at}, which it is compared with")
+            return Because(f"has a different architecture from {there}@{at}, which it is compared with")
         return self._reference_at(there, at, as_stored)
 
     def _reference_at(self, run: str, step: int, as_stored: bool) -> Reference:
@@ -312,7 +312,7 @@ class Sources:
         if isinstance(other, Because):
             return other.after(f"in {where}, which it is compared with: ")
         if other.info.shape != source.info.shape:
-            reason = f"its shape is {source.info.shape}, and {other.info.shape} in {where}, its reference"
+            reason = f"its shape is {source.info.shape}, but {other.info.shape} in {where}, its reference"
             fits = is_resized(source.info, other.info) or self._mostly_alike(run, step, there)
             return Because(reason, wrong=not fits)
         not_finite = self.not_finite(there.run, there.step, at_there)
@@ -322,7 +322,7 @@ class Sources:
         """Why a checkpoint lacks a matrix that its reference has."""
         if self.checkpoints(run)[step].problems:
             return Because(f"{run}@{step} could not be read in full", True, LISTED)
-        reason = f"{there.run}@{there.step} has this matrix, this checkpoint has not"
+        reason = f"{there.run}@{there.step} has this matrix, but this checkpoint does not"
         return Because(reason, wrong=not self._mostly_alike(run, step, there))
 
     def _mostly_alike(self, run: str, step: int, there: Reference) -> bool:
@@ -361,17 +361,17 @@ class Sources:
         base = self.base_of(run)
         if isinstance(base, Because):
             record = self._all[run]
-            return Because(f"it is an adapter's Δ, and {base.reason}", True, LISTED if record.problems else "")
+            return Because(f"it is an adapter's Δ, but {base.reason}", True, LISTED if record.problems else "")
         where = f"{base[0]}@{base[1]}"
         there = Reference(*base, self.stored(*base), self.twins(*base))
         under, at_base = self._other(there, source)
         if under is None:
-            reason = f"it is an adapter's Δ, and its base {where} has no matrix of this name"
+            reason = f"it is an adapter's Δ, but its base {where} has no matrix of this name"
             return Because(reason, wrong=not is_head(name, source.info.kind))
         if isinstance(under, Because) or not isinstance(under.recipe, Dense):
-            return Because(f"it is an adapter's Δ, and in its base {where} this is no plain tensor", wrong=True)
+            return Because(f"it is an adapter's Δ, but in its base {where} this is not a plain tensor", wrong=True)
         if under.info.shape != source.info.shape:
-            reason = f"it is an adapter's Δ of shape {source.info.shape}, its base {where} has {under.info.shape}"
+            reason = f"it is an adapter's Δ of shape {source.info.shape}, but its base {where} has {under.info.shape}"
             return Because(reason, wrong=not is_resized(source.info, under.info))
         not_finite = self.not_finite(*base, at_base)
         if not_finite is not None:
@@ -439,7 +439,7 @@ def _chosen(all_ids: tuple[str, ...], selection: Selection) -> tuple[str, ...]:
     for id in selection.runs:
         if id not in all_ids:
             near = get_close_matches(id, all_ids, n=2)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(all_ids)}"
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has: {', '.join(all_ids)}"
             raise ParameterError(f"no run {id!r} in the store; {hint}")
     wanted = set(selection.runs)
     return tuple(id for id in all_ids if id in wanted)

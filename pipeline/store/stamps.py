@@ -68,11 +68,11 @@ def check_files(checkpoint: Checkpoint, root: Path | None, when: str) -> None:
         try:
             status = path.stat()
         except OSError as error:
-            raise ArchiveError(f"{path} went away {when}: {error}; list the archive again") from error
+            raise ArchiveError(f"{path} disappeared {when}: {error}; run the command again") from error
         if (status.st_size, status.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
             raise ArchiveError(
                 f"{path} changed {when} (size {stamp.size} → {status.st_size}, mtime_ns {stamp.mtime_ns} → "
-                f"{status.st_mtime_ns}): run again when it is written"
+                f"{status.st_mtime_ns}): run the command again once it is complete"
             )
 
 

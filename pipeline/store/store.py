@@ -88,7 +88,7 @@ class Store:
         """A new, empty store; StoreError where something stands already or the parent folder is missing."""
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(f"{path} exists already: open it, or choose another path for the store")
+            raise StoreError(f"{path} already exists: open it, or choose another path for the store")
         return _build(path)
 
     @staticmethod
@@ -114,7 +114,7 @@ class Store:
         """One run; StoreError, naming those there are, when it is not in the store."""
         if not self.has_run(run_id):
             there = ", ".join(record.id for record in self.runs()) or "none"
-            raise StoreError(f"run {run_id!r} is not in {self.path}; there: {there}")
+            raise StoreError(f"run {run_id!r} is not in {self.path}, which has: {there}")
         return _run_record(self.run_folder(run_id))
 
     def run_folder(self, run_id: str) -> Path:
@@ -183,7 +183,7 @@ class Store:
             held = opened(array)
             values = read_array(array, rows, held)
             if rows is None and not is_sealed(held) and tensor_digest_of(values) != tensor_digest:
-                raise damage(array, "its bytes do not give its digest")
+                raise damage(array, "its bytes do not match its digest")
             return values
         values = read_packed(self.path, tensor_digest, self._packed(tensor_digest))
         return values if rows is None else values[rows[0] : rows[1]]
@@ -404,7 +404,7 @@ def _is_unbuilt(path: Path) -> bool:
 
 def _build(path: Path) -> Store:
     if not path.parent.is_dir():
-        raise StoreError(f"cannot create the store {path}: the folder {path.parent} does not exist; make it first")
+        raise StoreError(f"cannot create the store {path}: the folder {path.parent} does not exist; create it first")
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     identity = uuid.uuid4().hex
     with store_errors(path, "create the store"):
@@ -421,7 +421,7 @@ def _build(path: Path) -> Store:
 def store_identity(path: Path) -> str:
     """The id of the store at `path`; StoreError when it is none, or of another version."""
     if not path.exists():
-        raise StoreError(f"there is no store at {path}: `varve ingest ARCHIVE --store {path}` makes one")
+        raise StoreError(f"there is no store at {path}: `varve ingest ARCHIVE --store {path}` creates one")
     if not path.is_dir() or not (path / FILE).exists():
         inside = path / "store.zarr"
         hint = f"; did you mean {inside}?" if (inside / FILE).exists() else ""
@@ -435,8 +435,8 @@ def store_identity(path: Path) -> str:
         raise StoreError(f"{path} is a Zarr group, but not a varve store: it has no attribute varve_schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise StoreError(
-            f"{path} has schema {brief(repr(schema))}; this varve reads schema {SCHEMA}: update varve, or ingest anew"
+            f"{path} has schema {brief(repr(schema))}; this varve reads schema {SCHEMA}: update varve, or ingest again"
         )
     if schema < SCHEMA:
-        raise StoreError(f"{path} has the old schema {schema}, and this varve reads {SCHEMA}: ingest anew")
+        raise StoreError(f"{path} has the old schema {schema}, but this varve reads {SCHEMA}: ingest the archive again")
     return str(attributes.get("id", ""))

@@ -147,7 +147,7 @@ class _Search:
                 self.found("tensor", folder, str(error), _READ_AGAIN, who)
                 whole = False
         if whole and digest.hexdigest() != folder.name:
-            reason = f"its bytes have digest {digest.hexdigest()}, not {folder.name}"
+            reason = f"its bytes have the digest {digest.hexdigest()}, not {folder.name}"
             self.found("tensor", folder, reason, _READ_AGAIN, who)
         self.report(folder.name, array.nbytes)
 
@@ -213,8 +213,8 @@ class _Search:
         for name in sorted(names):
             folder = self.root / name
             if not folder.exists():
-                again = "reads the checkpoint again" if name.startswith("runs/") else "makes it anew"
-                hint = f"`varve analyze` {again}; `varve verify STORE --repair` takes note"
+                again = "reads the checkpoint again" if name.startswith("runs/") else "recreates it"
+                hint = f"`varve analyze` {again}; `varve verify STORE --repair` records that"
                 self.found("deleted", folder, "was deleted", hint)
 
     def cache(self) -> None:

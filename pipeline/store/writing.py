@@ -151,7 +151,7 @@ class TensorWriter:
                 made, logical_dtype(header.dtype), header.shape, blocks, {"varve": "tensor", "digest": digest}
             )
             if written != digest:
-                raise UnreadableTensorError("its values changed between two reads: the file is being written")
+                raise UnreadableTensorError("its values changed between two reads: the file is still being written")
             publish(made, root / "tensors" / digest)
         self.places[digest] = None
 
@@ -165,8 +165,7 @@ def _read(header: TensorHeader, tensors: Tensors) -> np.ndarray:
         raise UnreadableTensorError(f"{type(error).__name__}: {error}") from error
     if values.dtype.name != header.dtype or values.shape != header.shape:
         raise UnreadableTensorError(
-            f"it is {values.dtype.name} {list(values.shape)}, and its header announces "
-            f"{header.dtype} {list(header.shape)}"
+            f"it is {values.dtype.name} {list(values.shape)}, but its header says {header.dtype} {list(header.shape)}"
         )
     return values
 
@@ -186,10 +185,10 @@ def _blocks(header: TensorHeader, tensors: Tensors) -> Iterator[np.ndarray]:
             break
         if block.dtype.name != header.dtype or block.shape[1:] != header.shape[1:]:
             raise UnreadableTensorError(
-                f"a block is {block.dtype.name} {list(block.shape)}, and the header announces "
+                f"a block is {block.dtype.name} {list(block.shape)}, but the header says "
                 f"{header.dtype} {list(header.shape)}"
             )
         rows += len(block)
         yield block
     if rows != header.shape[0]:
-        raise UnreadableTensorError(f"{rows} of its {header.shape[0]} rows came")
+        raise UnreadableTensorError(f"only {rows} of its {header.shape[0]} rows arrived")

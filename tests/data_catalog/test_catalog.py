@@ -50,7 +50,7 @@ def test_a_variable_without_value_or_default_is_an_error_that_names_it() -> None
         ("name: a\ntitle: t\npath: p\nstep_patern: x\n", "step_patern"),
         ("name: a\ntitle: t\n", "path"),
         ("name: A B\ntitle: t\npath: p\n", "'A B'"),
-        ("name: a\ntitle: t\npath: p\nstep_pattern: 'step'\n", "exactly one group"),
+        ("name: a\ntitle: t\npath: p\nstep_pattern: 'step'\n", "one group for the step"),
         ("- 1\n- 2\n", "list"),
         ("name: [unclosed\n", "YAML"),
     ],

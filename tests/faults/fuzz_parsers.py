@@ -3,7 +3,7 @@
 Real files of every format are damaged (`mutations`), and a child process lists the archive, looks for its bases, makes
 its layouts and reads its tensors. A case fails when an exception escapes that is not one of ours, when something is
 imported, executed, connected to, or opened outside of the archive (an audit hook tells), or when it takes more than
-5 s of the processor or 500 MB. Prints a tally; failed cases and one of each kind of finding go to the corpus.
+5 s of processor time or 500 MB. Prints a tally; failed cases and one of each kind of finding go to the corpus.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Tally:
 
     def lines(self) -> Iterator[str]:
         yield f"{self.cases} cases, {len(self.failures)} failures, {len(self.findings)} kinds of finding"
-        yield f"slowest: {self.slowest:.2f} s of the processor"
+        yield f"slowest: {self.slowest:.2f} s of processor time"
         yield from (f"  {count:7} {outcome}" for outcome, count in self.outcomes.most_common())
         yield from (f"FAILED {failure}" for failure in self.failures)
 
@@ -237,7 +237,7 @@ def _judge(tally: Tally, answer: dict[str, Any], case: str, folder: Path, corpus
         wrong = f"reached out: {answer['watched'][0]}"
     elif answer["seconds"] > SECONDS + TOLERANCE:
         wrong = f"took {answer['seconds']:.1f} s"
-    elif any("more memory than there is" in reason for reason in answer["reasons"]):
+    elif any("more memory than is available" in reason for reason in answer["reasons"]):
         wrong = "took more than 500 MB"
     if wrong:
         tally.failures.append(f"{case}: {wrong}" + (f"\n{answer['error']}" if answer["error"] else ""))

@@ -31,7 +31,7 @@ class Named(Statistic):
     "reason",
     [
         "is the base itself",
-        "is the first step, there is no previous one",
+        "is the first step, so there is no previous one",
         "excluded by '*.bias'",
         "not among those included (*attn*)",
         "an attention circuit is a product of thin factors: it has no update of its own to find intruders in",

@@ -46,7 +46,7 @@ def test_a_folder_of_the_name_does_not_hide_the_task_that_ships(
     assert read_task("digits")[0] == "digits"
     folder = options_from(runs=tmp_path, out=tmp_path / "o", task=["./digits"])
     assert folder.tasks == (str(tmp_path / "digits"),)
-    with pytest.raises(ParameterError, match="is a folder, no task"):
+    with pytest.raises(ParameterError, match="is a folder, not a task"):
         read_task(folder.tasks[0])
 
 

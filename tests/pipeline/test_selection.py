@@ -45,7 +45,7 @@ def test_what_is_not_understood_fails_and_says_what_is(text: str) -> None:
 
 
 def test_a_step_that_no_run_has_is_named_with_the_nearest() -> None:
-    with pytest.raises(ParameterError, match=r"no run has a step 101; .*30, 60, 100"):
+    with pytest.raises(ParameterError, match=r"no run has step 101; .*30, 60, 100"):
         parse_steps("101").check({"a": STEPS, "b": (0,)})
 
 

@@ -52,7 +52,7 @@ def test_a_module_of_the_folder_that_shadows_ours_is_named_with_the_fix(tmp_path
     other.write_text("raise RuntimeError('not to be imported')\n")
     command = python("from varve.command import main; main()", "inspect", ".", cwd=tmp_path)
     assert command.returncode == 2
-    for part in (f"{other} stands before varve's own package {name!r}", "rename or move it"):
+    for part in (f"{other} shadows varve's own package {name!r}", "rename or move it"):
         assert part in command.stderr, command.stderr
     library = python("import varve; varve.ingest", cwd=tmp_path)
     assert f"{other} stands before" in library.stderr

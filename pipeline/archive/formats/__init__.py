@@ -16,7 +16,7 @@ from pipeline.archive.formats.recognise import SHARDED, Recognised
 from pipeline.archive.formats.recognise import recognise as _recognise
 from pipeline.archive.guarded import boundary
 
-READ = "safetensors and torch files (zip or legacy, under any name, or inside of a zip), sharded ones, PEFT adapters"
+READ = "safetensors and torch files (zip or legacy, under any name, or inside a zip), sharded ones, PEFT adapters"
 """What is read, in words, for messages."""
 
 

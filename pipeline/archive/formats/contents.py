@@ -74,7 +74,11 @@ class Contents:
             for place in self.places.values():
                 if places.setdefault(place.header.name, place) is not place:
                     twice.append(
-                        Problem(str(place.path), "another tensor has this name when written as text", place.header.name)
+                        Problem(
+                            str(place.path),
+                            "another tensor has the same name once it is written as text",
+                            place.header.name,
+                        )
                     )
             object.__setattr__(self, "places", places)
             object.__setattr__(self, "problems", (*self.problems, *twice))

@@ -148,7 +148,7 @@ def read_pickle_at(data: bytes, start: int, max_opcodes: int = MAX_OPCODES) -> P
     except _Stop:
         return Pickled(machine.result, machine.at, machine.persistent)
     except _EndOfDataError as error:
-        raise PickleCutError(f"cut off after byte {at}: {error}") from error
+        raise PickleCutError(f"ends too early, after byte {at}: {error}") from error
     except KeyError as error:
         _raise_if_cut(data, at)
         raise PickleError(f"unknown opcode or memo {short(error.args[0])} before byte {at}") from error
@@ -161,7 +161,7 @@ def read_pickle_at(data: bytes, start: int, max_opcodes: int = MAX_OPCODES) -> P
 def _raise_if_cut(data: bytes, at: int) -> None:
     """PickleCutError when an opcode or its argument of four bytes can lie beyond the end."""
     if at + 4 > len(data):
-        raise PickleCutError(f"cut off: it goes on after its last byte, {len(data)}")
+        raise PickleCutError(f"cut off: it has no end after {len(data):,} bytes")
 
 
 class _Machine:
@@ -179,7 +179,7 @@ class _Machine:
     def take(self, count: int) -> bytes:
         end = self.at + count
         if end > len(self.data):
-            raise _EndOfDataError(f"{count} bytes wanted, {len(self.data) - self.at} left")
+            raise _EndOfDataError(f"{count:,} bytes expected, {len(self.data) - self.at:,} remain")
         taken = self.data[self.at : end]
         self.at = end
         return taken
@@ -348,7 +348,7 @@ def _stop(m: _Machine) -> None:
 
 
 def _refuse(m: _Machine) -> None:
-    raise ValueError("extension codes and out-of-band buffers do not occur in checkpoints")
+    raise ValueError("extension codes and out-of-band buffers, which checkpoints never contain")
 
 
 _HANDLERS: dict[int, Callable[[_Machine], None]] = {

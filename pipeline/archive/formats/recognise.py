@@ -64,7 +64,7 @@ def recognise(path: Path) -> Recognised:
         size = os.fstat(file.fileno()).st_size
         first = file.read(HEAD)
     if not first:
-        return Recognised(fault="empty (0 bytes): perhaps it is still being written")
+        return Recognised(fault="empty (0 bytes): perhaps still being written")
     if sharded.is_index(path):
         is_safetensors = path.name.endswith(".safetensors" + sharded.INDEX_SUFFIX)
         index = Recognised((safetensors_file.NAME if is_safetensors else torch_zip.NAME) + SHARDED)
@@ -94,7 +94,7 @@ def _pointer_or_page(first: bytes) -> Recognised | None:
     if _PAGE.match(first):
         return Recognised(fault="a web page, not weights: download the file again")
     if not any(first):
-        return Recognised(fault="begins with zeros: half-written or damaged")
+        return Recognised(fault="begins with zeros: incompletely written, or damaged")
     return None
 
 
@@ -140,12 +140,12 @@ def _by_suffix(path: Path, first: bytes, size: int) -> Recognised:
         what = "text, not weights: it " if text else ""
         # What a link leads to may be a secret of the reader's.
         begins = "a link to what is" if path.is_symlink() else f"begins with {first[:8]!r}:"
-        return Recognised(fault=f"{what}{begins} neither a torch file nor any other format that is read; not read")
+        return Recognised(fault=f"{what}{begins} not a torch file or any other format that varve reads")
     tokenizer = path.name.startswith(("tokenizer", "spiece", "sentencepiece", "vocab"))
     if text or size < MENTIONED_BYTES or tokenizer:
         return _OTHER
     return Recognised(
-        unread=Unread("files of unknown content are", "if they hold weights: save those with torch.save", "data")
+        unread=Unread("files of unknown content are", "if they hold weights, save them with torch.save", "data")
     )
 
 
@@ -189,7 +189,7 @@ def _tar(path: Path) -> Recognised:
             while len(names) < TAR_MEMBERS and (member := archive.next()) is not None:
                 names.append(member.name.removeprefix("./"))
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        return Recognised(fault=f"a tar file that cannot be read to its end: {error}")
+        return Recognised(fault=f"an incomplete tar file: {error}")
     if {"pickle", "storages"} <= set(names):
         return Recognised(unread=unread.TORCH_TAR)
     if "model_config.yaml" in names or path.suffix == ".nemo":

@@ -62,15 +62,17 @@ def scan(path: Path) -> Contents:
         dtype, shape, begin, end = _entry(path, name, entry)
         bits = PACKED_BITS.get(dtype) or 8 * NUMPY[DTYPES[dtype]].itemsize
         if (end - begin) * 8 != math.prod(shape) * bits:
-            raise ArchiveError(f"{path}: {name}: {dtype} {list(shape)} does not fit into the {end - begin} bytes given")
+            raise ArchiveError(f"{path}: {name}: {dtype} {list(shape)} does not fit into its {end - begin} bytes")
         if end > data_bytes:
             raise ArchiveError(
-                f"{path}: {name}: ends at byte {data_start + end}, the file has {data_start + data_bytes}: truncated, "
-                "or still being written"
+                f"{path}: {name}: ends at byte {data_start + end}, but the file has {data_start + data_bytes} bytes: "
+                "truncated, or still being written"
             )
         spans.append((begin, end, name))
         if dtype in PACKED_BITS:
-            problems.append(Problem(str(path), f"dtype {dtype} is packed below a byte and not read yet", name))
+            problems.append(
+                Problem(str(path), f"dtype {dtype} packs several values into a byte, which is not supported yet", name)
+            )
             continue
         described = TensorHeader(name, DTYPES[dtype], shape, end - begin)
         places[name] = Place(described, path, data_start + begin, row_major(shape))
@@ -87,8 +89,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise ArchiveError(
-                f"{path}: the header claims {length} bytes, the file has {size}: truncated, still being written, "
-                "or not safetensors"
+                f"{path}: the header claims {length} bytes, but the file has {size}: truncated, still being "
+                "written, or not safetensors"
             )
         if length > MAX_HEADER_BYTES:
             raise ArchiveError(f"{path}: the header claims {length} bytes; more than {MAX_HEADER_BYTES} is refused")
@@ -105,7 +107,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("a name occurs twice")
     return names
 
 
@@ -116,13 +118,13 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise ArchiveError(f"{path}: {name}: no dtype, shape and two data_offsets in its header entry") from error
+        raise ArchiveError(f"{path}: {name}: its header entry lacks a dtype, a shape or two data_offsets") from error
     if not isinstance(dtype, str) or (dtype not in DTYPES and dtype not in PACKED_BITS):
         raise ArchiveError(f"{path}: {name}: unknown dtype {short(dtype)}")
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or begin > end or len(shape) > 32:
         raise ArchiveError(
-            f"{path}: {name}: implausible shape {short(shape)} or data_offsets [{short(begin)}, {short(end)}]"
+            f"{path}: {name}: impossible shape {short(shape)} or data_offsets [{short(begin)}, {short(end)}]"
         )
     return dtype, tuple(shape), begin, end
 
@@ -136,7 +138,7 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], data_bytes: int)
             raise ArchiveError(f"{path}: {name}: {what} {before}")
         position, before = end, name
     if position != data_bytes:
-        raise ArchiveError(f"{path}: {data_bytes - position} bytes after the last tensor belong to none")
+        raise ArchiveError(f"{path}: {data_bytes - position} bytes after the last tensor belong to no tensor")
 
 
 def _steps(metadata: dict[str, Any]) -> dict[str, int]:

@@ -33,7 +33,7 @@ def shards(path: Path) -> dict[str, list[str]]:
     for tensor, file in weight_map.items():
         plain = isinstance(file, str) and file and PurePosixPath(file).name == file and "\\" not in file
         if not plain or file in (".", ".."):
-            raise ArchiveError(f"{path}: {tensor}: {json.dumps(file)[:200]} is not the name of a file beside the index")
+            raise ArchiveError(f"{path}: {tensor}: {json.dumps(file)[:200]} is not a file beside the index")
         found.setdefault(file, []).append(visible(tensor))
     return found
 
@@ -51,7 +51,7 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
             contents = scan_one(file)
         except FileNotFoundError:
             reason = f"this shard of {path.name} is missing: {_listed(expected)} cannot be read"
-            problems.append(Problem(str(file), reason, hint="copy it beside the index"))
+            problems.append(Problem(str(file), reason, hint="copy it next to the index"))
             continue
         except (ArchiveError, OSError) as error:
             reason = str(error).removeprefix(f"{file}: ")
@@ -63,13 +63,13 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
         refused = {problem.tensor for problem in contents.problems}
         problems += contents.problems
         problems += [
-            Problem(str(file), f"{path.name} places it in this shard, which does not hold it", tensor)
+            Problem(str(file), f"{path.name} says it is in this shard, which does not hold it", tensor)
             for tensor in expected
             if tensor not in contents.places and tensor not in refused
         ]
         for tensor, place in contents.places.items():
             if tensor in places:
-                problems.append(Problem(str(file), f"also stands in {places[tensor].path.name}", tensor))
+                problems.append(Problem(str(file), f"is also in {places[tensor].path.name}", tensor))
             places.setdefault(tensor, place)
         files += contents.files
         notes += contents.notes
@@ -77,7 +77,7 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
         steps = {**contents.steps, **steps}
         metrics = {**contents.metrics, **metrics}
     if not places:
-        raise ArchiveError(f"{path}: no shard can be read: {'; '.join(str(problem) for problem in problems)}")
+        raise ArchiveError(f"{path}: none of its shards can be read: {'; '.join(str(problem) for problem in problems)}")
     return Contents(places, tuple(files), steps, {}, tuple(tied), tuple(problems), tuple(notes), metrics=metrics)
 
 

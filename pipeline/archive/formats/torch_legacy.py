@@ -113,25 +113,25 @@ def _storages(
 ) -> dict[str, Stored]:
     """Storage key → where its bytes lie. ArchiveError when they reach beyond the end of the file."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise ArchiveError(f"{region}: damaged: no list of storage keys behind the object")
+        raise ArchiveError(f"{region}: damaged: no list of storage keys after the object")
     stored: dict[str, Stored] = {}
     size = region.size
     for number, key in enumerate(keys, 1):
         type_name, expected = described.get(key, ("none", None))
         if type_name not in _ITEM_BYTES:
-            raise ArchiveError(f"{region}: storage {key!r:.40} is of unknown type {type_name:.40}: its size is unknown")
+            raise ArchiveError(f"{region}: storage {key!r:.40} has the unknown type {type_name:.40}")
         file.seek(start)
         count = int.from_bytes(file.read(8), "little", signed=True)
         nbytes = count * _ITEM_BYTES[type_name]
         if count < 0 or start + 8 + nbytes > size:
             raise ArchiveError(
                 f"{region}: truncated or damaged: storage {number} of {len(keys)} ends at byte {start + 8 + nbytes}, "
-                f"the file has {size}"
+                f"but the file has {size}"
             )
         if count != expected:
             raise ArchiveError(
-                f"{region}: damaged: storage {number} of {len(keys)} has {count} elements, its description "
-                f"{short(expected)}"
+                f"{region}: damaged: storage {number} of {len(keys)} has {count} elements, but its "
+                f"description says {short(expected)}"
             )
         begins = start + 8 if region.member else region.start + start + 8
         stored[key] = Stored(begins, nbytes, region.member)

@@ -130,10 +130,12 @@ class TorchFile:
         if end > stored.nbytes:
             raise ArchiveError(
                 f"{self.region}: {name}: {tensor.dtype} {list(tensor.shape)} ends at byte {end} of its storage, "
-                f"which has {stored.nbytes}"
+                f"which has {stored.nbytes} bytes"
             )
         if count * itemsize > max(self.region.size, EXPANSION_BYTES) and stored.member is None:
-            raise Unreadable(f"{tensor.shape} repeats {stored.nbytes} stored bytes: an expanded view, not read")
+            raise Unreadable(
+                f"{tensor.shape} repeats {stored.nbytes} stored bytes: an expanded view, which is not read"
+            )
         strides = tensor.strides if count else row_major(tensor.shape)
         place = Place(
             TensorHeader(name, tensor.dtype, tensor.shape, count * itemsize),
@@ -193,12 +195,12 @@ def strided(call: Any) -> Strided:
         view = storage.id[5] if len(storage.id) > 5 else None
         offset = offset + view[1] if view is not None else offset
     except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise Unreadable(f"its description is not one that torch.save writes: {error}") from error
+        raise Unreadable(f"torch.save does not write such a description: {error}") from error
     if kind != "storage" or not isinstance(key, str):
         raise Unreadable("its storage is not in the file")
     if dtype not in NUMPY:
         told = dtype or getattr(storage_type, "name", None) or short(storage_type)
-        raise Unreadable(f"dtype {told:.80} is not read yet")
+        raise Unreadable(f"dtype {told:.80} is not supported yet")
     if not isinstance(shape, tuple | list) or not isinstance(strides, tuple | list) or len(shape) > 32:
         raise Unreadable(f"implausible shape {short(shape)} or strides {short(strides)}")
     numbers = [offset, *shape, *strides]

@@ -36,12 +36,12 @@ def scan_region(region: Region) -> Contents:
         pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
             raise ArchiveError(
-                f"{region}: a zip file with {len(pickles)} members */data.pkl: not one that torch.save wrote"
+                f"{region}: a zip file with {len(pickles)} members */data.pkl: torch.save writes exactly one"
             )
         if (first := min(info.header_offset for info in archive.infolist())) > 0:
             raise ArchiveError(
-                f"{region}: {first} bytes stand before the zip file: several files in one, as in a distributed "
-                "checkpoint, or a damaged one"
+                f"{region}: {first} bytes precede the zip data: several files in one, as in a distributed checkpoint, "
+                "or damage"
             )
         prefix = pickles[0].removesuffix("data.pkl")
         members = {info.filename: info for info in archive.infolist()}
@@ -70,7 +70,7 @@ def _storages(
             return Stored(data_offset(file, region, info), info.file_size, region.member)
         check_ratio(info, region)
         if region.name:
-            raise Unreadable(f"{info.filename} is compressed inside of a zip in a zip: unpack {region.path.name}")
+            raise Unreadable(f"{info.filename} is compressed in a zip inside a zip: unpack {region.path.name}")
         return Stored(0, info.file_size, info.filename)
 
     return find

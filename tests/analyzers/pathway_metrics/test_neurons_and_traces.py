@@ -129,8 +129,8 @@ def test_the_least_trace_is_enough_for_pathways_and_leaves_the_rest_open() -> No
         ({"experts": np.array(2)}, "index runs from 0 to 2, there are 2 experts"),
         ({"logits": np.ones((3, 2, 4))}, "logits have shape"),
         ({"loss": np.ones(3)}, "loss has shape"),
-        ({"weight": -np.ones((3, 1, 1))}, "weight must be finite and not negative"),
-        ({"weight": np.full((3, 1, 1), np.nan)}, "weight must be finite and not negative"),
+        ({"weight": -np.ones((3, 1, 1))}, "weights must be finite and not negative"),
+        ({"weight": np.full((3, 1, 1), np.nan)}, "weights must be finite and not negative"),
         (
             {"index": np.array([[[0, 1]], [[1, 2]], [[2, 2]]]), "weight": np.ones((3, 1, 2))},
             "token 2 chose expert 2 of router 0 twice",

@@ -114,7 +114,7 @@ def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixtu
         (["--analyzers", "pathway_metrics"], "nothing to measure without --probe FILE"),
         (["--steps", "11"], "10"),
         (["--base", "nowhere/at/all"], "nowhere/at/all"),
-        (["--base", "ful=full@10"], "--base ful=full@10: no run fits 'ful'; runs: runs/full"),
+        (["--base", "ful=full@10"], "--base ful=full@10: no run matches; runs: runs/full"),
         (["--config", "absent.yaml"], "absent.yaml"),
     ],
 )

@@ -32,7 +32,7 @@ def test_inspect_shows_what_parameters_become(pristine: Analysed, capsys: pytest
     assert run(["inspect", str(pristine.archive), "--parameters", "full"]) == 0
     said = capsys.readouterr().out
     assert "layers.0.mlp.up_proj" in said and "48 × 24" in said
-    assert "Not measured, 1 tensor" in said and "layers.0.input_layernorm.weight" in said
+    assert "Not measured: 1 tensor" in said and "layers.0.input_layernorm.weight" in said
 
 
 def test_inspect_of_a_wrong_run_names_those_there_are(pristine: Analysed, capsys: pytest.CaptureFixture[str]) -> None:

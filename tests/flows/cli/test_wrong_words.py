@@ -16,7 +16,7 @@ def test_globs_that_leave_no_matrix_are_refused_with_what_there_is(
 ) -> None:
     assert analysed.again(*words) == 2
     said = capsys.readouterr().err
-    assert f"{words[0]} {words[1]!r}: no matrix is left" in said and "layers.0.mlp.up_proj" in said
+    assert f"{words[0]} {words[1]!r}: no matrix remains" in said and "layers.0.mlp.up_proj" in said
 
 
 def test_a_glob_on_a_tensor_s_name_leaves_its_matrix(analysed: Analysed) -> None:

@@ -189,7 +189,7 @@ def test_starts_that_change_the_base_are_listed_and_would_have_been_wrong(start:
     adapted, base, factors, adapter = saved("bert", tmp_path, r=2, target_modules=["query"], init_lora_weights=start)
     layout = describe(checkpoint(factors, adapter=adapter))
     assert not [spec for spec in layout.matrices if spec.role == "delta"]
-    assert all("not Δ to the original base" in u.reason for u in layout.unmeasured if "lora_" in u.tensor)
+    assert all("not Δ relative to the original base" in u.reason for u in layout.unmeasured if "lora_" in u.tensor)
     changed = adapted.unload().state_dict()["bert.encoder.layer.0.attention.self.query.weight"]
     assert not torch.allclose(changed, base["bert.encoder.layer.0.attention.self.query.weight"], atol=1e-3)
 

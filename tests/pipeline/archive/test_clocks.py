@@ -64,7 +64,7 @@ def test_models_of_several_sizes_are_no_steps_and_one_hint_tells_how_to_join_the
     archive = open_archive(tmp_path, name="zoo")
     assert steps(archive) == {"zoo/resnet18": [0], "zoo/resnet34": [0], "zoo/resnet50": [0]}
     (hint,) = archive.hints
-    assert "3 runs of one checkpoint each" in hint
+    assert "3 runs with one checkpoint each" in hint
     pattern = hint.partition("--step-pattern ")[2].strip("'")
     assert _found(tmp_path, step_pattern=pattern) == {"zoo": [18, 34, 50]}
 

@@ -48,7 +48,7 @@ def test_a_hidden_or_unfinished_folder_and_a_store_are_not_looked_into(tmp_path:
     assert steps(archive) == {"zoo/run": [1]}
     assert archive.problems == ()
     assert sorted(archive.notes) == [
-        "store: a Zarr store, not looked into",
+        "store: a Zarr store, not searched",
         "tmp-checkpoint-5: skipped: its name marks it as unfinished (still being written, or left behind by an "
         "interruption); rename it to checkpoint-5 if it is complete",
     ]
@@ -209,4 +209,4 @@ def test_model_parallel_parts_are_not_taken_for_one_model(tmp_path: Path) -> Non
     archive = open_archive(tmp_path, name="zoo")
     assert steps(archive) == {}
     (problem,) = archive.problems
-    assert problem.reason == "a part of a model of 2 ranks: merge it first (and 1 more such file)"
+    assert problem.reason == "part of a model split over 2 ranks: merge the parts first (and 1 more such file)"

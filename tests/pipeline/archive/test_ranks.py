@@ -40,7 +40,7 @@ def test_parts_of_a_model_are_reported_and_not_read(tool: str, tmp_path: Path) -
     archive = open_archive(tmp_path)
     assert not archive.runs
     (problem,) = archive.problems
-    assert "a part of a model of" in problem.reason and "merge it first" in problem.reason
+    assert "part of a model split over" in problem.reason and "merge the parts first" in problem.reason
     assert problem.path == PARTS[tool][0]
 
 
@@ -52,7 +52,7 @@ def test_the_parts_of_all_steps_are_one_line_and_whole_models_beside_them_are_re
     archive = open_archive(tmp_path, name="a")
     assert steps(archive) == {"a/small": [100, 200, 300]}
     assert [problem.reason for problem in archive.problems] == [
-        "a part of a model of 4 ranks: merge it first (and 11 more such files)"
+        "part of a model split over 4 ranks: merge the parts first (and 11 more such files)"
     ]
 
 
@@ -63,7 +63,7 @@ def test_the_number_of_ranks_in_the_metadata_decides(tmp_path: Path) -> None:
     archive = open_archive(tmp_path, name="a")
     assert [run.id for run in archive.runs] == ["a/one"]
     assert [(p.path, p.reason) for p in archive.problems] == [
-        ("two/global_step100/mp_rank_00_model_states.pt", "a part of a model of 2 ranks: merge it first")
+        ("two/global_step100/mp_rank_00_model_states.pt", "part of a model split over 2 ranks: merge the parts first")
     ]
 
 

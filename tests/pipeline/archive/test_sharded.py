@@ -72,13 +72,13 @@ def test_no_shard_at_all_is_a_problem_of_the_archive(tmp_path: Path) -> None:
         shard.unlink()
     archive = open_archive(tmp_path)
     assert archive.runs == ()
-    assert "no shard can be read" in archive.problems[0].reason
+    assert "none of its shards can be read" in archive.problems[0].reason
 
 
 @pytest.mark.parametrize("file", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", 3, None])
 def test_an_index_leads_to_files_beside_it_only(tmp_path: Path, file: object) -> None:
     index = write_json(tmp_path / "model.safetensors.index.json", {"weight_map": {"w": file}})
-    with pytest.raises(ArchiveError, match=r"w: .* is not the name of a file beside the index"):
+    with pytest.raises(ArchiveError, match=r"w: .* is not a file beside the index"):
         scan(index)
 
 

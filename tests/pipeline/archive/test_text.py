@@ -116,7 +116,7 @@ def test_two_names_that_look_alike_as_text_are_one_tensor_and_a_problem(tmp_path
     (run,) = open_archive(tmp_path).runs
     (checkpoint,) = run.checkpoints
     assert [t.name for t in checkpoint.tensors] == [r"a.\xe9"]
-    assert "another tensor has this name" in str(checkpoint.problems[0])
+    assert "another tensor has the same name" in str(checkpoint.problems[0])
 
 
 def test_runs_checkpoints_and_problems_in_folders_of_bytes(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_impossible_wishes_are_refused() -> None:
     with pytest.raises(ComputeError, match="at least one worker"), open_cluster(workers=0):
         pass
     if not torch.cuda.is_available():
-        with pytest.raises(ComputeError, match="sees no CUDA device"), open_cluster(device="cuda"):
+        with pytest.raises(ComputeError, match="finds no CUDA device"), open_cluster(device="cuda"):
             pass
 
 
@@ -158,7 +158,7 @@ def test_a_worker_asked_for_a_device_it_has_not_says_so(store: Store) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     (group,) = plan(store, [Everything(Norm())], include=["layers.0.mlp.down_proj"], runs=["runs/base"]).groups
-    with pytest.raises(ComputeError, match="this worker sees no CUDA device"):
+    with pytest.raises(ComputeError, match="this worker finds no CUDA device"):
         run_group(store.path, group, "cuda")
 
 

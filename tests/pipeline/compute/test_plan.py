@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_is_listed_and_marked_as_wrong(tmp_path: Path) -
     wrong = {(s.run, s.matrix): s.reason for s in planned.skips if s.wrong}
     assert "(8, 6), and (4, 4) in runs/base@0" in wrong["runs/full", "layers.1.mlp.up_proj"]
     assert "has no matrix of this name" in wrong["runs/full", "layers.2.mlp.up_proj"]
-    assert "has this matrix, this checkpoint has not" in wrong["runs/full", "layers.0.mlp.down_proj"]
+    assert "has this matrix, but this checkpoint does not" in wrong["runs/full", "layers.0.mlp.down_proj"]
     assert "(8, 5), its base runs/base@0 has (8, 6)" in wrong["runs/lora", "layers.0.mlp.up_proj"]
     assert reasons(planned.skips, run="runs/orphan", statistic="test_change") == {"it has no base"}
 

@@ -78,7 +78,9 @@ def test_a_config_that_cannot_serve_is_said_with_the_way_out(config: dict[str, A
 def test_an_architecture_that_a_newer_transformers_may_know_is_not_given_up_for_good() -> None:
     """What is `Unmeasurable` is stored and never tried again; this is tried again by the next command."""
     checkpoint = checkpoint_of({"w": torch.zeros(2, 2)}, {"model_type": "no_such_architecture"})
-    with pytest.raises(ResourceError, match="knows no architecture 'no_such_architecture'; give the model yourself"):
+    with pytest.raises(
+        ResourceError, match="does not know the architecture 'no_such_architecture'; give the model yourself"
+    ):
         build_model(checkpoint)
 
 
@@ -117,7 +119,7 @@ def test_a_factorys_model_gets_the_stored_parameters() -> None:
 
 def test_a_factorys_model_that_does_not_fit_the_checkpoint_is_an_error() -> None:
     state = {"0.weight": torch.zeros(2, 3)}
-    with pytest.raises(ParameterError, match=r"1 parameters that the checkpoint has not: 0\.bias"):
+    with pytest.raises(ParameterError, match=r"1 parameters that the checkpoint lacks: 0\.bias"):
         build_model(checkpoint_of(state, {}), FACTORY)
     with pytest.raises(ParameterError, match=r"0\.weight has shape \(2, 3\).*wants \(4, 3\)"):
         build_model(checkpoint_of({**state, "0.bias": torch.zeros(2)}, {"out": 4}), FACTORY)

@@ -151,7 +151,7 @@ TOKENS = np.array([[1, 2], [3, 4]])
         ({"tokens": TOKENS, "batch_size": 0}, "batch_size must be a whole number from 1, found 0"),
         ({"tokens": TOKENS.astype(float)}, r"whole numbers ≥ 0 of shape \(samples, length\), found float64"),
         ({"tokens": TOKENS - 2}, "smallest -1"),
-        ({"tokens": TOKENS, "lengths": np.array([1, 3])}, "lengths run from 1 to 3, samples have 1 … 2"),
+        ({"tokens": TOKENS, "lengths": np.array([1, 3])}, "lengths run from 1 to 3, but must lie between 1 and 2"),
         ({"tokens": TOKENS, "lengths": np.array([1])}, "2 samples and 1 lengths"),
         ({"tokens": TOKENS, "padding": 3, "lengths": np.array([1, 0])}, "lengths run from 0"),
         ({"tokens": TOKENS, "labels": np.array([1])}, r"labels: .* has \(1,\) values for 2 samples"),
@@ -190,7 +190,7 @@ def test_what_is_wrong_with_a_probe_is_said_before_any_work(
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(ParameterError, match=r"no plain \.npy file"):
+    with pytest.raises(ParameterError, match=r"not a plain \.npy file"):
         read_probe(write(tmp_path, tokens="objects.npy"))
 
 

@@ -80,13 +80,13 @@ def test_idx_files_are_read_as_images(tmp_path: Path, squeeze: bool) -> None:
     ("change", "arrays", "wrong"),
     [
         ({}, {"labels": np.zeros(60, dtype=int)}, "all 60 labels are 0"),
-        ({}, {"labels": np.arange(60) % 3 - 1}, "labels count from 0, the least is -1"),
-        ({}, {"labels": np.arange(59) % 3}, "do not go with 59 labels"),
+        ({}, {"labels": np.arange(60) % 3 - 1}, "labels must start at 0, but the smallest is -1"),
+        ({}, {"labels": np.arange(59) % 3}, "do not match 59 labels"),
         ({}, {"labels": (np.arange(60) % 3) + 0.5}, "labels must be integers"),
         ({}, {"inputs": np.full((60, 5), np.nan)}, "300 entries of the inputs are NaN"),
         ({"inputs": "pixels"}, {}, "no array 'pixels'; there are: inputs, labels"),
         ({"data": "other.npz"}, {}, "there is no .*other.npz"),
-        ({"model": "resnet"}, {}, "'resnet' is none of mlp, lenet"),
+        ({"model": "resnet"}, {}, "'resnet' is not mlp, lenet"),
         ({"kind": "regression"}, {}, "kind 'regression' is none of classification"),
         ({"trainning": {}}, {}, "did you mean 'training'"),
         ({"training": {"step": 5}}, {}, "did you mean 'steps'"),
@@ -102,7 +102,7 @@ def test_bad_data_and_bad_descriptions_are_named(
 
 
 def test_an_unknown_task_tells_what_there_is() -> None:
-    with pytest.raises(ParameterError, match=r"'digit' is no task: .*\(digits\)"):
+    with pytest.raises(ParameterError, match=r"'digit' is not a task: .*\(digits\)"):
         read_task("digit")
     with pytest.raises(ParameterError, match=r"--task no\.such:task: .* cannot be imported"):
         read_task("no.such:task")

@@ -115,12 +115,12 @@ def test_an_export_replaces_an_export_and_nothing_else(tree: xr.DataTree, tmp_pa
     assert not (folder / "intruder_dimensions.csv").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(ReportError, match="not an export of varve"):
+    with pytest.raises(ReportError, match="not a varve export"):
         export(small, "csv", tmp_path / "mine")
-    with pytest.raises(ReportError, match="is a folder, and this format writes one file"):
+    with pytest.raises(ReportError, match="is a folder, but this format writes one file"):
         export(small, "json", tmp_path / "mine")
     (tmp_path / "file").write_text("keep")
-    with pytest.raises(ReportError, match="is a file, and this format writes a folder"):
+    with pytest.raises(ReportError, match="is a file, but this format writes a folder"):
         export(small, "parquet", tmp_path / "file")
     export(small, "json", tmp_path / "report.json")
     export(small, "json", tmp_path / "report.json")

@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_written_costs_the_saving_and_not_the_result(
     (tmp_path / "file").write_text("in the way")
     cache = DiskCache(tmp_path / "file", 10**6)
     assert cache("svd", "k", lambda: entry(1))["S"][0] == 1
-    assert "cannot keep" in caplog.text
+    assert "cannot store" in caplog.text
 
 
 def test_a_maker_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_changed_byte_inside_valid_json_is_noticed(store: Store) -> None:
     target = store.path / "layouts" / "one"
     create_document(store.path, target, {"base": "run@30"})
     (target / FILE).write_bytes((target / FILE).read_bytes().replace(b"run@30", b"run@31"))
-    with pytest.raises(DamageError, match="does not give its digest"):
+    with pytest.raises(DamageError, match="does not match its digest"):
         read_document(target)
 
 
