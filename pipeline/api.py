@@ -152,7 +152,7 @@ def _distinct(materials: tuple[Material, ...]) -> tuple[Material, ...]:
         if other is not one:
             what = "the same" if other.digest == one.digest else "another"
             raise ParameterError(
-                f"--{one.kind} {one.source}: has the same name, {one.name!r}, as {other.source} ({what}); give each only "
+                f"--{one.kind} {one.source}: has the same name, {one.name!r}, as {other.source} ({what}); give each "
                 "once, and each its own `name`"
             )
     return materials

@@ -44,7 +44,7 @@ def export(
     globs = None if variables is None else [glob.strip() for glob in variables.split(",") if glob.strip()]
     if globs == []:
         raise ParameterError(
-            f'--variables {variables!r}: names no variable; write "*" for all, or for example --variables "total_*,alpha"'
+            f'--variables {variables!r}: names no variable; use "*" for all, or --variables "total_*,alpha"'
         )
     tree = load(report)
     say(f"Wrote {place(export_report(tree, format, out, globs))}")

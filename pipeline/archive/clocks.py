@@ -53,15 +53,31 @@ def steps_of(members: Sequence[Headers], scale: float) -> dict[Path, Step]:
     return {one.path: step for one, step in known} | {path: step for path, step in others if step is not None}
 
 
-def contradicted(members: Sequence[Headers], told: Mapping[Path, Step]) -> list[tuple[Headers, int]]:
-    """The checkpoints whose step comes from the metadata while their names say another one, with that number."""
-    named = [(one, one.placed.named, told.get(one.path)) for one in members if _is_named(one)]
-    return [
-        (one, name.step)
-        for one, name, step in named
-        if name is not None and step is not None and step.source == "metadata" and name.unit == step.unit
-        if name.step != step.value
-    ]
+@dataclass(frozen=True)
+class Contradiction:
+    """A checkpoint whose name and metadata give different numbers for the same count."""
+
+    path: Path
+    in_name: int
+    in_metadata: int
+
+
+def contradictions(members: Sequence[Headers], told: Mapping[Path, Step]) -> list[Contradiction]:
+    """The checkpoints whose names and metadata disagree about the step, in the order of their names' steps. A count
+    that starts at 0 in one place and at 1 in the other is no disagreement."""
+    differing = []
+    for one in members:
+        name, step = one.placed.named, told.get(one.path)
+        if name is None or step is None or not _is_named(one) or step.unit != "step" or name.unit != "step":
+            continue
+        own = numbers(one)
+        key = next((key for key in (_STATE, *METADATA_KEYS) if key in own), None)
+        value = step.value if step.source == "metadata" else None if key is None else own[key]
+        if step.source in ("metadata", "name") and value is not None and value != name.step:
+            differing.append(Contradiction(one.path, name.step, value))
+    if {one.in_metadata - one.in_name for one in differing} in ({1}, {-1}):
+        return []
+    return sorted(differing, key=lambda one: one.in_name)
 
 
 def _named(headers: Headers, key: str | None, scale: float) -> Step:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.archive.clocks import KEYS, Step, contradicted, numbers, steps_of
+from pipeline.archive.clocks import KEYS, Step, contradictions, numbers, steps_of
 from pipeline.archive.filenames import stem
 from pipeline.archive.findings import Findings
 from pipeline.archive.headers import Headers
@@ -110,17 +110,15 @@ def assemble_run(
 
 def _note_contradictions(members: Sequence[Headers], told: Mapping[Path, Step], findings: Findings) -> None:
     """One note for a run whose names and metadata disagree about the steps."""
-    differing = sorted(contradicted(members, told), key=lambda one: one[1])
-    if differing:
-        first, in_name = differing[0]
-        step = told[first.path]
-        others = len(differing) - 1
+    if differing := contradictions(members, told):
+        first, others = differing[0], len(differing) - 1
         more = (
             f"; the same holds for {others} other checkpoint{'s' if others > 1 else ''} of this run" if others else ""
         )
         findings.note(
             first.path,
-            f"its name says {step.unit} {in_name}, but its metadata says {step.value}, which is used{more}",
+            f"its name says step {first.in_name}, but its metadata says {first.in_metadata}; "
+            f"the {told[first.path].source} is used{more}",
         )
 
 

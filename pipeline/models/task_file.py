@@ -93,7 +93,7 @@ def read_task_file(path: Path) -> TaskFile:
         raise ParameterError(f"task {path}: expected a mapping with name, kind and data, found {told!r:.80}")
     kind = told.get("kind")
     if kind not in KINDS:
-        raise ParameterError(f"task {path}: kind {kind!r} is unknown; known:  {', '.join(KINDS)}")
+        raise ParameterError(f"task {path}: kind {kind!r} is unknown; known: {', '.join(KINDS)}")
     model: type[ArrayTask] | type[TextTask] = ArrayTask if kind == "classification" else TextTask
     try:
         return model(**{str(key): value for key, value in told.items()})

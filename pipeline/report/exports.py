@@ -72,7 +72,7 @@ def _format(name: str, target: Path) -> str:
         return known
     near = difflib.get_close_matches(known, WRITERS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ReportError(f"unknown export format {name!r}: {hint}formats are {', '.join(FORMATS)}; csv.gz, json.gz")
+    raise ReportError(f"unknown export format {name!r}: {hint}known formats: {', '.join(FORMATS)}; csv.gz, json.gz")
 
 
 def _check_target(target: Path, is_folder: bool) -> None:

@@ -124,7 +124,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or begin > end or len(shape) > 32:
         raise ArchiveError(
-            f"{path}: {name}: impossible shape {short(shape)} or data_offsets [{short(begin)}, {short(end)}]"
+            f"{path}: {name}: implausible shape {short(shape)} or data_offsets [{short(begin)}, {short(end)}]"
         )
     return dtype, tuple(shape), begin, end
 

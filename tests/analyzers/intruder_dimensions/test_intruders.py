@@ -193,5 +193,5 @@ def test_circuits_and_other_shapes_are_refused_before_anything_is_read() -> None
     square, wide = observe(torch.eye(3), torch.eye(3)), observe(torch.ones(3, 4), torch.ones(3, 4))
     circuit = observe(torch.eye(3), torch.eye(3), role="circuit_qk")
     assert Intruders().refuses(square.info, square.info) is None
-    assert "(3, 3) is not its base's (3, 4)" in str(Intruders().refuses(square.info, wide.info))
+    assert "(3, 3) differs from its base's (3, 4)" in str(Intruders().refuses(square.info, wide.info))
     assert "circuit" in str(Intruders().refuses(circuit.info, circuit.info))

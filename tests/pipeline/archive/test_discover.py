@@ -206,7 +206,7 @@ def test_weights_at_a_trainers_root_are_its_final_step(tmp_path: Path) -> None:
     save(tmp_path / "model.safetensors", seed=15)
     first, last = only_run(tmp_path).checkpoints
     assert (first.step, last.step, last.step_source) == (10, 15, "metadata")
-    assert last.notes[-1] == "model.safetensors names no step: its metadata tell that it is step 15"
+    assert last.notes[-1] == "model.safetensors has no step in its name; its metadata says step 15"
 
 
 def test_the_roots_own_state_tells_the_final_step_first(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_a_file_changed_since_it_was_listed_is_noticed(tmp_path: Path) -> None:
     (checkpoint,) = only_run(tmp_path).checkpoints
     save(path, weights() | {"fc1.weight": torch.ones(2, 2)})
     with pytest.raises(
-        ArchiveError, match=r"fc1\.weight: was float32 \[6, 4\] when it was listed and is float32 \[2, 2\]"
+        ArchiveError, match=r"fc1\.weight: was float32 \[6, 4\] when it was listed and is now float32 \[2, 2\]"
     ):
         open_tensors(checkpoint)
 

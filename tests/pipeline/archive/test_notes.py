@@ -67,13 +67,21 @@ def agents(folder: Path, *steps: tuple[int, int]) -> None:
 def test_one_note_says_that_names_and_metadata_disagree_about_the_steps(tmp_path: Path) -> None:
     agents(tmp_path / "differ", (100000, 100352), (200000, 200704), (300000, 301056))
     agents(tmp_path / "agree", (100, 100), (200, 200))
+    agents(tmp_path / "from-zero", (0, 1), (1, 2))
+    for save_number, update in ((1, 400), (2, 800)):
+        state = {"model": {"w.weight": torch.randn(4, 3)}, "num_updates": update}
+        save(tmp_path / "saves" / f"checkpoint_{save_number}.pt", state)
     notes = notes_by_run(open_archive(tmp_path, name="demo"))
     (note,) = (note for note in notes["demo/differ"] if "its name says" in note)
     assert note == (
-        "differ/rl_model_100000_steps.pt: its name says step 100000, but its metadata says 100352, which is used; "
-        "the same holds for 2 other checkpoints of this run"
+        "differ/rl_model_100000_steps.pt: its name says step 100000, but its metadata says 100352; the name is "
+        "used; the same holds for 2 other checkpoints of this run"
     )
-    assert not any("its name says" in note for note in notes["demo/agree"])
+    assert notes["demo/saves"] == (
+        "saves/checkpoint_1.pt: its name says step 1, but its metadata says 400; the metadata is used; the same holds "
+        "for 1 other checkpoint of this run",
+    )
+    assert not any("its name says" in note for run in ("agree", "from-zero") for note in notes[f"demo/{run}"])
 
 
 def test_epochs_in_names_do_not_contradict_steps_in_metadata(tmp_path: Path) -> None:

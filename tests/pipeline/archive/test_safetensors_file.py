@@ -85,7 +85,7 @@ def entry(begin: Any, end: Any, shape: Any = (2,), dtype: Any = "F32") -> dict[s
         ({"w": entry(0, 8)}, 12, "4 bytes after the last tensor"),
         ({"w": entry(0, 8), "v": entry(4, 12)}, 12, "v: overlaps w"),
         ({"w": entry(0, 8), "v": entry(12, 20)}, 20, "v: leaves 4 bytes unused after w"),
-        ({"w": entry(0, 12)}, 12, r"F32 \[2\] does not fit into the 12 bytes"),
+        ({"w": entry(0, 12)}, 12, r"F32 \[2\] does not fit into its 12 bytes"),
         ({"w": entry(0, 8, shape=(2**62, 4))}, 8, "does not fit"),
         ({"w": entry(0, 8, shape=(-2, -1))}, 8, "implausible shape"),
         ({"w": entry(0, 8, shape=[True, 2])}, 8, "implausible shape"),

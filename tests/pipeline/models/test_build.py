@@ -51,7 +51,7 @@ def test_a_layer_without_weights_is_an_error_that_names_them(missing: str, tmp_p
 
 def test_a_config_of_fewer_layers_than_are_stored_is_an_error(tmp_path: Path) -> None:
     state, config = _saved(tiny("olmoe"), tmp_path)
-    with pytest.raises(Unmeasurable, match=r"layers that a OlmoeForCausalLM of its config has not: model\.layers\.1"):
+    with pytest.raises(Unmeasurable, match=r"layers that a OlmoeForCausalLM with its config lacks: model\.layers\.1"):
         build_model(checkpoint_of(state, {**config, "num_hidden_layers": 1}))
 
 

@@ -87,7 +87,7 @@ def test_idx_files_are_read_as_images(tmp_path: Path, squeeze: bool) -> None:
         ({"inputs": "pixels"}, {}, "no array 'pixels'; there are: inputs, labels"),
         ({"data": "other.npz"}, {}, "there is no .*other.npz"),
         ({"model": "resnet"}, {}, "'resnet' is not mlp, lenet"),
-        ({"kind": "regression"}, {}, "kind 'regression' is none of classification"),
+        ({"kind": "regression"}, {}, "kind 'regression' is unknown; known: classification"),
         ({"trainning": {}}, {}, "did you mean 'training'"),
         ({"training": {"step": 5}}, {}, "did you mean 'steps'"),
         ({"training": {"steps": 0}}, {}, "greater than or equal to 1"),
@@ -112,23 +112,26 @@ def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"PK\3\4 something else")
     idx(tmp_path / "y", np.arange(4), False)
     told = CLASSIFICATION | {"data": {"inputs": "x", "labels": "y"}}
-    with pytest.raises(ParameterError, match="x is no idx file"):
+    with pytest.raises(ParameterError, match="x is not an idx file"):
         read_task(write(tmp_path, **told))
     idx(tmp_path / "x", np.zeros((4, 2, 2)), False)
     (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-3])
-    with pytest.raises(ParameterError, match=r"tells 16 bytes of shape \(4, 2, 2\), there are 13"):
+    with pytest.raises(ParameterError, match=r"announces 16 bytes for shape \(4, 2, 2\), but there are 13"):
         read_task(write(tmp_path, **told))
 
 
 def test_a_checkpoint_that_does_not_fit_the_task_says_why(tmp_path: Path) -> None:
     _, _, task = read_task("digits")
     models = OneTask(task)
-    for widths, wrong in (((32, 10), "takes 32 inputs, the examples of task digits have 64"), ((64, 9), "9 outputs")):
+    for widths, wrong in (
+        ((32, 10), "takes 32 inputs, but the examples of task digits have 64"),
+        ((64, 9), "9 outputs"),
+    ):
         with pytest.raises(Unmeasurable, match=wrong):
             task.build(checkpoint(mlp(widths)), models, 0, False)
     broken = mlp()
     broken["2.weight"] = torch.ones(10, 63)
-    with pytest.raises(Unmeasurable, match=r"2.weight takes 63 inputs, 0.weight before it gives 64"):
+    with pytest.raises(Unmeasurable, match=r"2.weight takes 63 inputs, but 0.weight before it gives 64"):
         task.build(checkpoint(broken), models, 0, False)
 
 

@@ -1,4 +1,4 @@
-"""A run whose architecture changes: steps are compared within one architecture, and nothing of that is a problem."""
+"""A run whose architecture changes: only steps of the same architecture are compared, and nothing of that is a problem."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_each_step_is_compared_with_the_step_before_it_of_its_architecture(store
 def test_what_cannot_be_compared_with_the_base_is_by_design(store: Store) -> None:
     reference = Sources(store, Selection()).reference("net", 3, "base")
     assert isinstance(reference, Because) and not reference.wrong
-    assert reference.reason == "is of another architecture than net@1, which it is compared with"
+    assert reference.reason == "has a different architecture from net@1, which it is compared with"
 
 
 def test_everything_else_is_measured_and_nothing_is_a_problem(store: Store) -> None:
