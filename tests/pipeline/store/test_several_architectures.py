@@ -1,4 +1,4 @@
-"""A run whose architecture changes: only steps of the same architecture are compared, and nothing of that is a problem."""
+"""A run whose architecture changes: only steps of one architecture are compared, and nothing of that is a problem."""
 
 from __future__ import annotations
 
