@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.archive.fused import model_type_of
-from pipeline.archive.names import Dialect, canonical
+from pipeline.archive.names import Dialect, canonical, without_wrappers
 from pipeline.archive.recipes import tensors_of
 from pipeline.archive.renaming import disk_names
 from pipeline.archive.types import Checkpoint, Layout, TensorHeader
@@ -15,8 +15,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_of(tensors: Sequence[TensorHeader]) -> Shapes:
-    """Tensor name → shape."""
-    return {tensor.name: tensor.shape for tensor in tensors}
+    """Tensor name, without the wrappers of torch, → shape."""
+    names = without_wrappers([tensor.name for tensor in tensors])
+    return {name: tensor.shape for name, tensor in zip(names, tensors, strict=True)}
 
 
 def alike(one: Shapes, other: Shapes) -> bool:
@@ -90,7 +91,10 @@ def _steps(steps: Sequence[int], unit: str, most: int = 8) -> str:
     return f"{len(steps)} {unit}s from {steps[0]} to {steps[-1]}"
 
 
-def merges(layout: Layout) -> bool:
-    """Whether all factors of an adapter's checkpoint are used: of DoRA and the like the weights cannot be rebuilt."""
+def not_merged(layout: Layout) -> str | None:
+    """Why the weights of an adapter's checkpoint cannot be rebuilt: a factor of it is not understood (DoRA and the
+    like); None where all are used."""
     used = {name for spec in layout.matrices for name in tensors_of(spec.recipe)}
-    return all("lora_" not in tensor.name or tensor.name in used for tensor in layout.tensors)
+    reasons = {entry.tensor: entry.reason for entry in layout.unmeasured}
+    unused = (t.name for t in layout.tensors if "lora_" in t.name and t.name not in used)
+    return next((reasons.get(name, f"{name} is not understood") for name in unused), None)

@@ -25,6 +25,8 @@ ANYWHERE = words(
 )
 """Wrappers that may stand in the middle of a name: torch.compile, FSDP, activation checkpointing, PEFT."""
 
+_TORCH = ANYWHERE - {"base_layer"}
+
 BASE_MODELS = words(
     """transformer backbone bert roberta distilbert electra albert camembert xlm_roberta deberta mpnet mobilebert
     squeezebert longformer funnel roformer rembert nezha ernie canine convbert data2vec_text ibert layoutlm layoutlmv2
@@ -89,6 +91,15 @@ def module_path(name: str) -> str:
     elif last in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
         parts[-1] = last.removesuffix("_weight")
     return ".".join(parts)
+
+
+def without_wrappers(names: Sequence[str]) -> tuple[str, ...]:
+    """A checkpoint's tensor names without what torch.compile, FSDP and DataParallel put into them, if they stay
+    distinct."""
+    bare = [".".join(part for part in name.split(".") if part not in _TORCH) for name in names]
+    while bare and all(name.startswith("module.") for name in bare):
+        bare = [name.removeprefix("module.") for name in bare]
+    return tuple(bare) if len(set(bare)) == len(names) and all(bare) else tuple(names)
 
 
 def strip_prefixes(path: str) -> str:

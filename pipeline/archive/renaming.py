@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from pipeline.archive.names import ANYWHERE
+from pipeline.archive.names import without_wrappers
 
 _SUPPORTED = frozenset(
     [
@@ -173,10 +173,7 @@ def _form_of(names: Sequence[str], config: Mapping[str, Any]) -> _Form | None:
 def _unwrapped(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The names as transformers has them: without the wrappers of torch, then also without what all begin with (the
     attribute of a LightningModule), as long as they stay distinct."""
-    bare = tuple(".".join(part for part in name.split(".") if part not in ANYWHERE) for name in names)
-    while bare and all(name.startswith("module.") for name in bare):
-        bare = tuple(name.removeprefix("module.") for name in bare)
-    bare = bare if len(set(bare)) == len(names) and all(bare) else names
+    bare = without_wrappers(names)
     yield bare
     for _ in range(3):
         firsts = {name.partition(".")[0] for name in bare}

@@ -99,7 +99,8 @@ def _merge(store: Store, adapter: CheckpointRecord, base: CheckpointRecord) -> _
     digests = store.digests(adapter)
     merge = _Merge()
     used: set[str] = set()
-    for matrix in store.matrices(adapter):
+    equal = [twin for twin in store.twins(adapter) if isinstance(twin.recipe, LowRankProduct)]  # to another module's Δ
+    for matrix in (*store.matrices(adapter), *equal):
         tensors = made_of[matrix.spec.name]
         used.update(tensors)
         place, tied = _place(matrix, under, base, f"{adapter.run}@{adapter.step}")

@@ -20,6 +20,7 @@ WAYS_OUT = {
     "is not in the store": "give the base with --base; it must be in the archive or in the catalog",
     "has no such step": "give a step that the base has with --base run@step",
     "no matrix of this name": "give the base that this run was trained from with --base",
+    "a counterpart of equal name": "give the base that this run was trained from with --base",
     "shape": "give the base of the same architecture with --base",
 }
 """A part of a reason → what the reader can do."""

@@ -207,9 +207,10 @@ def _never_changed(held: Held) -> Iterator[ContentFinding]:
     if not still or not moved:
         return
     adapted = any(_ADAPTER.search(name) for name in moved)
+    adapted = adapted and not held.adapter  # an adapter's file holds no weights of its base but copies
     base = [name for name in still if _BASE.search(name) or (adapted and not _ADAPTER.search(name))]
     still = [name for name in still if name not in base]
-    if base:
+    if base and not held.adapter:
         text = (
             f"{plural(len(base), 'parameter')} of {held.run} outside its adapter {'is' if len(base) == 1 else 'are'} "
             f"frozen, as the adapter's base should be: {name_words(base, 4)}."
@@ -237,8 +238,8 @@ def _never_changed(held: Held) -> Iterator[ContentFinding]:
     if frozen:
         layers = list(dict.fromkeys(_part_of(name) for name in frozen))
         text = (
-            f"{plural(len(frozen), 'parameter')} of {held.run} never change, and nothing else in "
-            f"{name_words(layers)} does: frozen as a whole."
+            f"{plural(len(frozen), 'parameter')} of {held.run} never {'changes' if len(frozen) == 1 else 'change'}, "
+            f"and nothing else in {name_words(layers)} does: frozen as a whole."
         )
         yield ContentFinding("frozen", "note", (held.run,), held.steps, tuple(frozen), text)
 

@@ -7,10 +7,11 @@ equal_contents.within(held), runs_alike.between([held, …])
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.archive.names import without_wrappers
 from pipeline.archive.recipes import digest
 from pipeline.archive.types import TensorHeader
 from pipeline.archive.unmeasured import is_parameter
@@ -76,6 +77,8 @@ class Held:
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
     incomplete: frozenset[int] = frozenset()
+    adapter: bool = False
+    """Whether its files hold an adapter alone, not the weights that it is for."""
 
 
 def held_by(store: Store, run: RunRecord, checkpoints: Sequence[CheckpointRecord]) -> Held:
@@ -88,7 +91,9 @@ def held_by(store: Store, run: RunRecord, checkpoints: Sequence[CheckpointRecord
     for at, record in enumerate(ordered):
         if record.layout not in kept:
             tensors = store.layout(record.layout).tensors
-            kept[record.layout] = [(i, header) for i, header in enumerate(tensors) if is_parameter(header)]
+            names = without_wrappers([header.name for header in tensors])
+            bare = [replace(header, name=name) for header, name in zip(tensors, names, strict=True)]
+            kept[record.layout] = [(i, header) for i, header in enumerate(bare) if is_parameter(header)]
         for index, header in kept[record.layout]:
             headers.setdefault(header.name, header)
             digests.setdefault(header.name, [None] * len(ordered))[at] = record.digests[index]
@@ -103,6 +108,7 @@ def held_by(store: Store, run: RunRecord, checkpoints: Sequence[CheckpointRecord
         run.base,
         run.base_kind,
         frozenset(incomplete),
+        run.adapter,
     )
 
 

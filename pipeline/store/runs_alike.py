@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pipeline.store.equal_contents import is_evidence
 from pipeline.store.held import ContentFinding, Held, in_words, name_words, plural, step_words
 
 RUNS_SHOWN = 4
@@ -31,6 +32,7 @@ def between(runs: Sequence[Held]) -> Iterator[ContentFinding]:
     for (run, parting), others in partings.items():
         yield _alike((run, *others), parting)
     yield from _copies(chosen, explained)
+    yield from _copied_parts(chosen, explained)
     yield from _bases(runs)
 
 
@@ -101,6 +103,37 @@ def _copies(runs: Sequence[Held], explained: set[tuple[str, str]]) -> Iterator[C
         more = f", and at {len(steps) - 3} more steps" if len(steps) > 3 else ""
         text = f"{same[:1].upper()}{same[1:]} hold the same weights{more}: one is a copy."
         yield ContentFinding("copied_checkpoint", "warning", (run, other), tuple(s for s, _ in steps), (), text)
+
+
+def _copied_parts(runs: Sequence[Held], explained: set[tuple[str, str]]) -> Iterator[ContentFinding]:
+    """Tensors of a checkpoint that are bit-equal to those of another run's, while others of it are not: a shard that
+    was copied. Both runs have changed these tensors since the step before, so that they were not left from the start.
+    """
+    places: dict[str, list[tuple[int, int, str]]] = {}
+    for number, held in enumerate(runs):
+        for name, of_steps in held.digests.items():
+            if is_evidence(held.headers[name]):
+                for at in range(1, len(of_steps)):
+                    value, before = of_steps[at - 1 : at + 1][::-1]
+                    if value is not None and before is not None and value != before:
+                        places.setdefault(value, []).append((number, at, name))
+    shared: dict[tuple[int, int, int, int], list[str]] = {}
+    for first, *others in places.values():
+        for number, at, name in others:
+            if number != first[0] and (runs[first[0]].run, runs[number].run) not in explained:
+                shared.setdefault((first[0], first[1], number, at), []).append(name)
+    for (number, at, its_number, its_at), names in shared.items():
+        one, other = runs[number], runs[its_number]
+        if one.keys[at] is not None and one.keys[at] == other.keys[its_at]:
+            continue  # the whole checkpoint is a copy
+        count = plural(len(other.digests), "parameter")
+        text = (
+            f"{len(names)} of {count} ({name_words(names)}) at step {other.steps[its_at]} of {other.run} "
+            f"{'is' if len(names) == 1 else 'are'} bit-equal to those at step {one.steps[at]} of {one.run}, while the "
+            "others differ: a part of one of these checkpoints (a shard) is a copy from the other."
+        )
+        steps = (one.steps[at], other.steps[its_at])
+        yield ContentFinding("copied_tensors", "warning", (one.run, other.run), steps, tuple(names), text)
 
 
 def _bases(runs: Sequence[Held]) -> Iterator[ContentFinding]:

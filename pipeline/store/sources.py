@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.contract import MatrixInfo
 from analyzers.errors import ParameterError
-from pipeline.archive.architectures import Shapes, alike, architectures, merges, shapes_of
+from pipeline.archive.architectures import Shapes, alike, architectures, not_merged, shapes_of
 from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
@@ -69,7 +69,7 @@ class Sources:
         self._tuned: dict[tuple[str, int], Sourced] = {}
         self._references: dict[tuple[str, int, str, bool], Reference | Because] = {}
         self._places: dict[tuple[str, int, bool], Reference] = {}
-        self._alike: dict[tuple[str, int, str, int], bool] = {}
+        self._matched: dict[tuple[str, int, str, int], int] = {}
         self._not_finite: dict[tuple[str, int], dict[str, Because]] = {}
         self._wholes: dict[tuple[str, int], CheckpointSource | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
@@ -123,7 +123,7 @@ class Sources:
         """A number that runs of one architecture share as models: an adapter's is its base's if they can be merged."""
         shapes: Shapes = {}
         for step in self.comparable_steps(run, None)[:1]:
-            if not merges(self.store.layout(self.checkpoints(run)[step].layout)):
+            if not_merged(self.store.layout(self.checkpoints(run)[step].layout)) is not None:
                 return -1 - list(self._all).index(run)
             whole = self.whole(run, step)
             of = whole.base if isinstance(whole, CheckpointSource) and whole.base else None
@@ -233,12 +233,12 @@ class Sources:
             of_base = self.whole(*there)
             if isinstance(of_base, Because):
                 return of_base.after(f"of its base {there[0]}@{there[1]}: ")
-            base = of_base
-        shapes = self._shapes(run, step) if base is None else {}
-        entries = sum(math.prod(shape) for shape in shapes.values()) if base is None else base.entries
-        named = sorted(self.store.digests(record).items())
-        key = digest([named, record.config, record.adapter, base.key if base else None])
-        return CheckpointSource(run, step, record.revision, key, base, entries)
+            base, layout = of_base, self.store.layout(record.layout)
+            if (why := not_merged(layout)) is not None:
+                return Because(f"the adapter cannot be merged: {why}", True, "" if layout.matrices else LISTED)
+        entries = base.entries if base else sum(math.prod(shape) for shape in self._shapes(run, step).values())
+        held = [sorted(self.store.digests(record).items()), record.config, record.adapter, base.key if base else None]
+        return CheckpointSource(run, step, record.revision, digest(held), base, entries)
 
     def reference(self, run: str, step: int, against: str, as_stored: bool = False) -> Reference | Because:
         """What a checkpoint is compared with: `against` is "base", "previous", "previous:2" or "run:<id>"; its matrices
@@ -308,13 +308,13 @@ class Sources:
                 return Because(f"{where}, which it is compared with, could not be read in full", True, LISTED)
             reason = f"{where}, which it is compared with, has no matrix of this name"
             is_new = is_new_part(source.info, self.checkpoints(run)[step].kind == "adapter")
-            return Because(reason, wrong=not (is_new or self._mostly_alike(run, step, there)))
+            return Because(reason) if is_new else self._without(run, step, there, reason)
         if isinstance(other, Because):
             return other.after(f"in {where}, which it is compared with: ")
         if other.info.shape != source.info.shape:
             reason = f"its shape is {source.info.shape}, but {other.info.shape} in {where}, its reference"
-            fits = is_resized(source.info, other.info) or self._mostly_alike(run, step, there)
-            return Because(reason, wrong=not fits)
+            fits = is_resized(source.info, other.info)
+            return Because(reason) if fits else self._without(run, step, there, reason)
         not_finite = self.not_finite(there.run, there.step, at_there)
         return other if not_finite is None else not_finite.after(f"in {where}, which it is compared with: ")
 
@@ -323,21 +323,20 @@ class Sources:
         if self.checkpoints(run)[step].problems:
             return Because(f"{run}@{step} could not be read in full", True, LISTED)
         reason = f"{there.run}@{there.step} has this matrix, but this checkpoint does not"
-        return Because(reason, wrong=not self._mostly_alike(run, step, there))
+        return self._without(run, step, there, reason)
 
-    def _mostly_alike(self, run: str, step: int, there: Reference) -> bool:
-        """Whether most matrices of a checkpoint have their counterpart: what has none is then a part of its own (a new
-        head), and nothing that was asked for is missing. Otherwise the reference is the wrong one."""
+    def _without(self, run: str, step: int, there: Reference, reason: str) -> Because:
+        """Why a matrix has no counterpart. Where most of the others have theirs it is a part of its own (a new head),
+        and nothing that was asked for is missing. Otherwise the reference is the wrong one: one reason for them all."""
+        own = self.stored(run, step)
         at = (run, step, there.run, there.step)
-        if at not in self._alike:
-            own = self.stored(run, step)
-            matched = sum(
-                isinstance(other, Source) and other.info.shape == source.info.shape
-                for source in own.values()
-                for other, _ in (self._other(there, source),)
-            )
-            self._alike[at] = 2 * matched > len(own)
-        return self._alike[at]
+        if at not in self._matched:
+            others = ((source, self._other(there, source)[0]) for source in own.values())
+            self._matched[at] = sum(isinstance(o, Source) and o.info.shape == s.info.shape for s, o in others)
+        if not own or 2 * (matched := self._matched[at]) > len(own):  # without any matrix, it is listed for that
+            return Because(reason, wrong=not own, code="" if own else LISTED)
+        where = f"{there.run}@{there.step}, which it is compared with, has a counterpart of equal name and shape"
+        return Because(f"{where} for {matched or 'none'} of {len(own)} matrices", wrong=True)
 
     def not_finite(self, run: str, step: int, name: str) -> Because | None:
         """Why a matrix cannot be measured whose tensors hold NaN or infinity; None where they do not."""

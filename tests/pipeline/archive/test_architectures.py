@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline.archive import open_archive
-from pipeline.archive.architectures import alike, architectures, in_words
+from pipeline.archive.architectures import alike, architectures, in_words, shapes_of
 from tests.pipeline.archive.folders import save
 
 
@@ -21,6 +21,14 @@ def test_a_new_layer_a_new_head_or_a_larger_vocabulary_is_no_other_architecture(
     assert alike(small, {**small, "embedding": (12, 4)})
     assert not alike(small, dict.fromkeys(small, (8, 8)))
     assert not alike(small, {"other": (4, 4)})
+
+
+def test_what_torch_wraps_a_model_in_is_no_other_architecture(tmp_path: Path) -> None:
+    net = _net(12, 3)
+    for epoch, prefix in enumerate(["", "module.", "_orig_mod.", "module._orig_mod."], 1):
+        save(tmp_path / f"model_epoch_{epoch}.pt", {prefix + name: tensor for name, tensor in net.items()})
+    (run,) = open_archive(tmp_path, name="zoo").runs
+    assert len(architectures({c.step: shapes_of(c.tensors) for c in run.checkpoints})) == 1
 
 
 def test_steps_of_each_architecture_are_told_in_one_sentence(tmp_path: Path) -> None:

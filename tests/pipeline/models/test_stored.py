@@ -20,6 +20,7 @@ from pipeline.models.stored import open_checkpoint
 from pipeline.store import Store
 from pipeline.store.addresses import Because, CheckpointSource, Selection
 from pipeline.store.keys import identity
+from pipeline.store.reasons import LISTED
 from pipeline.store.sources import Sources
 from tests.pipeline.compute.stores import LAYERS, ingest, small_store, weights, write_adapter, write_full
 
@@ -75,6 +76,30 @@ def test_an_adapter_of_a_fused_tensor_lands_in_its_own_rows(tmp_path: Path) -> N
     assert isinstance(found, CheckpointSource)
     merged = open_checkpoint(store, found).read(f"{name}.weight")
     np.testing.assert_allclose(merged.numpy(), fused + b @ a, atol=2e-6)  # float32 sums of 2 products
+
+
+def test_equal_updates_of_several_layers_are_all_merged(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    a, b = draw.standard_normal((2, 6)).astype(np.float32), draw.standard_normal((8, 2)).astype(np.float32)
+    write_full(tmp_path / "runs" / "base", weights(0))
+    modules = [name.removesuffix(".weight") for name in LAYERS]
+    write_adapter(tmp_path / "runs" / "lora" / "checkpoint-1", dict.fromkeys(modules, (a, b)), alpha=2, rank=2)
+    store = ingest(tmp_path / "runs", tmp_path / "S.zarr", {"runs/lora": ("runs/base@0", "given")})
+    checkpoint = open_checkpoint(store, whole(store, "lora", 1))
+    for name in LAYERS:
+        np.testing.assert_allclose(checkpoint.read(name).numpy(), weights(0)[name] + b @ a, atol=2e-6)
+
+
+def test_an_adapter_whose_update_is_not_understood_is_no_whole_model_and_fails_nothing(tmp_path: Path) -> None:
+    write_full(tmp_path / "runs" / "base", weights(0))
+    factors = {LAYERS[0].removesuffix(".weight"): (np.ones((2, 6), np.float32), np.ones((8, 2), np.float32))}
+    folder = tmp_path / "runs" / "dora" / "checkpoint-1"
+    write_adapter(folder, factors, alpha=2, rank=2)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    store = ingest(tmp_path / "runs", tmp_path / "S.zarr", {"runs/dora": ("runs/base@0", "given")})
+    reason = Sources(store, Selection()).whole("runs/dora", 1)
+    assert isinstance(reason, Because) and reason.code == LISTED and "DoRA" in reason.reason
 
 
 def test_a_checkpoint_of_which_a_shard_could_not_be_read_is_not_whole(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -168,6 +169,39 @@ def test_runs_that_are_equal_throughout_and_a_checkpoint_of_another_run_are_copi
     assert copied.code == "copied_checkpoint" and "tep 200 of one and step 200 of other" in copied.text
     (start,) = between([one, run({"a.w": "d q r s"}, name="tuned")])
     assert start.code == "starts_from" and start.severity == "note"
+
+
+def test_a_shard_of_another_run_is_told_and_what_neither_run_has_trained_is_not() -> None:
+    one = run({"a.w": "a b c", "b.w": "a b c", "f.w": "f f f"}, name="one")
+    (copied,) = between([one, run({"a.w": "p b r", "b.w": "p q r", "f.w": "f f f"}, name="two")])
+    assert (copied.code, copied.runs, copied.steps, copied.tensors) == (
+        "copied_tensors",
+        ("one", "two"),
+        (100, 100),
+        ("a.w",),
+    )
+    assert "1 of 3 parameters (a.w) at step 100 of two is bit-equal to those at step 100 of one" in copied.text
+    assert not list(between([one, run({"a.w": "p q r", "b.w": "u v w", "f.w": "f f f"}, name="two")]))
+
+
+@given(st.integers(2, 4), st.integers(2, 5), st.data())
+def test_of_runs_that_differ_every_shared_tensor_is_told_once(runs: int, steps: int, data: st.DataObject) -> None:
+    names = [f"p{i}.w" for i in range(4)]
+    texts = [{name: [f"{r}{s}" for s in range(steps)] for name in names} for r in range(runs)]
+    at = data.draw(st.integers(1, steps - 1))
+    copied = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+    for name in copied:
+        texts[1][name][at] = texts[0][name][at]
+    held = [run({n: " ".join(t) for n, t in of.items()}, name=str(i)) for i, of in enumerate(texts)]
+    (finding,) = between(held)
+    assert finding.code == "copied_tensors" and set(finding.tensors) == set(copied)
+
+
+def test_a_head_that_an_adapter_saves_whole_and_never_changes_is_told_and_copies_of_the_base_are_not() -> None:
+    held = run({"q.lora_A.weight": "a b c", "score.weight": "a a a", "lm_head.base_layer.weight": "a a a"})
+    codes = found(replace(held, adapter=True))
+    assert list(codes) == ["frozen"] and codes["frozen"][0].tensors == ("score.weight",)
+    assert "1 parameter of x never changes" in codes["frozen"][0].text
 
 
 def test_a_base_of_another_run_that_is_the_runs_end_is_told() -> None:
