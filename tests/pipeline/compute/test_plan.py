@@ -127,7 +127,7 @@ def test_what_cannot_be_compared_is_listed_and_marked_as_wrong(tmp_path: Path) -
     assert {wrong["runs/full", name] for name in places} == {
         "runs/base@0, which it is compared with, has a counterpart of equal name and shape for 1 of 3 matrices"
     }
-    assert "(8, 5), its base runs/base@0 has (8, 6)" in wrong["runs/lora", "layers.0.mlp.up_proj"]
+    assert "(8, 5), but its base runs/base@0 has (8, 6)" in wrong["runs/lora", "layers.0.mlp.up_proj"]
     assert reasons(planned.skips, run="runs/orphan", statistic="test_change") == {"it has no base"}
 
 
