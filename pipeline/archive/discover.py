@@ -15,6 +15,7 @@ from pathlib import Path
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.architectures import architectures, in_words, shapes_of
+from pipeline.archive.filenames import is_weights_name, stem
 from pipeline.archive.findings import Findings
 from pipeline.archive.folder import Refused
 from pipeline.archive.formats import READ
@@ -24,12 +25,16 @@ from pipeline.archive.joining import note_joinable
 from pipeline.archive.placing import Placed, place
 from pipeline.archive.ranks import without_parts
 from pipeline.archive.runs import assemble_run, refuted, run_parts, settled
+from pipeline.archive.splitting import own_words
 from pipeline.archive.steps import compile_pattern
 from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Archive, Run
 from pipeline.archive.walk import single_file, walk
 
 Progress = Callable[[str], None]
+
+_FRAMEWORKS = ("flax", "jax", "tf", "keras", "torch", "rust")
+"""Words by which a file repeats the one beside it: flax_model.msgpack."""
 
 # So many findings are named when nothing can be read.
 LISTED = 20
@@ -166,14 +171,17 @@ def _list_refused(refused: list[Refused], members: dict[tuple[str, ...], list[He
     """Files of unread formats: problems, but for data, and for copies and exports of a checkpoint that is read."""
     read: dict[Path, Path] = {}
     own: dict[Path, Path] = {}
+    words: dict[Path, set[str]] = {}
     for headers in (headers for every in members.values() for headers in every):
         read.setdefault(headers.path.parent, headers.path)
+        words.setdefault(headers.path.parent, set(_FRAMEWORKS)).update(own_words(headers.placed.found.stem))
         if headers.placed.found.own_folder:
             own[headers.placed.found.folder] = headers.path
     for file in refused:
         around = (file.path.parent, file.path.parent.parent)
         is_export = file.standing == "export"
-        beside = read if is_export else own
+        is_copy = {word for word in own_words(stem(file.path)) if word.isalpha()} <= words.get(file.path.parent, set())
+        beside = read if is_export or (is_copy and not is_weights_name(file.path)) else own
         copy_of = next((beside[folder] for folder in around if folder in beside), None)
         if copy_of is not None and (is_export or not file.names_step):
             findings.note(file.path, f"{file.reason}; {copy_of.name} beside it is read")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,15 +45,23 @@ class Findings:
 
     def training_state(self, path: Path) -> None:
         """An optimizer's file or the like: the files of one folder become one note, see `close`."""
-        self._training_state.setdefault(path.parent, []).append(re.sub(r"\d+", "N", path.name))
+        self._training_state.setdefault(path.parent, []).append(path.name)
 
     def close(self) -> None:
         """Adds the notes that gather several files."""
         for folder, names in self._training_state.items():
-            self.note(folder, "ignored as training state: " + ", ".join(sorted(dict.fromkeys(names))))
+            self.note(folder, "ignored as training state: " + ", ".join(_numbered_together(names)))
         self._training_state.clear()
 
     def hint(self, text: str) -> None:
         """A note that the reader should act on, or know before anything is computed."""
         self.hints.append(text)
         self.notes.append(text)
+
+
+def _numbered_together(names: Iterable[str]) -> list[str]:
+    """Names in order; those that differ only in numbers as one: "rng_state_*.pth (8 files)"."""
+    forms: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        forms[re.sub(r"\d+", "*", name)].append(name)
+    return [f"{form} ({len(of)} files)" if len(of) > 1 else of[0] for form, of in sorted(forms.items())]

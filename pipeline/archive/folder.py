@@ -110,6 +110,8 @@ def _open(entry: os.DirEntry[str], path: Path, files: FolderFiles, findings: Fin
         else:
             findings.note(path, f"cannot be opened: {findings.made(path, error).reason}")
         return None
+    if known.is_text and not _names_step(path):
+        return unread.TEXT
     if known.format or (known.fault and promises):
         files.weights.append(path.name)
         if filenames.is_training_state(path):

@@ -60,7 +60,7 @@ _HASH = (
 )
 _TOKEN = re.compile(
     rf"(?P<hash>{_HASH})"
-    rf"|(?P<stamp>(?<!\d){_DATE}(?P<time>[-_T ]\d\d[-_.:h]?\d\d(?:[-_.:m]?\d\d)?)?(?!\d))"
+    rf"|(?P<stamp>(?<!\d){_DATE}(?P<time>[-_T +]\d\d[-_.:h]?\d\d(?:[-_.:m]?\d\d(?:[+]\d\d)?)?)?(?!\d))"
     r"|(?P<shard>\d+-of-\d+)"
     r"|(?P<power>\d+(?:\.\d+)?[eE][-+]?\d+(?![^\W_]))"
     rf"|(?P<scaled>\d{{1,9}}(?:\.\d{{1,9}})?(?:[kKmM](?=[A-Z][a-z]|(?:{'|'.join(CLOCKS)})(?![^\W_]))"

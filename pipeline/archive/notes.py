@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,11 +36,11 @@ def notes_by_run(archive: Archive) -> Mapping[str, tuple[str, ...]]:
 
 
 def within(note: str, run: Run, root: Path) -> str:
-    """A note of a run without the run's folder or id before it: for a list under the run's name."""
+    """A note of a run, its paths below the run's folder and without the run's id: for a list under the run's name."""
     folder = _relative(Path(run.path), root)
     for prefix in (f"{run.id}: ", *((f"{folder}/", f"{folder}: ") if folder else ())):
         note = note.removeprefix(prefix)
-    return note
+    return re.sub(rf"(?<!\S){re.escape(folder)}/", "", note) if folder else note
 
 
 def _whose(holders: Sequence[Checkpoint], run: Run, root: Path) -> str:

@@ -191,7 +191,9 @@ def _note_link(folder: Path, findings: Findings) -> None:
     if target == here or target in here.parents:
         findings.problem(folder, f"a symlink loop: it leads to {target}, which contains it")
     else:
-        findings.note(folder, f"a link to {target}, which is already listed")
+        root = _real(findings.root)
+        where = findings.relative(findings.root / target.relative_to(root)) if target.is_relative_to(root) else target
+        findings.note(folder, f"a link to {where}, which is already listed")
 
 
 def _classify(folder: Path, entries: list[os.DirEntry[str]], listing: _Listing) -> bool:
@@ -293,7 +295,7 @@ def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> I
                 findings.note(folder / name, f"skipped: the checkpoint here is {(adapters or standard)[0]}")
         others = named
     for name in others:
-        yield Found(folder, parts, (folder / name,), doubtful=name in files.doubtful)
+        yield Found(folder, parts, (folder / name,), doubtful=name in files.doubtful or bool(standard))
 
 
 def _without_links_to_listed(listing: _Listing) -> list[Found]:

@@ -3,7 +3,8 @@
 A number is a metric if its name has a word for a result (loss, acc, f1, ...), or if it is of a floating-point type and
 its name has no word for a count or a setting (step, seed, lr, version, ...). A name that ends in such a word
 (loss_scale, acc_steps) is none. So are truth values, tensors of the weights themselves, and what optimizers, schedulers
-and settings keep. Dicts of results ("metrics", "val", {"loss": {"train": ...}}) are looked into, one level.
+and settings keep. Dicts of results ("metrics", "val", {"loss": {"train": ...}}) are looked into, two levels deep; in
+any other dict a number counts if its name is a result ({"extra_state": {"val_loss": ...}}).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pipeline.archive.formats.state import TRAINING_STATE, as_mapping, is_tensor, is_training_state
-from pipeline.archive.formats.step_numbers import numpy_scalar
+from pipeline.archive.formats.step_numbers import SETTINGS, numpy_scalar
 
 _RESULT = re.compile(
     r"loss(es)?|acc|accuracy|accuracies|f1|precision|recall|auc|auroc|mcc|bleu|rouge[0-9l]*|perplexity|ppl|rewards?|"
@@ -29,6 +30,7 @@ _NO_RESULT = re.compile(
 _STATISTICS = {"max", "min", "mean", "std", "ema", "rate"}
 """Words that may end a result's name: loss_mean, error_rate."""
 _GROUP = re.compile(r"metrics?|logs?|logged|results?|scores?|stats|eval|evaluation|valid|validation|val|test|train")
+_NAMES_NOTHING = re.compile(r"(?:\w+_)?(?:metrics?|logs?|logged|results?|stats)")
 _MOST = 1000
 """More numbers than a training loop logs by hand."""
 
@@ -44,16 +46,38 @@ def metric_numbers(
         if number is not None and _is_metric(key, number) and (key not in weights or is_result(key)):
             metrics[key] = float(number)
     for key, value in values.items():
-        entries = as_mapping(value)
-        if not entries or not _is_group(key) or is_training_state(value) or len(entries) > _MOST:
+        if key not in weights:
+            for name, number in _in_group(key, value, tensor_value, weights).items():
+                metrics.setdefault(name, number)
+    return metrics
+
+
+def _in_group(
+    key: str, value: Any, tensor_value: Callable[[Any], float | None], weights: Collection[str], depth: int = 0
+) -> dict[str, float]:
+    """The metrics of a dict beside the weights, and of the dicts of results in it. Their names begin with the key,
+    unless it says no more than that these are metrics."""
+    entries = as_mapping(value)
+    if not entries or len(entries) > _MOST or is_training_state(value) or TRAINING_STATE.search(key):
+        return {}
+    is_group = _is_group(key)
+    if not is_group and (depth or SETTINGS.search(key)):
+        return {}
+    metrics: dict[str, float] = {}
+    for name, entry in entries.items():
+        if not isinstance(name, str) or f"{key}.{name}" in weights:
             continue
-        for name, entry in entries.items():
-            if not isinstance(name, str) or f"{key}.{name}" in weights or key in weights:
-                continue
-            number = _number(entry, tensor_value)
-            full = name if re.fullmatch(r"(?:\w+_)?(?:metrics?|logs?|logged|results?|stats)", key) else f"{key}_{name}"
-            if number is not None and (_is_metric(name, number) or (is_result(key) and _is_metric(full, number))):
-                metrics.setdefault(full, float(number))
+        number = _number(entry, tensor_value)
+        full = name if _NAMES_NOTHING.fullmatch(key) or not is_group else f"{key}_{name}"
+        if number is not None and (
+            is_result(name)
+            or (is_group and (_is_metric(name, number) or (is_result(key) and _is_metric(full, number))))
+        ):
+            metrics.setdefault(full, float(number))
+        elif number is None and is_group and not depth:
+            prefix = "" if full == name else f"{key}_"
+            for inner, found in _in_group(name, entry, tensor_value, weights, depth + 1).items():
+                metrics.setdefault(prefix + inner, found)
     return metrics
 
 

@@ -53,6 +53,7 @@ class Recognised:
     format: str = ""
     unread: Unread | None = None
     fault: str = ""
+    is_text: bool = False
 
 
 _OTHER = Recognised()
@@ -140,7 +141,7 @@ def _by_suffix(path: Path, first: bytes, size: int) -> Recognised:
         what = "text, not weights: it " if text else ""
         # What a link leads to may be a secret of the reader's.
         begins = "a link to what is" if path.is_symlink() else f"begins with {first[:8]!r}:"
-        return Recognised(fault=f"{what}{begins} neither a torch file nor another known format; not read")
+        return Recognised(fault=f"{what}{begins} neither a torch file nor another known format; not read", is_text=text)
     tokenizer = path.name.startswith(("tokenizer", "spiece", "sentencepiece", "vocab"))
     if text or size < MENTIONED_BYTES or tokenizer:
         return _OTHER

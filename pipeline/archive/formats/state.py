@@ -57,6 +57,8 @@ _MOMENT_NAME = re.compile(
 _COUNT_NAME = re.compile(r"(?:^|[./])(?:step|count|lr|betas|eps|weight_decay)(?:\.\d+)?$")
 
 MAX_DEPTH = 32
+MAX_MODELS = 1000
+"""Of one list."""
 MAX_ENTRIES = 1_000_000
 MAX_NAME = 1024
 """Characters of a tensor's name with those of the dicts around it."""
@@ -150,6 +152,8 @@ def are_moments(names: Iterable[str]) -> bool:
 def find_weights(root: Any) -> State:
     """The model's tensors by name, and notes on the rest."""
     top = as_mapping(root)
+    if top is None and isinstance(root, list | tuple):
+        top = _models_of(root)
     if top is None:
         states = isinstance(root, list | tuple) and bool(root) and all(map(is_training_state, root[:1000]))
         kind = _kind(root)
@@ -180,6 +184,16 @@ def find_weights(root: Any) -> State:
     if not tensors and not left:
         left.append(f"no tensors, but {_first_keys(top) or 'an empty dict'}")
     return State(tensors, tuple(left), training_state, values)
+
+
+def _models_of(entries: list[Any] | tuple[Any, ...]) -> dict[Any, Any] | None:
+    """The state dicts of a list, by position, or the only one: (model.state_dict(), epoch); None where it has none."""
+    models = {}
+    for at, entry in enumerate(entries[:MAX_MODELS]):
+        mapping = None if is_training_state(entry) else as_mapping(entry)
+        if mapping and any(isinstance(key, str) and is_tensor(value) for key, value in mapping.items()):
+            models[str(at)] = mapping
+    return next(iter(models.values())) if len(models) == 1 else models or None
 
 
 def _by_name(entries: dict[Any, Any]) -> dict[str, Any]:

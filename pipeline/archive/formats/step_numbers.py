@@ -12,7 +12,7 @@ from pipeline.archive.formats.pickle_data import Call, Global
 from pipeline.archive.formats.state import as_mapping, is_tensor
 
 # A dict of settings says how long training was meant to be, not how far it got.
-_SETTINGS = re.compile(r"arg|conf|cfg|param|option|optim|sched", re.IGNORECASE)
+SETTINGS = re.compile(r"arg|conf|cfg|param|option|optim|sched", re.IGNORECASE)
 _COUNTS = re.compile(r"(?:^|_)(?:steps?|iter\w*|updates|epochs?|episodes?|timesteps)(?:$|_num$)", re.IGNORECASE)
 _LARGEST = 2**62
 
@@ -27,7 +27,7 @@ def step_numbers(values: Mapping[str, Any], tensor_value: Callable[[Any], int | 
     for key, value in values.items():
         inner = value[-1] if isinstance(value, list) and value and key.endswith("history") else value
         entries = as_mapping(inner)
-        if entries is None or (_SETTINGS.search(key) and inner is value):
+        if entries is None or (SETTINGS.search(key) and inner is value):
             continue
         for name, entry in entries.items():
             counts = isinstance(name, str) and name not in numbers and _COUNTS.search(name)
@@ -45,13 +45,19 @@ def _number(value: Any, tensor_value: Callable[[Any], int | None]) -> int | None
 
 
 def numpy_scalar(value: Any) -> int | float | None:
-    """The value of a pickled numpy number: scalar(dtype("i8", …), its bytes)."""
+    """The value of a pickled numpy number, scalar(dtype("i8", …), its bytes), or of an array of one number."""
     function = value.function if isinstance(value, Call) else None
-    if not isinstance(function, Global) or function.name != "scalar" or "multiarray" not in function.module:
+    if not isinstance(function, Global) or "multiarray" not in function.module:
         return None
-    if not isinstance(value.args, tuple) or len(value.args) != 2 or not isinstance(value.args[0], Call):
+    match function.name, value.args, value.state:
+        case "scalar", (dtype, raw), _:
+            pass
+        case "_reconstruct", _, (_, tuple() as shape, dtype, _, raw) if all(length == 1 for length in shape):
+            pass
+        case _:
+            return None
+    if not isinstance(dtype, Call):
         return None
-    dtype, raw = value.args
     code = dtype.args[0] if isinstance(dtype.args, tuple) and dtype.args else None
     if isinstance(raw, Call) and isinstance(raw.args, tuple) and raw.args and isinstance(raw.args[0], str):
         # Protocol 2 has no bytes: they are the text that _codecs.encode(text, "latin1") would turn into them.

@@ -62,6 +62,7 @@ TORCH_PICKLE = Unread(
 )
 PACKED = Unread("compressed files are", "unpack it", "data")
 PACKED_CHECKPOINTS = Unread("checkpoints packed into an archive are", "unpack it", "data")
+TEXT = Unread("text files that are called as weights are", "put the weights in its place", "export")
 GGUF = Unread("GGUF is", _FROM_WHICH, "export")
 GGML = Unread("GGML is", _FROM_WHICH, "export")
 ONNX = Unread("ONNX graphs are", _FROM_WHICH, "export")

@@ -117,7 +117,7 @@ def test_an_optimizers_state_in_safetensors_is_told_by_its_names(tmp_path: Path)
     save(tmp_path / "opt1.safetensors", moments | {"state.0.step": torch.tensor(5.0)})
     archive = open_archive(tmp_path, name="run")
     assert steps(archive) == {"run": [1]}
-    assert archive.notes == ("ignored as training state: optN.safetensors",)
+    assert archive.notes == ("ignored as training state: opt1.safetensors",)
 
 
 def test_an_optimizer_deeper_in_the_file_is_left_and_the_model_read(tmp_path: Path) -> None:
@@ -376,14 +376,14 @@ def test_a_folder_that_a_trainer_is_writing_is_noted_and_a_users_tmp_folder_is_r
 
 def test_when_nothing_is_found_each_file_is_named_with_the_reason(tmp_path: Path) -> None:
     torch.save(torch.randn(20, 3), tmp_path / "embeddings.pt")
-    torch.save([{"w": torch.randn(4, 4)}], tmp_path / "ensemble.pt")
+    torch.save([torch.randn(4, 4)], tmp_path / "batch.pt")
     torch.save({"loss": 0.5}, tmp_path / "numbers.pt")
     torch.save(adam_state(), tmp_path / "adam.pt")
     (tmp_path / "README.md").write_text("x")
     message = nothing_found(tmp_path)
     for line in (
         "embeddings.pt: holds no weights: a tensor, not a dict of weights",
-        "ensemble.pt: holds no weights: a list, not a dict of weights",
+        "batch.pt: holds no weights: a list, not a dict of weights",
         "numbers.pt: holds no weights: no tensors, but loss",
         "ignored as training state: adam.pt",
         "torch.save(model.state_dict(), path)",
@@ -446,3 +446,49 @@ def test_any_bytes_are_recognised_as_something(
     path.write_bytes(start + content)
     recognised = recognise(path)
     assert sum(map(bool, (recognised.format, recognised.unread, recognised.fault))) <= 1
+
+
+def test_text_files_called_as_weights_are_one_note_beside_weights_and_a_problem_without(tmp_path: Path) -> None:
+    save(tmp_path / "CKPT" / "model.ckpt", weights(1))
+    for name, text in (("counter", "12"), ("brain", "step: 3\n"), ("loader", "1000")):
+        (tmp_path / "CKPT" / f"{name}.ckpt").write_text(text)
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run/CKPT": [0]} and archive.problems == ()
+    (note,) = archive.notes
+    assert note.startswith("CKPT/brain.ckpt: text files") and "2 more such files" in note
+    (tmp_path / "CKPT" / "model.ckpt").unlink()
+    assert "text files that are called as weights" in nothing_found(tmp_path)
+
+
+def test_a_numbered_file_without_matrices_beside_a_trainers_weights_is_training_state(tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint_0" / "pytorch_model.bin")
+    torch.save({"best": 0.5}, tmp_path / "checkpoint_0" / "custom_checkpoint_0.pkl")
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [0]} and archive.problems == ()
+    assert archive.notes == ("checkpoint_0: ignored as training state: custom_checkpoint_0.pkl",)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_copy"),
+    [("flax_model.msgpack", True), ("tf_model.h5", True), ("model.keras", True), ("vae.msgpack", False)],
+)
+def test_another_format_of_what_is_read_is_a_note_and_of_another_model_a_problem(
+    tmp_path: Path, name: str, is_copy: bool
+) -> None:
+    for step in (1, 2):
+        save(tmp_path / f"model_step{step}.pt")
+    (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n" + b"model_weights" if name.endswith("5") else os.urandom(99))
+    archive = open_archive(tmp_path, name="run")
+    assert steps(archive) == {"run": [1, 2]}
+    assert (len(archive.problems), len(archive.notes)) == ((0, 1) if is_copy else (1, 0))
+
+
+def test_a_list_of_state_dicts_is_read_by_position_and_a_pair_as_its_state_dict(tmp_path: Path) -> None:
+    for name, saved in (("ensemble", [weights(1), weights(2)]), ("pair", (weights(1), 500))):
+        (tmp_path / name).mkdir()
+        torch.save(saved, tmp_path / name / "model.pt")
+    ensemble, pair = open_archive(tmp_path).runs
+    assert {tensor.name for tensor in ensemble.checkpoints[0].tensors} == {
+        f"{at}.{name}" for at in (0, 1) for name in weights()
+    }
+    assert {tensor.name for tensor in pair.checkpoints[0].tensors} == set(weights())

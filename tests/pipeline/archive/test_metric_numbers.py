@@ -88,3 +88,17 @@ def test_names_of_results_are_known_with_any_split(
 ) -> None:
     value: float = 7 if whole else 0.5
     assert metrics_of(tmp_path_factory.mktemp("any") / "run", {split + word: value}) == {split + word: value}
+
+
+def test_arrays_of_one_number_and_results_two_levels_deep_are_metrics(tmp_path: Path) -> None:
+    beside = {
+        "f1": np.array(0.25),
+        "top1": np.array([[51.0]]),
+        "many": np.arange(3.0),
+        "metrics": {"val": {"loss": 0.5, "deep": {"acc": 1.0}}, "train": {"loss": 0.125, "lr": 0.1}},
+        "extra_state": {"best_loss": 4.0, "best": 3.0, "train_iterator": {"loss": 1.0}},
+        "config": {"error": 0.5},
+    }
+    assert metrics_of(tmp_path / "run", beside) == {
+        "f1": 0.25, "top1": 51.0, "val_loss": 0.5, "best_loss": 4.0, "train_loss": 0.125
+    }  # fmt: skip

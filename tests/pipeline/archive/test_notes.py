@@ -112,6 +112,19 @@ def test_under_its_run_a_note_does_not_repeat_the_runs_folder(tmp_path: Path) ->
     assert within(f"{run.id}: its checkpoints differ", run, archive.root) == "its checkpoints differ"
 
 
+def test_files_that_differ_in_numbers_and_paths_in_a_runs_folder_are_short(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path / "a" / f"step_{step}.pt", seed=step)
+        save(tmp_path / "a" / f"opt{step}.pt", {"state": {}, "param_groups": []})
+    save(tmp_path / "a" / "best.pt", seed=2)
+    archive = open_archive(tmp_path, name="demo")
+    notes = [within(note, archive.runs[0], archive.root) for note in notes_by_run(archive)["demo/a"]]
+    assert sorted(notes) == [
+        "best.pt: skipped: same weights as step_2.pt, step 2",
+        "ignored as training state: opt*.pt (2 files)",
+    ]
+
+
 def test_the_report_lists_each_note_under_its_run(tmp_path: Path) -> None:
     trainer_checkpoint(tmp_path / "data" / "a" / "checkpoint-10", 10)
     save(tmp_path / "data" / "b" / "step_5.pt")
