@@ -100,7 +100,7 @@ def _open(entry: os.DirEntry[str], path: Path, files: FolderFiles, findings: Fin
     try:
         if not entry.is_file() and path.exists():
             report = findings.problem if promises else findings.note
-            report(path, "not opened: it is a pipe, a socket or a device")
+            report(path, "not opened: it is not a regular file but a pipe, a socket or a device")
             return None
         known = recognise(path)
     except (ArchiveError, OSError) as error:
