@@ -63,7 +63,7 @@ class IntrinsicDimension(Analyzer):
     """How many dimensions learning a task takes from a checkpoint, and the run's path through weight space."""
 
     name: ClassVar[str] = "intrinsic_dimension"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     variables: ClassVar[tuple[Variable, ...]] = VARIABLES
     Parameters: ClassVar[type[AnalyzerParameters]] = IntrinsicParameters
 
@@ -145,7 +145,7 @@ def _notes(s: IntrinsicParameters) -> tuple[str, ...]:
         "or below it, the least. d_int = 0: the score was there before any training. Read d_int_flag beside it.",
         f"Searched for at level {levels}; other levels are read off the same curve and have wider intervals.",
         "Rates and stops are chosen on a tuning split with seeds of their own; scores are of fresh seeds on a third "
-        "split. Intervals are over seeds: of one checkpoint, not of training runs.",
+        "split. Intervals are over seeds and tunings: of one checkpoint, not of training runs.",
     )
 
 

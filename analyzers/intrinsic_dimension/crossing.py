@@ -1,19 +1,24 @@
 """Where the score reaches a threshold: a monotone fit over log d, and its bootstrap interval.
 
 Scores at the measured d are pooled to be non-decreasing (isotonic regression, weighted by seeds) and joined by
-straight lines in log d. The bootstrap draws residuals about each d's mean, pooled over all d (few seeds at a d know
-little of their own spread) and widened by √(n/(n−1)); the baseline's seeds are drawn too, so that a local threshold's
-own uncertainty is inside.
+straight lines in log d. The bootstrap multiplies the residuals of a seed by one normal number, the same at every d and
+in the baseline (a seed draws its batches and its head everywhere, so its scores rise and fall together). The variance
+is that of each d, shrunk towards that of all d, since few seeds know little of their spread; for the same reason the
+draws are Student's. Each mean also varies by what another tuning could have made of it (`tuning`). A local threshold
+moves with the baseline of the same draw.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 DRAWS = 1000
+PRIOR = 4
+"""Degrees of freedom with which the variance over all d counts beside that of the seeds of one d."""
 
 
 @dataclass(frozen=True)
@@ -85,33 +90,40 @@ class Draws:
 
 
 class Curve:
-    """Scores over d with their bootstrap. `scores`: d → (seeds,); 0 for no training. `baseline`: (seeds,)."""
+    """Scores over d with their bootstrap. `scores`: d → (seeds,); 0 for no training. `baseline`: (seeds,). The same
+    place in any of them is the same seed. `tuning` and `baseline_tuning`: standard deviations that repeated tuning adds
+    to the mean at a d and to the baseline's."""
 
     def __init__(
-        self, scores: Mapping[int, np.ndarray], baseline: np.ndarray, seed: int = 0, draws: int = DRAWS
+        self,
+        scores: Mapping[int, np.ndarray],
+        baseline: np.ndarray,
+        seed: int = 0,
+        draws: int = DRAWS,
+        tuning: float = 0.0,
+        baseline_tuning: float = 0.0,
     ) -> None:
         self.d = np.array(sorted(scores), dtype=np.int64)
         each = [np.asarray(scores[int(d)], dtype=float) for d in self.d]
         self.n = np.array([len(values) for values in each])
         self.means = np.array([values.mean() for values in each])
         self.baseline = float(baseline.mean())
-        rng = np.random.default_rng(seed)
-        # No training is exact (one value, no seed in it), so it has no residuals and takes none.
-        pooled = _residuals([values for d, values in zip(self.d, each, strict=True) if d > 0])
-        drawn = np.stack(
-            [
-                mean + (rng.choice(pooled, (draws, n)).mean(axis=1) if pooled.size and d > 0 else np.zeros(draws))
-                for d, mean, n in zip(self.d, self.means, self.n, strict=True)
-            ],
-            axis=1,
-        )
-        own = _residuals([baseline])
-        shift = rng.choice(own, (draws, len(baseline))).mean(axis=1) if own.size else np.zeros(draws)
         self.fit = isotonic(self.means, self.n.astype(float))
-        self.draws = Draws(isotonic(drawn, self.n.astype(float)), self.baseline + shift)
+        rng = np.random.default_rng(seed)
+        shared = rng.standard_normal((draws, max(len(baseline), *self.n)))
+        # No training is exact: one value, with neither a seed nor a rate in it.
+        trained = [values for d, values in zip(self.d, each, strict=True) if d > 0]
+        residuals, own = _residuals(trained), _residuals([baseline])
+        shifts = [
+            _shift(values, residuals, tuning, shared, rng) if d > 0 else np.zeros(draws)
+            for d, values in zip(self.d, each, strict=True)
+        ]
+        drawn = self.means + np.stack(shifts, axis=1)
+        of_baseline = self.baseline + _shift(baseline, own, baseline_tuning, shared, rng)
+        self.draws = Draws(isotonic(drawn, self.n.astype(float)), of_baseline)
         spread = np.quantile(drawn, (0.025, 0.975), axis=0)
         self.low, self.high = spread[0], spread[1]
-        every = np.concatenate((pooled, own))
+        every = np.concatenate((residuals, own))
         self._spread = float(np.sqrt(np.mean(every**2))) if every.size else float("nan")
 
     def crossing(self, threshold: float, drawn: np.ndarray | None = None) -> Crossing:
@@ -149,3 +161,19 @@ class Curve:
 def _residuals(groups: list[np.ndarray]) -> np.ndarray:
     parts = [(v - v.mean()) * np.sqrt(len(v) / (len(v) - 1)) for v in groups if len(v) > 1]
     return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _shift(
+    values: np.ndarray, residuals: np.ndarray, tuning: float, shared: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """(draws,) of how far the mean of `values` (seeds,) may lie from its expectation. `residuals`: of all d; `shared`
+    (draws, seeds): the multipliers."""
+    n = len(values)
+    centred = values - values.mean()
+    squares = float(np.square(centred).sum())
+    freedom = PRIOR + n - 1
+    variance = (PRIOR * float(np.square(residuals).mean()) + squares) / freedom if residuals.size else 0.0
+    alone = rng.standard_normal(len(shared))
+    unit = shared[:, :n] @ (centred / math.sqrt(squares)) if squares > 0 else alone
+    student = unit * np.sqrt(freedom / rng.chisquare(freedom, len(shared)))
+    return math.sqrt(variance / n) * student + tuning * rng.standard_normal(len(shared))

@@ -14,6 +14,7 @@ from analyzers.intrinsic_dimension.crossing import Curve
 from analyzers.intrinsic_dimension.doubts import doubts
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.search import FULL, Finished, Target
+from analyzers.intrinsic_dimension.tuning import spread_by_tuning
 from analyzers.linalg.hashing import stable_seed
 
 THRESHOLDS = ("local", "local_corrected", "run", "run_corrected", "global")
@@ -71,7 +72,13 @@ def cell_of(
     if baseline.size:
         scores = {d: finished.at_stop(d) for d in finished.scored_at()}
         scores[0] = np.array([finished.initial("score")])
-        curve = Curve(scores, baseline, stable_seed(where))
+        curve = Curve(
+            scores,
+            baseline,
+            stable_seed(where),
+            tuning=spread_by_tuning(finished, finished.scored_at()),
+            baseline_tuning=spread_by_tuning(finished, [FULL]),
+        )
     return Cell(finished, curve, len(trials), len(diverged), least, not statistic.propose(trials))
 
 

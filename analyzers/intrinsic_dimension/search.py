@@ -124,12 +124,13 @@ class Finished:
         scores = [float(r["score"][0]) for r in self.scored[FULL, 1].values()]
         return float(np.mean(scores)) if scores else self.initial("tune")
 
-    def at_stop(self, d: int, budget: int = 1) -> np.ndarray:
-        """(seeds,) scores of the scored trials at the stop that tuning chose; a diverged one has its initial score."""
+    def at_stop(self, d: int, budget: int = 1, split: Phase = "score") -> np.ndarray:
+        """(seeds,) scores of the scored trials, on either split, at the stop that tuning chose; a diverged one has its
+        initial score."""
         stop = self.best(d)[1]
         scores = []
         for _, result in sorted(self.scored[d, budget].items()):
-            curve = np.asarray(result["score"], dtype=float)
+            curve = np.asarray(result[split], dtype=float)
             scores.append(curve[stop] if np.isfinite(curve[stop]) else curve[0])
         return np.array(scores)
 

@@ -62,7 +62,7 @@ def _landscape(node: xr.Dataset, look: Look) -> list[Block]:
     }
     level = float(node["level"].values[0])
     caption = (
-        f"d_int at level {level:g} with 95 % intervals over seeds; an open end was not tried. {MARK}: a "
+        f"d_int at level {level:g} with 95 % intervals over seeds and tunings; an open end was not tried. {MARK}: a "
         "reason for doubt, given in the note."
     )
     table = from_rows(caption, told, columns)
@@ -107,10 +107,10 @@ def over_steps(node: xr.Dataset, look: Look, task: str) -> Image | None:
         panels[0].set_ylabel("d_int")
         place(figure, 2, top=0.3 + legend(figure, list(dict.fromkeys(drawn)), look), apart=(0.3, 0))
         caption = (
-            f"Least dimension that reaches {level:g} of full training on {task}, bars: 95 % over seeds, arrows where "
-            "an end is open. Hollow triangles are no values: up, above every d tried; down, at or below the least. "
-            "Hollow squares below: reached before training. Rings: doubtful, see the table. Dotted: SAID; grey dashes: "
-            "controls, whose intervals and doubts stand in the table."
+            f"Least dimension that reaches {level:g} of full training on {task}, bars: 95 % over seeds and tunings, "
+            "arrows where an end is open. Hollow triangles are no values: up, above every d tried; down, at or below "
+            "the least. Hollow squares below: reached before training. Rings: doubtful, see the table. Dotted: SAID; "
+            "grey dashes: controls, whose intervals and doubts stand in the table."
         )
         return image(
             figure,
