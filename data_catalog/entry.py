@@ -55,7 +55,7 @@ class Entry(BaseModel):
     bases: dict[str, str] = Field(default_factory=dict, description="glob on run ids → base, as a path or RUN[@STEP]")
     metrics: dict[str, str] = Field(
         default_factory=dict,
-        description="glob on run ids → CSV below the archive: a column `step` or `epoch`, numbers, perhaps `run`",
+        description="glob on run ids → CSV or JSON log below the archive, as --metrics takes it",
     )
     tasks: dict[str, str] = Field(
         default_factory=dict,

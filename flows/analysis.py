@@ -60,12 +60,13 @@ def find_archive(options: AnalyzeOptions) -> Source:
     import data_catalog
     from pipeline.api import scan
     from pipeline.archive import require_runs
-    from pipeline.archive.metrics_csv import files_of, with_metrics
+    from pipeline.archive.metrics_csv import NONE, files_of, with_metrics
 
     entry = data_catalog.find(options.runs)
+    files = files_of(options.metrics)
     if entry is None:
         archive = scan(options.runs, options.name, options.step_pattern, options.step_scale)
-        return Source(with_metrics(require_runs(archive), files_of(options.metrics)), {})
+        return Source(with_metrics(require_runs(archive), files, NONE in options.metrics), {})
     archive = scan(
         entry.folder,
         options.name or entry.name,
@@ -73,8 +74,8 @@ def find_archive(options: AnalyzeOptions) -> Source:
         options.step_scale or entry.step_scale,
         entry.run_ids,
     )
-    files = [(glob, entry.folder / Path(path).expanduser()) for glob, path in entry.metrics.items()]
-    return Source(with_metrics(require_runs(archive), (*files, *files_of(options.metrics))), dict(entry.bases))
+    named = [(glob, entry.folder / Path(path).expanduser()) for glob, path in entry.metrics.items()]
+    return Source(with_metrics(require_runs(archive), (*named, *files), NONE in options.metrics), dict(entry.bases))
 
 
 def open_store(path: Path) -> Store:
@@ -307,14 +308,15 @@ def report_only(options: AnalyzeOptions, globs: Sequence[str] | None, runner: Ru
 
 def given_logs(store: Store, options: AnalyzeOptions) -> dict[str, Log]:
     """The metrics of --metrics for the runs of a store, which stays as it is."""
-    from pipeline.archive.metrics_csv import Target, files_of, logs_from
+    from pipeline.archive.metrics import Log
+    from pipeline.archive.metrics_csv import NONE, Target, files_of, logs_from
 
     if not options.metrics:
         return {}
     checkpoints = {run.id: store.checkpoints(run.id) for run in store.runs() if run.role == "run"}
-    return logs_from(
-        files_of(options.metrics), [Target(run, known[0].step_unit) for run, known in checkpoints.items() if known]
-    )
+    targets = [Target(run, known[0].step_unit) for run, known in checkpoints.items() if known]
+    forgotten = {target.id: Log() for target in targets} if NONE in options.metrics else {}
+    return {**forgotten, **logs_from(files_of(options.metrics), targets).logs}
 
 
 def chosen_runs(ids: Sequence[str], globs: Sequence[str]) -> list[str]:

@@ -14,7 +14,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from flows.unchanged import Unchanged
 
 _PLAINER = str.maketrans({"·": "-", "→": "->", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-", "≤": "<="})
 """Replacements in our own lines where the terminal lacks a character."""
@@ -159,6 +162,19 @@ def place(path: str | Path) -> str:
     absolute = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps `..`
     here = f"{os.getcwd().rstrip(os.sep)}{os.sep}"  # noqa: PTH109 - compared as text with the line above
     return absolute.removeprefix(here)
+
+
+def nothing_new(earlier: Unchanged) -> list[str]:
+    """What an analysis with nothing to add says."""
+    done = earlier.done
+    return [
+        nothing_to_read(done.checkpoints),
+        nothing_to_compute(done.units),
+        *content_lines(done.warnings, done.notes),
+        "",
+        "The report is up to date.",
+        report_lines(earlier.html, earlier.zarr),
+    ]
 
 
 def report_lines(html: Path, zarr: Path) -> str:

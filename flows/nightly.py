@@ -12,16 +12,22 @@ from flows.analysis import analyze
 from flows.lock import StoreBusy
 from flows.options import AnalyzeOptions
 from flows.running import PrefectRunner, errors_as_text
+from flows.unchanged import unchanged
 from pipeline.archive.text import path_text, utf8
 
 
 @flow(**common.settings("nightly"))
 def nightly(options: dict[str, Any]) -> State[None]:
-    """Analyses what is new. Completed when all was measured or is listed; skipped while another writes to the store."""
+    """Analyses what is new. Completed when all was measured or is listed; also when nothing changed since the last
+    report, which then stays as it is. Skipped while another writes to the store."""
     chosen = AnalyzeOptions(**options)
     console.say(f"varve · scheduled analysis of {chosen.runs}")
     try:
         with errors_as_text():
+            if (earlier := unchanged(chosen)) is not None:
+                for line in console.nothing_new(earlier):
+                    console.say(line)
+                return Completed(name="Unchanged", message=f"nothing new: {path_text(earlier.html)}")
             outcome = analyze(chosen, PrefectRunner())
     except StoreBusy as busy:
         console.say(f"Skipped: {busy}")

@@ -56,29 +56,30 @@ class AnalyzeOptions(BaseModel):
     @field_validator("out", "store")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        return path_text(Path(value).expanduser().absolute()) if value is not None else None
+        return _absolute_path(Path(value)) if value is not None else None
 
     @field_validator("runs")
     @classmethod
     def _absolute_or_entry(cls, value: str) -> str:
         path = Path(value).expanduser()
         may_be_entry = path.name == value and not real_path(path).exists()  # a name of the catalog
-        return value if may_be_entry else path_text(path.absolute())
+        return value if may_be_entry else _absolute_path(path)
 
     @field_validator("tasks", "probes")
     @classmethod
     def _absolute_or_named(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         """A name and a "package.module:factory" stay, a file's path becomes absolute."""
-        return tuple(v if is_name(v) or is_factory(v) else str(Path(v).expanduser().absolute()) for v in values)
+        return tuple(v if is_name(v) or is_factory(v) else _absolute_path(Path(v)) for v in values)
 
     @field_validator("metrics")
     @classmethod
     def _absolute_files(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         """FILE and RUN_GLOB=FILE with absolute paths."""
-        from pipeline.archive.metrics_csv import files_of
+        from pipeline.archive.metrics_csv import NONE, files_of
 
-        files = [(glob, path_text(path.expanduser().absolute())) for glob, path in files_of(values)]
-        return tuple(text if glob is None else f"{glob}={text}" for glob, text in files)
+        files = [(glob, _absolute_path(path)) for glob, path in files_of(values)]
+        none = (NONE,) if NONE in values else ()
+        return (*none, *(text if glob is None else f"{glob}={text}" for glob, text in files))
 
     @property
     def store_path(self) -> Path:
@@ -89,6 +90,15 @@ class AnalyzeOptions(BaseModel):
     def out_path(self) -> Path:
         """The folder that the report goes to."""
         return real_path(self.out)
+
+
+def _absolute_path(path: Path) -> str:
+    """The path from the root, as text and without "..", which leads past a link to the folder that holds its target."""
+    whole = path.expanduser().absolute()
+    if ".." in whole.parts:
+        last = max(i for i, part in enumerate(whole.parts) if part == "..")
+        whole = real_path(Path(*whole.parts[: last + 1])).resolve().joinpath(*whole.parts[last + 1 :])
+    return path_text(whole)
 
 
 def is_name(text: str) -> bool:

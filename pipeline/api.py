@@ -70,16 +70,20 @@ def ingest(
     step_pattern: str | None = None,
     step_scale: float | None = None,
     rehash: bool = False,
+    metrics: str | Path | Sequence[str | Path] = (),
 ) -> Store:
     """Reads the checkpoints of a folder into a store (made when there is none) and returns it.
 
-    `base` and `steps` are written as on the command line. What cannot be read is listed in the store's run records;
-    when nothing can, `ArchiveError`. A checkpoint that fails raises after the others are in.
+    `base`, `steps` and `metrics` are written as on the command line. What cannot be read is listed in the store's run
+    records; when nothing can, `ArchiveError`. A checkpoint that fails raises after the others are in.
     """
     from pipeline.archive import require_runs
+    from pipeline.archive.metrics_csv import NONE, files_of, with_metrics
     from pipeline.store import Store
 
+    files = [str(metrics)] if isinstance(metrics, str | Path) else [str(file) for file in metrics]
     archive = require_runs(scan(folder, name, step_pattern, step_scale))
+    archive = with_metrics(archive, files_of(files), NONE in files)
     opened = Store.open(store, mode="a")
     given = (base,) if isinstance(base, str) else tuple(base)
     intake = plan_intake(opened, archive, given, steps=parse_steps(steps), rehash=rehash)

@@ -49,7 +49,6 @@ def analyze(
     """
     from flows import console
     from flows.cli.request import options_from
-    from flows.console import say
     from flows.unchanged import unchanged
 
     options = options_from(
@@ -59,15 +58,8 @@ def analyze(
         metrics=metrics, profile=profile,
     )  # fmt: skip
     if (earlier := unchanged(options)) is not None:
-        say(console.nothing_to_read(earlier.done.checkpoints))
-        say(console.nothing_to_compute(earlier.done.units))
-        for line in (
-            *console.content_lines(earlier.done.warnings, earlier.done.notes),
-            "",
-            "The report is up to date.",
-        ):
-            say(line)
-        say(console.report_lines(earlier.html, earlier.zarr))
+        for line in console.nothing_new(earlier):
+            console.say(line)
         return 0
     from flows.cli.running import run_analyze
 

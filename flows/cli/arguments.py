@@ -104,10 +104,11 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metrics",
-        metavar="FILE.csv",
+        metavar="FILE",
         help="Loss and scores of the runs: a CSV with a column step (or epoch), numbers, and a column run where there "
-        "are several: run,step,val_loss. Or one file for some runs, RUN_GLOB=FILE.csv, as in seed1*=seed1.csv; "
-        "repeatable.",
+        "are several (run,step,val_loss), an export of Weights & Biases or TensorBoard, or a log in JSON. Or one file "
+        "for some runs, RUN_GLOB=FILE, as in seed1*=seed1.csv; repeatable. The store keeps what is given until other "
+        "files are given for the run; --metrics none forgets it.",
     ),
 ]
 Model = Annotated[

@@ -1,5 +1,6 @@
 """What a run logged: rows of numbers with their step, and the file that each metric is from. The Hugging Face Trainer
-writes them to `trainer_state.json`; other training loops to the checkpoints, or to a CSV (`metrics_csv`)."""
+writes them to `trainer_state.json`; other training loops to the checkpoints, or to files that the user names
+(`metrics_csv`)."""
 
 from __future__ import annotations
 

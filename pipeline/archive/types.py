@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.archive.recipes import Recipe
 from pipeline.archive.text import encodable, visible
+
+if TYPE_CHECKING:
+    from pipeline.archive.metrics import Log
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. `metrics` are rows of its log ({"step": 30, "loss": 0.4, ...}), `metric_sources` metric → the
-    file that it is from: trainer_state.json, a CSV, or "checkpoint"."""
+    """One training run. `metrics` are rows of its own log ({"step": 30, "loss": 0.4, ...}), `metric_sources` metric →
+    the file that it is from: trainer_state.json, or "checkpoint". `given` is the log that the user gives now."""
 
     id: str
     path: Path
@@ -129,6 +132,7 @@ class Run:
     role: Literal["run", "base"] = "run"
     metrics: tuple[Mapping[str, float], ...] = ()
     metric_sources: Mapping[str, str] = field(default_factory=dict)
+    given: Log | None = None
 
 
 @dataclass(frozen=True)

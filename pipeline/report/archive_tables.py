@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def archive_nodes(
     /provenance, /metrics.
 
     `runs` are those of the report with their bases; of a run that `steps` names, only these steps are listed. `logs`
-    are metrics beside those in the store, by run id. Tables
+    are metrics in place of those that the store was given, by run id. Tables
     without a row are left out; /archive counts the rows of each in its attributes.
     """
     checkpoints = {
@@ -58,7 +59,7 @@ def archive_nodes(
     nodes |= {f"/archive/{name}": _table("entry", rows) for name, rows in tables.items() if rows}
     digests = _digests(store, checkpoints)
     nodes["/provenance"] = _table("checkpoint", digests) if digests else xr.Dataset()
-    metrics = metrics_dataset({run.id: Log(run.metrics, run.metric_sources) + logs.get(run.id, Log()) for run in runs})
+    metrics = metrics_dataset({run.id: replace(run, given=logs.get(run.id, run.given)).log for run in runs})
     if metrics is not None:
         nodes["/metrics"] = metrics
     return nodes

@@ -15,6 +15,7 @@ import xarray as xr
 
 from analyzers.errors import ReportError
 from pipeline.report.groups import NODE as GROUPS
+from pipeline.report.logged import NODE as LOGGED
 from pipeline.report.tables import RESERVED, datasets_of
 from pipeline.report.tidy import LEADING
 
@@ -26,7 +27,8 @@ _LISTED = 12
 
 @dataclass(frozen=True)
 class Place:
-    """A variable: the path of its node in the tree, and the node's name as it is written in a glob, without groups."""
+    """A variable, or a metric that the training logged: the path of its node in the tree, and the node's name as it is
+    written in a glob, without groups."""
 
     path: str
     node: str
@@ -40,8 +42,8 @@ class Place:
 
     def matches(self, glob: str) -> bool:
         """Whether a glob on names, or on node/name, means this variable."""
-        if "/" not in glob:
-            return fnmatchcase(self.name, glob)
+        if fnmatchcase(self.name, glob):
+            return True
         return any(fnmatchcase(f"{n}/{self.name}", glob) for n in (self.node, self.node.partition("/")[0]))
 
 
@@ -67,6 +69,8 @@ def places_of(tree: xr.DataTree) -> list[Place]:
         node = "/".join(parts[2:] if parts[0] == GROUPS else parts)
         is_table = node.partition("/")[0] in RESERVED
         per_run = "runs" in node.split("/")[1:-1]
+        if node == LOGGED:
+            places += [Place(path, node, str(name), False) for name in dataset["metric"].values]
         for name, variable in dataset.data_vars.items():
             is_long = per_run or any(_is_long(dataset, str(dim)) for dim in variable.dims)
             places.append(Place(path, node, str(name), is_long and not is_table))
@@ -100,15 +104,19 @@ def _hint(places: Iterable[Place], glob: str) -> str:
     return f"there are {listed}{more}; `columns.csv` of a CSV export describes each"
 
 
+def _of(dataset: xr.Dataset, names: set[str]) -> xr.Dataset:
+    """The variables of these names; of what the training logged, which is one variable, the metrics of these names."""
+    variables = [name for name in dataset.data_vars if name in names]
+    if not variables and "metric" in dataset.dims:
+        return dataset.sel(metric=[name for name in dataset["metric"].values if str(name) in names])
+    return dataset[variables]
+
+
 def _only(tree: xr.DataTree, places: Iterable[Place]) -> xr.DataTree:
     names: dict[str, set[str]] = {}
     for place in places:
         names.setdefault(place.path, set()).add(place.name)
-    datasets = {
-        path: dataset[[name for name in dataset.data_vars if name in names[path]]]
-        for path, dataset in datasets_of(tree).items()
-        if path in names
-    }
+    datasets = {path: _of(dataset, names[path]) for path, dataset in datasets_of(tree).items() if path in names}
     made = xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **datasets})
     made.attrs = dict(tree.attrs)
     return made

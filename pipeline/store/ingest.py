@@ -112,7 +112,8 @@ def record_run(
 
     A recorded base stays whatever `base` says, unless `force`. StoreError when another folder, which still exists,
     is in the store under this id. `problems`, `notes`: those of the archive that concern this run;
-    `archive_notes`: those that concern no single run.
+    `archive_notes`: those that concern no single run. Metrics that the user gave stay until others are given for the
+    run.
     """
     store.check_writable()
     store.ensure_run(RunRecord(run.id, run.role, source=path_text(run.path)))
@@ -135,6 +136,7 @@ def record_run(
             notes=tuple(notes),
             archive_notes=tuple(archive_notes),
             metric_sources=run.metric_sources if run.metrics else old.metric_sources,
+            given=old.given if run.given is None else run.given,
         )
         if record != old:
             replace_document(store.path, folder, record.to_json())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pipeline.archive.metrics import Log
 from pipeline.archive.recipes import Recipe, from_json, to_json
 from pipeline.archive.types import FileStamp, Layout, MatrixSpec, Problem, TensorHeader, Unmeasured
 
@@ -16,6 +17,7 @@ _ABSENT = "-" * 32
 class RunRecord:
     """A run as the store knows it. `base` ("run@step") and `base_kind` are what it is compared with by default.
 
+    `metrics` are what the run itself logged, `given` what the user gave for it; that stays until it is replaced.
     `notes` say what was left out of it on purpose: optimizer states, a second copy of the same weights.
     `archive_notes` say that of its archive, where it concerns no single run.
     """
@@ -31,6 +33,12 @@ class RunRecord:
     notes: tuple[str, ...] = ()
     archive_notes: tuple[str, ...] = ()
     metric_sources: Mapping[str, str] = field(default_factory=dict)
+    given: Log = field(default_factory=Log)
+
+    @property
+    def log(self) -> Log:
+        """What the run logged, and above that what the user gave."""
+        return Log(self.metrics, self.metric_sources) + self.given
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_json`."""
@@ -43,6 +51,8 @@ class RunRecord:
             "base_kind": self.base_kind,
             "metrics": [dict(row) for row in self.metrics],
             "metric_sources": dict(self.metric_sources),
+            "given_metrics": [dict(row) for row in self.given.rows],
+            "given_sources": dict(self.given.sources),
             "source": self.source,
             "problems": [problem_to_json(problem) for problem in self.problems],
             "notes": list(self.notes),
@@ -64,6 +74,7 @@ class RunRecord:
             tuple(data.get("notes", ())),  # absent in the first stores
             tuple(data.get("archive_notes", ())),  # absent where all runs had the archive's notes
             data.get("metric_sources", {}),  # absent in older stores
+            Log(tuple(data.get("given_metrics", ())), data.get("given_sources", {})),
         )
 
 

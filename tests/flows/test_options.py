@@ -83,3 +83,17 @@ def test_an_unknown_option_in_a_deployment_fails() -> None:
 def test_a_bare_name_that_is_no_folder_stays_a_name_of_the_catalog(tmp_path: Path) -> None:
     assert AnalyzeOptions(runs="demo-that-is-no-folder", out="o").runs == "demo-that-is-no-folder"
     assert AnalyzeOptions(runs=str(tmp_path / "none"), out="o").runs == str(tmp_path / "none")
+
+
+def test_paths_lose_their_dots_but_not_the_links_that_these_lead_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far" / "runs").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "far" / "runs")
+    monkeypatch.chdir(tmp_path / "here")
+    options = AnalyzeOptions(runs="link", out="../o", store="link/../S.zarr", metrics=("../log.csv", "seed*=./b.csv"))
+    assert options.runs == str(tmp_path / "here" / "link")
+    assert options.out == str(tmp_path / "o")
+    assert options.store == str(tmp_path / "far" / "S.zarr")
+    assert options.metrics == (str(tmp_path / "log.csv"), f"seed*={tmp_path / 'here' / 'b.csv'}")

@@ -145,3 +145,19 @@ def _times(folder: Path) -> dict[Path, int]:
 def test_a_store_that_another_writes_is_reported(analysed: AnalyzeOptions) -> None:
     with writing(analysed.store_path), pytest.raises(StoreBusy):
         unchanged(analysed)
+
+
+def test_a_scheduled_run_with_nothing_to_add_leaves_the_report_alone(analysed: AnalyzeOptions) -> None:
+    from flows.nightly import nightly
+
+    before = _times(Path(analysed.out))
+    state = nightly.fn(analysed.model_dump(mode="json"))
+    assert state.is_completed() and state.name == "Unchanged" and "report.html" in str(state.message)
+    assert _times(Path(analysed.out)) == before
+
+
+def test_an_export_of_the_report_is_no_change(analysed: AnalyzeOptions) -> None:
+    out = Path(analysed.out)
+    for name in ("report.json.gz", "tables/weight_spectra.csv"):
+        _new(out / name)
+    assert unchanged(analysed) is not None

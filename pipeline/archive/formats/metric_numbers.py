@@ -15,12 +15,8 @@ from typing import Any
 
 from pipeline.archive.formats.state import TRAINING_STATE, as_mapping, is_tensor, is_training_state
 from pipeline.archive.formats.step_numbers import SETTINGS, numpy_scalar
+from pipeline.archive.metric_words import RESULT, words_of
 
-_RESULT = re.compile(
-    r"loss(es)?|acc|accuracy|accuracies|f1|precision|recall|auc|auroc|mcc|bleu|rouge[0-9l]*|perplexity|ppl|rewards?|"
-    r"returns?|scores?|errors?|err|nll|bp[bc]|[cw]er|r?mse|mae|psnr|ssim|fid|m?ap|map50|m?iou|dice|elo|top[0-9]+|"
-    r"correlation|pearson|spearman|ndcg|metric|fitness"
-)
 _NO_RESULT = re.compile(
     r"steps?|iters?|iterations?|epochs?|episodes?|updates|timesteps?|samples|tokens|batch(es)?|count|num|n|size|dim|dims|"
     r"seed|version|lrs?|rate|decay|momentum|betas?|eps|epsilon|gamma|alpha|dropout|warmup|scale|scaling|scaler|weights?|"
@@ -81,33 +77,24 @@ def _in_group(
     return metrics
 
 
-def _words(name: str) -> list[str]:
-    """The words of a name, those of a camelCase word apart, unless it is one (mIoU)."""
-    words: list[str] = []
-    for part in re.findall(r"[A-Za-z]+[0-9]*", name):
-        known = _RESULT.fullmatch(part.lower()) or part.isupper()
-        words += [part] if known else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", part).split()
-    return [word.lower() for word in words]
-
-
 def is_result(name: str) -> bool:
     """Whether a name says how good a model is."""
-    words = _words(name)
+    words = words_of(name)
     if not words or TRAINING_STATE.search(name) or (_NO_RESULT.fullmatch(words[-1]) and words[-1] not in _STATISTICS):
         return False
-    return any(_RESULT.fullmatch(word) for word in words)
+    return any(RESULT.fullmatch(word) for word in words)
 
 
 def _is_metric(name: str, number: float) -> bool:
     if is_result(name):
         return True
-    words = _words(name)
+    words = words_of(name)
     plain = isinstance(number, float) and bool(words) and TRAINING_STATE.search(name) is None
     return plain and not any(_NO_RESULT.fullmatch(word) for word in words)
 
 
 def _is_group(key: str) -> bool:
-    words = _words(key)
+    words = words_of(key)
     if not words or TRAINING_STATE.search(key) or not _GROUP.fullmatch(words[-1]):
         return is_result(key)
     return True

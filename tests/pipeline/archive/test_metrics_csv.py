@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.metric_files import read_metrics
 from pipeline.archive.metrics import Log
-from pipeline.archive.metrics_csv import Target, files_of, logs_from, read_metrics_csv, with_metrics
+from pipeline.archive.metrics_csv import Target, files_of, logs_from, with_metrics
 from pipeline.archive.types import Archive, Run
 
 TWO = (Target("a/one"), Target("a/two"))
@@ -19,7 +20,7 @@ TWO = (Target("a/one"), Target("a/two"))
 def log_of(tmp_path: Path, text: str, *targets: Target, glob: str | None = None) -> dict[str, Log]:
     path = tmp_path / "log.csv"
     path.write_text(text)
-    return logs_from([(glob, path)], targets or (Target("a/one"),))
+    return dict(logs_from([(glob, path)], targets or (Target("a/one"),)).logs)
 
 
 def test_rows_come_with_the_columns_that_they_have(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_the_step_column_goes_by_its_usual_names(
     comma = " , " if padded else ","
     lines = [comma.join(("val acc", column)), comma.join(("0.5", "30"))]
     path.write_bytes(((("\ufeff" if bom else "") + ends.join(lines)) + ends).encode())
-    assert logs_from([(None, path)], [Target("a/one")])["a/one"].rows == ({"step": 30, "val acc": 0.5},)
+    assert logs_from([(None, path)], [Target("a/one")]).logs["a/one"].rows == ({"step": 30, "val acc": 0.5},)
 
 
 def test_a_run_that_counts_epochs_takes_the_column_of_epochs(tmp_path: Path) -> None:
@@ -67,9 +68,9 @@ def test_each_run_gets_the_files_that_name_it(tmp_path: Path) -> None:
     runs = tuple(Run(f"a/{name}", tmp_path, (), metrics=({"step": 1.0},)) for name in ("one", "two", "other"))
     files = [("*/t*", tmp_path / "log.csv"), ("one", tmp_path / "log.csv")]
     archive = with_metrics(Archive("a", tmp_path, runs), files)
-    assert [len(run.metrics) for run in archive.runs] == [2, 2, 1]
-    assert archive.runs[1].metrics[-1] == {"step": 5, "loss": 0.5}
-    assert archive.runs[1].metric_sources == {"loss": "log.csv"}
+    assert [run.metrics for run in archive.runs] == [({"step": 1.0},)] * 3
+    given = Log(({"step": 5, "loss": 0.5},), {"loss": "log.csv"})
+    assert [run.given for run in archive.runs] == [given, given, None]
 
 
 def test_a_base_beside_the_one_run_needs_no_column(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_glob_or_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         logs_from([("one", tmp_path / "absent.csv")], [Target("a/one")])
     (tmp_path / "bytes.csv").write_bytes(b"step,loss\n\xff\xfe,1\n")
     with pytest.raises(ArchiveError, match=r"bytes\.csv: not a readable CSV"):
-        read_metrics_csv(tmp_path / "bytes.csv")
+        read_metrics(tmp_path / "bytes.csv")
 
 
 def test_the_option_names_a_file_or_a_glob_and_a_file(tmp_path: Path) -> None:

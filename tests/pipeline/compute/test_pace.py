@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import heapq
 import random
+from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.compute.pace import Pace
+from pipeline.compute.pace import Pace, samples_first
 
 START_UP = 4.0
 """What a worker's first group pays beside its work."""
@@ -89,3 +92,45 @@ def test_work_that_searches_add_is_expected() -> None:
     pace.expect({"search": 3.0})
     left = pace.to_go(1.0)
     assert left is not None and left.middle == pytest.approx(3.0)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the order looks at: the name of a group's statistic."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A group of work, told apart by its number."""
+
+    statistic: Named
+    number: int
+
+
+def pieces(names: str) -> list[Piece]:
+    return [Piece(Named(name), number) for number, name in enumerate(names)]
+
+
+def order_of(names: str, workers: int) -> list[int]:
+    return [piece.number for piece in samples_first(pieces(names), workers)]  # type: ignore[arg-type, attr-defined]  # only the statistic's name is read
+
+
+def test_a_middle_group_of_every_statistic_comes_after_one_group_for_each_worker() -> None:
+    #              0123456789
+    assert order_of("aaaaabbbcc", 2) == [0, 1, 3, 6, 9, 2, 4, 5, 7, 8]
+
+
+@pytest.mark.parametrize("names", ["", "a", "aaaa", "ab"])
+def test_with_one_statistic_left_or_few_groups_the_order_stays(names: str) -> None:
+    assert order_of(names, 1) == list(range(len(names)))
+
+
+@given(st.text("abcd", max_size=30), st.integers(1, 8))
+def test_the_order_of_samples_loses_and_doubles_no_group(names: str, workers: int) -> None:
+    ordered = order_of(names, workers)
+    assert sorted(ordered) == list(range(len(names)))
+    assert ordered[:workers] == list(range(min(workers, len(names))))
+    rest = ordered[workers + len(set(names[workers:])) :]
+    assert rest == sorted(rest)

@@ -11,9 +11,11 @@ import pytest
 import xarray as xr
 
 from analyzers.errors import ReportError
+from pipeline.archive.metrics import Log
 from pipeline.report import export
 from pipeline.report.choice import VECTOR_LENGTH, chosen, places_of
 from pipeline.report.exports import vectors_left_out
+from pipeline.report.logged import metrics_dataset
 from tests.pipeline.report import synthetic
 
 VECTORS = ("plugin/profile", "weight_spectra/sigma")
@@ -32,12 +34,15 @@ def tree() -> xr.DataTree:
         },
         {"run": ["one", "two"], "group": [f"group {i}" for i in range(long)]},
     )
-    made["metrics"] = xr.Dataset({"total_flos": (("run", "step"), np.ones((2, 2)))}, {"run": ["one", "two"]})
+    log = Log.of([{"step": 1.0, "total_flos": 1.0, "eval/loss": 2.0}], "trainer_state.json")
+    logged = metrics_dataset({"one": log, "two": log})
+    assert logged is not None
+    made["metrics"] = logged
     return made
 
 
 def names(tree: xr.DataTree) -> set[str]:
-    return {f"{place.node.partition('/')[0]}/{place.name}" for place in places_of(tree)}
+    return {f"{place.node.partition('/')[0]}/{place.name}" for place in places_of(tree)} - {"metrics/value"}
 
 
 @pytest.mark.parametrize("format", ["csv", "json", "csv.gz", "json.gz"])
@@ -48,7 +53,7 @@ def test_text_leaves_vectors_out_and_names_them(tree: xr.DataTree, tmp_path: Pat
     document = json.loads(path.read_text())
     assert set(document["attributes"]["left_out"].split(",")) == set(VECTORS)
     columns = {name for table in document["tables"].values() for name in table["columns"]}
-    assert {"short", "by_group", "stable_rank", "total_flos"} <= columns
+    assert {"short", "by_group", "stable_rank", "value"} <= columns
     assert columns.isdisjoint({"sigma", "profile"})
 
 
@@ -71,6 +76,8 @@ def test_a_vector_that_is_named_is_written(tree: xr.DataTree, tmp_path: Path) ->
         (["total_*_p"], {"intruder_dimensions/total_intruders_p"}),
         (["metrics/total_*"], {"metrics/total_flos"}),
         (["total_flos"], {"metrics/total_flos"}),  # no analyzer has one of that name
+        (["eval/loss"], {"metrics/eval/loss"}),
+        (["metrics/eval/*"], {"metrics/eval/loss"}),
         (["weight_spectra/sigma"], {"weight_spectra/sigma"}),
         (["weight_spectra/runs/*/sigma"], {"weight_spectra/sigma"}),
     ],

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pipeline.archive.metrics import Log
 from pipeline.report import export, load, metric_figures, save
-from pipeline.report.blocks import Details, Gallery
+from pipeline.report.blocks import Details, Gallery, Table
 from pipeline.report.html import render
 from pipeline.report.logged import Logged, metrics_dataset
 from pipeline.report.look import Look
@@ -98,3 +98,19 @@ def test_names_are_kept_as_logged_and_plain_where_a_figure_needs_them(tmp_path: 
 def test_the_page_has_the_figures_that_it_had_for_each_metric() -> None:
     page = render(synthetic.tree(("one", "two"), (0, 1, 2), 3))
     assert "eval accuracy" in page and "Loss and metrics of the runs" in page
+
+
+def test_what_was_logged_once_is_a_row_of_a_table_and_no_figure() -> None:
+    """The Trainer's closing row: the mean loss of the whole training beside what the training took."""
+    rows = [{"step": float(step), "loss": 1.0 / step} for step in (1, 2)]
+    closing = {"step": 2.0, "train_loss": 0.75, "train_runtime": 60.0, "total_flos": 1e15, "learning_rate": 0.1}
+    tree = tree_of({"a": Log.of([*rows, closing], "trainer_state.json")})
+    section = metrics_section(tree, Look.of(tree, ["a"], np.array([1, 2])), 4)
+    assert section is not None
+    shown, results, folded = section.blocks
+    assert isinstance(shown, Gallery) and len(shown.images) == 1
+    assert isinstance(results, Table) and results.rows == (("train_loss", "a", "2", "0.75"),)
+    assert isinstance(folded, Details) and folded.summary == "3 metrics logged once"
+    (table,) = folded.blocks
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == ["learning_rate", "train_runtime", "total_flos"]
