@@ -49,7 +49,8 @@ def metrics_section(tree: xr.DataTree, look: Look, shown: int) -> Section | None
     names: dict[Sort, list[str]] = {"result": [], "other": [], "cost": []}
     once: dict[Sort, list[str]] = {"result": [], "other": [], "cost": []}
     for name in logged.positions:
-        (once if _is_logged_once(logged[name]) else names)[sort_of(logged.long_name(name))].append(name)
+        if most := _most_steps(logged[name]):
+            (names if most > 1 else once)[sort_of(logged.long_name(name))].append(name)
     drawn = {sort: _figures(logged, of_sort, look) for sort, of_sort in names.items()}
     blocks: tuple[Block, ...] = gallery(list(islice(drawn["result"], shown)))
     blocks += _values(logged, once["result"], look)
@@ -62,9 +63,9 @@ def metrics_section(tree: xr.DataTree, look: Look, shown: int) -> Section | None
     return Section("metrics", "Loss and metrics of the runs", blocks)
 
 
-def _is_logged_once(values: xr.DataArray) -> bool:
-    """Whether no run has the metric at two steps: there is no curve to draw."""
-    return int(values.notnull().sum("step").max()) < 2
+def _most_steps(values: xr.DataArray) -> int:
+    """The most steps at which a run has the metric; with one there is no curve to draw."""
+    return max(values.notnull().sum("step").values.tolist(), default=0)
 
 
 def _values(logged: Logged, names: Sequence[str], look: Look) -> tuple[Block, ...]:
