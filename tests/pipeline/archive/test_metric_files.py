@@ -88,7 +88,7 @@ def test_one_title_fits_the_one_run_whatever_the_tracker_called_it(tmp_path: Pat
     expected = ({"step": 5.0, "train/loss": 0.5},)
     assert rows_of(given_by(tmp_path, WANDB.format("fiery-dawn-12")))["a/one"] == expected
     assert rows_of(given_by(tmp_path, WANDB.format("fiery-dawn-12"), *TWO, glob="two")) == {"a/two": expected}
-    with pytest.raises(ArchiveError, match=r"curve's title: 'fiery-dawn' is not a run.*a/one, a/two.*RUN_GLOB=log\.csv"):
+    with pytest.raises(ArchiveError, match=r"title: 'fiery-dawn' is not a run.*a/one, a/two.*RUN_GLOB=log\.csv"):
         given_by(tmp_path, WANDB.format("fiery-dawn"), *TWO)
 
 
