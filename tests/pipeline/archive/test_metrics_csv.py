@@ -91,7 +91,7 @@ def test_a_base_beside_the_one_run_needs_no_column(tmp_path: Path) -> None:
         ("step,loss\nnan,1\n", "line 2, column 'step': nan is no step"),
         ("step,loss\n1.5,1\n", r"line 2, column 'step': 1\.5 is no step"),
         ("step,loss\n-1,1\n", "line 2, column 'step': -1 is no step"),
-        ("run,step,loss\nono,1,1\n", "line 2, column 'run': 'ono' is no run; did you mean 'one'"),
+        ("run,step,loss\nono,1,1\n", "line 2, column 'run': 'ono' is not a run; did you mean 'one'"),
         ("run,step,loss\n,1,1\n", "line 2, column 'run': it is empty"),
         ('step,loss\n1,"2\n', "not a readable CSV"),
     ],
