@@ -18,6 +18,7 @@ from analyzers.contract import LowRank
 from analyzers.errors import ComputeError, Unmeasurable
 from analyzers.models import Checkpoint, ParameterInfo
 from pipeline.archive.heads import is_head, stands_like, tied_name, turned
+from pipeline.archive.names import without_wrappers
 from pipeline.archive.recipes import Dense, LowRankProduct, Op, digest, tensors_of, to_json
 from pipeline.archive.types import Layout
 from pipeline.store.addresses import CheckpointSource
@@ -38,16 +39,17 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
     """
     record = _record(store, source)
     if source.base is None:
-        digests = _whole(store, record)
+        stored = _whole(store, record)
         headers = {t.name: t for t in store.layout(record.layout).tensors}
-        infos = tuple(ParameterInfo(n, headers[n].shape, headers[n].dtype, d) for n, d in digests.items())
+        names = dict(zip(without_wrappers(list(stored)), stored, strict=True))
+        digests = {name: stored[there] for name, there in names.items()}
+        infos = tuple(ParameterInfo(n, headers[names[n]].shape, headers[names[n]].dtype, digests[n]) for n in names)
         read, rows = functools.partial(_read, store, digests, {}), functools.partial(_read_rows, store, digests, {})
         return Checkpoint(source.run, source.step, source.key, record.config, infos, read, rows)
-    base = open_checkpoint(store, source.base)
     of_base = _record(store, source.base)
     merge = _merge(store, record, of_base)
     digests = {**_whole(store, of_base), **merge.tensors}
-    described = {info.name: (info.shape, info.dtype) for info in base.parameters} | merge.headers
+    described = {t.name: (t.shape, t.dtype) for t in store.layout(of_base.layout).tensors} | merge.headers
     infos = tuple(
         ParameterInfo(name, shape, dtype, _merged_key(digests[name], merge.updates.get(name)))
         for name, (shape, dtype) in described.items()
@@ -56,7 +58,7 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
         functools.partial(_read, store, digests, merge.updates),
         functools.partial(_read_rows, store, digests, merge.updates),
     )
-    config = record.config or base.config
+    config = record.config or of_base.config
     config = {**config, "tie_word_embeddings": False} if merge.unties else config
     return Checkpoint(source.run, source.step, source.key, config, infos, read, rows)
 

@@ -18,6 +18,8 @@ MOST = 0.5
 """A parameter that stays at more than this part of the steps is named."""
 _LAYER = re.compile(r"^(.*?(?:^|\.|/)\d+)(?:\.|/|$)")
 _ADAPTER = re.compile(r"lora|adapter|ia3|prompt", re.IGNORECASE)
+_SETTING = re.compile(r"(?:lora|lycoris).*\.(?:network_)?alpha$", re.IGNORECASE)
+"""The scale of a pair of factors: a setting that kohya's files keep as a tensor."""
 _BASE = re.compile(r"(?:^|\.)(?:base_layer|original_module)\.")
 """PEFT's names of the wrapped module: a file may hold its weights beside the factors, and training leaves them."""
 
@@ -202,7 +204,8 @@ def is_evidence(header: TensorHeader) -> bool:
 
 def _never_changed(held: Held) -> Iterator[ContentFinding]:
     counted = {name: [value for value in of_steps if value is not None] for name, of_steps in held.digests.items()}
-    still = [name for name, values in counted.items() if len(values) > 1 and len(set(values)) == 1]
+    alike = [name for name, values in counted.items() if len(values) > 1 and len(set(values)) == 1]
+    still = [name for name in alike if not _SETTING.search(name)]
     moved = [name for name, values in counted.items() if len(set(values)) > 1]
     if not still or not moved:
         return

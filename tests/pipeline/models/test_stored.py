@@ -78,6 +78,17 @@ def test_an_adapter_of_a_fused_tensor_lands_in_its_own_rows(tmp_path: Path) -> N
     np.testing.assert_allclose(merged.numpy(), fused + b @ a, atol=2e-6)  # float32 sums of 2 products
 
 
+def test_parameters_have_one_name_whatever_torch_wrapped_them_in(tmp_path: Path) -> None:
+    for step, prefix in enumerate(["", "module.", "_orig_mod."], 1):
+        state = {prefix + name: values for name, values in weights(step).items()}
+        write_full(tmp_path / "runs" / "full" / f"checkpoint-{step}", state)
+    store = ingest(tmp_path / "runs", tmp_path / "S.zarr")
+    for step in (1, 2, 3):
+        checkpoint = open_checkpoint(store, whole(store, "full", step))
+        assert {p.name: p.shape for p in checkpoint.parameters} == {n: v.shape for n, v in weights(step).items()}
+        np.testing.assert_array_equal(checkpoint.read(LAYERS[0]).numpy(), weights(step)[LAYERS[0]])
+
+
 def test_equal_updates_of_several_layers_are_all_merged(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     a, b = draw.standard_normal((2, 6)).astype(np.float32), draw.standard_normal((8, 2)).astype(np.float32)

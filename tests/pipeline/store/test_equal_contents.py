@@ -204,6 +204,11 @@ def test_a_head_that_an_adapter_saves_whole_and_never_changes_is_told_and_copies
     assert "1 parameter of x never changes" in codes["frozen"][0].text
 
 
+def test_the_scale_of_a_pair_of_factors_is_a_setting_and_not_reported() -> None:
+    held = run({"lora_unet_q.lora_up.weight": "a b c", "lora_unet_q.alpha": "a a a"})
+    assert not found(held)
+
+
 def test_a_base_of_another_run_that_is_the_runs_end_is_told() -> None:
     tuned = run({"a.w": "a b c"}, name="tuned", base="base@0", base_kind="given")
     wrong = Held("base", (0,), {"a.w": ("a.w:c",)}, tuned.headers, "base")
