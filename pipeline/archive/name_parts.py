@@ -61,7 +61,7 @@ _HASH = (
 _TOKEN = re.compile(
     rf"(?P<hash>{_HASH})"
     rf"|(?P<stamp>(?<!\d){_DATE}(?P<time>[-_T +]\d\d[-_.:h]?\d\d(?:[-_.:m]?\d\d(?:[+]\d\d)?)?)?(?!\d))"
-    r"|(?P<shard>\d+-of-\d+)"
+    r"|(?P<shard>\d{1,18}-of-\d{1,18}(?!\d))"
     r"|(?P<power>\d+(?:\.\d+)?[eE][-+]?\d+(?![^\W_]))"
     rf"|(?P<scaled>\d{{1,9}}(?:\.\d{{1,9}})?(?:[kKmM](?=[A-Z][a-z]|(?:{'|'.join(CLOCKS)})(?![^\W_]))"
     r"|[kKmMbBtT](?=[^A-Za-z0-9]|$)))"
@@ -194,6 +194,8 @@ def _slot(tokens: tuple[Token, ...], at: int, earlier: list[Slot]) -> Slot:
     glued = bool(after) and tokens[at + 1].start == token.end
     if token.kind == "step":
         return Slot(at, token, "clock", "pattern", (at - 1,) if before in CLOCKS else ())
+    if token.kind == "shard" and before in CLOCKS:  # epoch-3-of-50
+        return Slot(at, replace(token, value=int(token.text.partition("-")[0])), "clock", CLOCKS[before], (at - 1,))
     if token.kind == "decimal" and before in CLOCKS and before not in _MEASURED:
         # epoch=1.0 is a whole number; epoch=0.5 is none, and tells no series apart.
         whole, _, fraction = token.text.partition(".")

@@ -111,3 +111,24 @@ def test_lightnings_second_last_file_is_a_copy_or_a_step_of_the_run(tmp_path: Pa
     save(tmp_path / "last-v1.ckpt", torch.load(tmp_path / "epoch=3-step=400.ckpt"))
     _save(tmp_path / "last.ckpt", global_step=900)
     assert _found(tmp_path) == {"zoo": [400, 800, 900]}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("model_20230101-120000", "model_20230102-120000", "model_20230103-120000"),
+        ("CKPT+2023-01-01+12-00-00+00", "CKPT+2023-01-01+13-30-10+00", "CKPT+2023-01-02+12-00-00+00"),
+        ("epoch=0.5", "epoch=1.0", "epoch=1.5"),
+        ("3f2a9c81", "9bd01e55", "e77c0aa1"),
+    ],
+)
+@pytest.mark.parametrize("as_folders", [True, False])
+def test_checkpoints_that_only_dates_hashes_or_fractions_tell_apart_get_one_hint(
+    tmp_path: Path, names: tuple[str, ...], as_folders: bool
+) -> None:
+    for name in names:
+        _save(tmp_path / name / "model.ckpt" if as_folders else tmp_path / f"{name}.ckpt")
+    archive = open_archive(tmp_path, name="zoo")
+    assert steps(archive) == {f"zoo/{name}": [0] for name in names}
+    (hint,) = archive.hints
+    assert hint.startswith("zoo: 3 runs with one checkpoint each") and "rename them with their steps" in hint

@@ -100,6 +100,7 @@ def test_series_never_mix_and_never_change_each_others_steps(
         (["gpt-step=100-consumed_samples=800.0", "gpt-step=200-consumed_samples=1600.0"], [100, 200]),
         (["epoch=0.5-step=100", "epoch=1.0-step=200"], [100, 200]),
         (["epoch=1.0", "epoch=2.0"], [1, 2]),
+        (["net-epoch-01-of-50", "net-epoch-02-of-50"], [1, 2]),
         (["1672531200_step_5", "1672534800_step_6"], [5, 6]),
         (["epoch_1-3f2a9c81", "epoch_2-3f2a9c81"], [1, 2]),
     ],
