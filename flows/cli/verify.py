@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from analyzers.errors import ParameterError
 from flows.cli.arguments import AsJson
 from flows.console import LOG_EVERY_SECONDS, json_text, plural, say, size
 
@@ -31,6 +33,13 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove what is damaged, so that the next `varve analyze` makes it anew.")
     ] = False,
+    discard_unchecked: Annotated[
+        bool,
+        typer.Option(
+            "--discard-unchecked",
+            help="With --repair: also remove the results of an older varve, which did not check what it read.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Read everything that is stored and compare it with the digests that it was written with.
@@ -47,7 +56,7 @@ def verify(
     if is_report(store):
         return _told([{"reason": reason} for reason in verify_report(store)], [], as_json)
     from flows.lock import writing
-    from pipeline.store import Store
+    from pipeline.store import Store, unchecked
     from pipeline.store import repair as repair_store
     from pipeline.store import verify as verify_store
 
@@ -55,18 +64,38 @@ def verify(
     done: list[str] = []
     if repair:
         with writing(store):
-            done = repair_store(store, progress=None if as_json else seen)
-    problems = verify_store(Store.open(store, mode="r"), progress=None if as_json else seen)
+            done = repair_store(store, None if as_json else seen, discard_unchecked)
+    elif discard_unchecked:
+        raise ParameterError("--discard-unchecked removes results: give it together with --repair")
+    opened = Store.open(store, mode="r")
+    problems = verify_store(opened, progress=None if as_json else seen)
+    notes = [_note(store, name, count) for name, (count, _) in unchecked(opened).items()]
     if not as_json:
         say(f"Read {plural(seen.count, 'stored object')}, {size(seen.nbytes)}.")
     listed = [{"path": p.path, "tensor": p.tensor, "reason": p.reason, "hint": p.hint} for p in problems]
-    return _told(listed, done, as_json, [str(problem) for problem in problems])
+    return _told(listed, done, as_json, [str(problem) for problem in problems], notes)
 
 
-def _told(listed: list[dict[str, str | None]], done: list[str], as_json: bool, lines: list[str] | None = None) -> int:
+def _note(store: Path, statistic: str, count: int) -> str:
+    return (
+        f"{statistic}: {plural(count, 'result')} stored by an older varve, which did not check what it read. If the "
+        f"store was damaged then, they can be wrong: `varve verify {store} --repair --discard-unchecked` removes them, "
+        "and the next `varve analyze` computes them again."
+    )
+
+
+def _told(
+    listed: list[dict[str, str | None]],
+    done: list[str],
+    as_json: bool,
+    lines: list[str] | None = None,
+    notes: Sequence[str] = (),
+) -> int:
     if as_json:
-        say(json_text({"ok": not listed, "problems": listed, "repaired": done}))
+        say(json_text({"ok": not listed, "problems": listed, "notes": list(notes), "repaired": done}))
         return 3 if listed else 0
+    for note in notes:
+        say(f"note: {note}")
     for line in done:
         say(f"repaired: {line}")
     for line in lines if lines is not None else [str(entry["reason"]) for entry in listed]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from analyzers.contract import Statistic
+from pipeline.store.statistics import INPUTS
 
 _DISTRIBUTIONS = ("varve", "torch", "numpy", "scipy")
 
@@ -24,8 +26,12 @@ def software() -> dict[str, str]:
     return found
 
 
-def provenance(statistic: Statistic, device: str) -> dict[str, Any]:
-    """Of the results of one statistic from one device. A unit's seed derives from its key, which is beside it."""
+def provenance(statistic: Statistic, device: str, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Of the results of one statistic from one device. A unit's seed derives from its key, which is beside it.
+
+    `inputs`: the batches that its input results were read from, with their digests. Older versions
+    kept none of this, and did not check what they read.
+    """
     return {
         "statistic": statistic.name,
         "version": statistic.version,
@@ -34,4 +40,5 @@ def provenance(statistic: Statistic, device: str) -> dict[str, Any]:
         "extent": statistic.extent,
         "device": device,
         "software": software(),
+        INPUTS: dict(inputs or {}),
     }

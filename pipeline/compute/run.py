@@ -206,7 +206,7 @@ def _input_names(job: UnitAddress) -> set[str]:
 @dataclass
 class _Driver:
     """The state of one `run_groups`: what waits, what is in flight, and how often a unit was tried. `suspects` are
-    units that were with a worker when it died."""
+    units that were with a worker when it died, `inputs` the digests of the batches that a group reads, by its keys."""
 
     store: Store
     cluster: Cluster
@@ -217,6 +217,7 @@ class _Driver:
     flying: dict[Any, Group] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     suspects: set[str] = field(default_factory=set)
+    inputs: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     measured: int = 0
     unmeasurable: int = 0
@@ -276,6 +277,7 @@ def _fill(driver: _Driver) -> None:
         group = driver.waiting.popleft()
         with _driving(driver, "pipeline"):
             work = _work(driver.store, group)
+            driver.inputs[group.keys] = _digests(driver.store, work)
         handle = driver.cluster.submit(
             run_group,
             path,
@@ -316,6 +318,18 @@ def _work(store: Store, group: Group) -> Work:
     return Work(group, tuple(inputs), previous)
 
 
+def _digests(store: Store, work: Work) -> dict[str, str]:
+    """The batches that a group's stored inputs are in, with their digests."""
+    references = (*work.inputs, *(previous.reference for previous in work.previous.values()))
+    by_statistic: dict[str, list[Reference]] = {}
+    for reference in references:
+        by_statistic.setdefault(reference.statistic, []).append(reference)
+    found: dict[str, str] = {}
+    for name, members in by_statistic.items():
+        found |= store.statistic(name).digests(members)
+    return found
+
+
 def _outcomes(driver: _Driver, group: Group, handle: Any) -> list[Outcome]:
     """The outcomes of a group; when it was lost as a whole (its worker died), each unit failed in the same way."""
     try:
@@ -329,17 +343,21 @@ def _outcomes(driver: _Driver, group: Group, handle: Any) -> list[Outcome]:
 def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcome]]]) -> None:
     """Writes what has come, one batch per statistic and device, and sends failed units back to be tried alone."""
     batches: dict[tuple[int, str], tuple[Statistic, list[tuple[str, Result | str]]]] = {}
+    inputs: dict[int, dict[str, str]] = {}
     for group, outcomes in finished:
         if driver.profile is not None:
             spent = _together(outcome.spent for outcome in outcomes)
             driver.profile.add(group.statistic.name, spent, units=len(outcomes))
+        inputs.setdefault(id(group.statistic), {}).update(driver.inputs.pop(group.keys, {}))
         for outcome in outcomes:
             if outcome.error is None:
                 value = outcome.result if outcome.result is not None else outcome.reason or "no reason given"
                 at = (id(group.statistic), outcome.device)
                 batches.setdefault(at, (group.statistic, []))[1].append((outcome.key, value))
     for (_, device), (statistic, batch) in batches.items():
-        driver.store.statistic(statistic.name).write(batch, statistic.extent, provenance(statistic, device))
+        driver.store.statistic(statistic.name).write(
+            batch, statistic.extent, provenance(statistic, device, inputs[id(statistic)])
+        )
     for group, outcomes in finished:
         alone = {single.units[0].key: single for single in group.alone()}
         measured = sum(outcome.result is not None for outcome in outcomes)

@@ -29,6 +29,7 @@ import numpy as np
 
 from analyzers.errors import ParameterError
 from analyzers.pathway_metrics.probe import COLUMNS, Column, Probe
+from pipeline.archive.text import real_path
 from pipeline.models.factories import import_factory
 from pipeline.models.trace_files import TraceFiles
 from pipeline.models.yaml_file import read_yaml
@@ -68,7 +69,7 @@ def read_probe(source: str) -> tuple[str, str, Probe]:
 
     Raises `ParameterError` that names the file and the entry.
     """
-    path = Path(source).expanduser()
+    path = real_path(Path(source).expanduser())
     if not path.exists() and path.suffix not in (".yml", ".yaml") and ":" in source:
         probe = import_factory(source, "--probe")()
         if not isinstance(probe, Probe):

@@ -8,6 +8,7 @@ from pathlib import Path
 from analyzers.errors import ParameterError
 from analyzers.intrinsic_dimension.task import Data, Task
 from pipeline.archive.recipes import digest
+from pipeline.archive.text import real_path
 from pipeline.models.task_file import ArrayTask, TaskFile, read_task_file
 
 BUILT_IN = Path(__file__).parent / "builtin"
@@ -25,7 +26,7 @@ def read_task(source: str) -> tuple[str, str, Task]:
 
     Raises `ParameterError` for a source that is none, and for data that cannot be learned from.
     """
-    path = Path(source).expanduser()
+    path = real_path(Path(source).expanduser())
     if source in built_in_tasks():  # whatever else is called so in this folder: a path has a separator or a suffix
         path = BUILT_IN / f"{source}.yaml"
     if path.is_file():

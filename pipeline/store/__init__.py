@@ -29,6 +29,7 @@ _NAMES = {
     "read_references": "statistics",
     "record_run": "ingest",
     "repair": "repairs",
+    "unchecked": "verification",
     "verify": "verification",
 }
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "read_references",
     "record_run",
     "repair",
+    "unchecked",
     "verify",
 ]
 

@@ -63,6 +63,15 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 
+def document_digest(folder: Path) -> str:
+    """The digest that the document at `folder` carries, which is checked when its content is read; "" where it cannot
+    be read."""
+    try:
+        return str(json.loads((folder / FILE).read_bytes())["attributes"][DIGEST])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def damage(path: Path, error: object) -> DamageError:
     """The error for a damaged file. What is quoted stays short, however large the document is."""
     text = str(error) if isinstance(error, StoreError | str) else repr(error)

@@ -23,17 +23,25 @@ from pipeline.store.records import CheckpointRecord, RunRecord
 from pipeline.store.scratch import withdraw
 from pipeline.store.statistics import StatisticTable
 from pipeline.store.store import SCHEMA, Store, read_layout, read_manifest
-from pipeline.store.verification import Damage, Kind, Progress, is_ours, look
+from pipeline.store.verification import Damage, Kind, Progress, is_ours, look, unchecked
 
-_WITHDRAWN: tuple[Kind, ...] = ("tensor", "pack", "layout", "manifest", "failures", "material")
+_WITHDRAWN: tuple[Kind, ...] = ("tensor", "pack", "layout", "manifest", "failures", "material", "wrong values")
 
 
-def repair(path: Path, progress: Progress | None = None) -> list[str]:
-    """Removes or rewrites all that is damaged; returns what was done, and what cannot be restored."""
+def repair(path: Path, progress: Progress | None = None, discard_unchecked: bool = False) -> list[str]:
+    """Removes or rewrites all that is damaged; returns what was done, and what cannot be restored.
+
+    `discard_unchecked`: also results of an older version, which did not check what it read.
+    """
     done = _root(path)
     store = Store.open(path, "a")
     handled: set[Path] = set()
-    for damage in look(store, progress):
+    damages = sorted(
+        look(store, progress), key=lambda damage: damage.kind != "wrong values"
+    )  # of these nothing is kept
+    if discard_unchecked:
+        done += _without_unchecked(store)
+    for damage in damages:
         if damage.path not in handled:
             handled.add(damage.path)
             done += _handled(store, damage)
@@ -137,6 +145,16 @@ def _read_again(store: Store) -> list[str]:
                 elif record.files and record.files != (stamps := tuple(map(_unread, record.files))):
                     rewrite_manifest(store, dataclasses.replace(record, files=stamps))
                     done.append(f"{where}: the next `varve analyze` reads it again")
+    return done
+
+
+def _without_unchecked(store: Store) -> list[str]:
+    """Removes what an older version computed without checking what it read."""
+    done = []
+    for statistic, (count, folders) in unchecked(store).items():
+        for folder in folders:
+            withdraw(store.path, folder)
+        done.append(f"{statistic}: {count} results removed, since their input was not checked when it was read")
     return done
 
 

@@ -23,12 +23,14 @@ from pipeline.archive.recipes import digest
 from pipeline.store import journal
 from pipeline.store.batches import Batch, Entry, read_batch, read_entries, read_slices, write_batch
 from pipeline.store.columns import Columns
-from pipeline.store.documents import FILE, create_document
+from pipeline.store.documents import FILE, create_document, document_digest
 from pipeline.store.scratch import publish, scratch, withdraw
 
 if TYPE_CHECKING:
     from analyzers.contract import Result
 
+INPUTS = "inputs"
+"""Key of a result's provenance: the batches that its inputs were read from, "<statistic>/<batch>" → their digest."""
 _COMPACT_KEYS = 20_000
 """A compacted batch holds about this many keys at most: its index stays quick to read."""
 
@@ -112,6 +114,16 @@ class StatisticTable:
         """References to the stored results among `keys`, small and picklable; see `read_references`."""
         with self._lock:
             return {key: self._reference(key) for key in keys if key in self._where}
+
+    def folders(self, keys: Iterable[str]) -> tuple[Path, ...]:
+        """The folders of the batches that hold the results of `keys`."""
+        return tuple(sorted({self._folder / self._place(key)[0].name for key in keys}))
+
+    def digests(self, references: Iterable[Reference]) -> dict[str, str]:
+        """The digests of the batches that references lead to, as a result that is made of them records them."""
+        names = dict.fromkeys(reference.batch for reference in references)
+        folders = {f"{self._folder.name}/{name}": self._folder / name for name in names}
+        return {name: document_digest(folder) for name, folder in folders.items()}
 
     def read(self, keys: Iterable[str], fields: Sequence[str] | None = None) -> dict[str, Result | str]:
         """The stored results among `keys` (of chosen fields, or all): arrays by field, or the reason for none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,12 @@ import numpy as np
 from analyzers.errors import StoreError
 from pipeline.archive.types import Problem
 from pipeline.store import journal
-from pipeline.store.batches import read_batch
-from pipeline.store.documents import FILE, read_document
+from pipeline.store.batches import Batch, read_batch
+from pipeline.store.documents import FILE, document_digest, read_document
 from pipeline.store.packs import pack_contents
 from pipeline.store.records import CheckpointRecord
 from pipeline.store.scratch import cache_path
+from pipeline.store.statistics import INPUTS
 from pipeline.store.store import Store, read_layout, read_manifest
 from pipeline.store.tensors import TensorDigest, logical_dtype, open_array, read_rows, row_blocks, tensor_digest
 
@@ -26,7 +27,7 @@ Progress = Callable[[str, int], None]
 
 Kind = Literal[
     "tensor", "missing tensor", "pack", "layout", "manifest", "missing layout", "run", "statistic", "batch",
-    "failures", "material", "group", "deleted", "journal", "cache", "foreign",
+    "failures", "material", "group", "deleted", "journal", "cache", "foreign", "wrong values",
 ]  # fmt: skip
 
 _READ_AGAIN = "run `varve verify STORE --repair`; the next `varve analyze` reads the checkpoint again"
@@ -69,9 +70,22 @@ def look(store: Store, progress: Progress | None = None) -> list[Damage]:
     search.documents()
     search.tensors()
     search.results()
+    search.derived()
     search.journal()
     search.cache()
     return search.damage
+
+
+def unchecked(store: Store) -> dict[str, tuple[int, tuple[Path, ...]]]:
+    """By statistic, how many results and reasons an older version stored, which did not check what it read, and the
+    folders of the batches that hold them. Nothing tells whether their input was damaged then."""
+    found = {}
+    for name in store.statistics():
+        table = store.statistic(name)
+        keys = [key for key in table.keys() if INPUTS not in table.provenance(key)]  # noqa: SIM118 - no mapping
+        if keys:
+            found[name] = len(keys), table.folders(keys)
+    return found
 
 
 class _Search:
@@ -83,6 +97,8 @@ class _Search:
         self.report = report
         self.damage: list[Damage] = []
         self.users: dict[str, str] = {}
+        self.batches: dict[str, Batch] = {}
+        self.changed: set[str] = set()
 
     def found(self, kind: Kind, path: Path, reason: str, hint: str = _REPAIR, tensor: str | None = None) -> None:
         where = path / FILE if (path / FILE).exists() and kind not in ("tensor", "pack", "foreign") else path
@@ -187,12 +203,14 @@ class _Search:
                     self._batch(folder)
 
     def _batch(self, folder: Path) -> None:
+        name = f"{folder.parent.name}/{folder.name}"
         try:
-            digests = read_batch(folder).digests
+            batch = read_batch(folder)
         except StoreError as error:
             self.found("batch", folder, str(error), _COMPUTE)
             return
-        for dtype, expected in digests.items():
+        self.batches[name] = batch
+        for dtype, expected in batch.digests.items():
             path = folder / dtype
             try:
                 array = open_array(path)
@@ -202,8 +220,30 @@ class _Search:
                 continue
             digest = tensor_digest(values)
             if digest != expected:
-                self.found("batch", folder, f"{path}: its values have digest {digest}, not {expected}", _COMPUTE)
+                reason = f"{path}: its values have digest {digest}, not {expected}"
+                self.found("wrong values", folder, reason, _COMPUTE)
+                self.changed.add(name)  # its chunks pass their checksums: what read them did not notice
             self.report(str(path), values.nbytes)
+
+    def derived(self) -> None:
+        """Results that were computed from other values than are stored now, by the digests that they recorded."""
+        before = -1
+        while before < len(self.changed):  # what was computed from these is wrong, too
+            before = len(self.changed)
+            for name in self.batches.keys() - self.changed:
+                source = next(filter(None, map(self._changed_input, self.batches[name].provenances)), None)
+                if source is not None:
+                    reason = f"its results were computed from {source}, which held other values than it should"
+                    self.found("wrong values", self.root / "statistics" / name, reason, _COMPUTE)
+                    self.changed.add(name)
+
+    def _changed_input(self, made: Mapping[str, Any]) -> str | None:
+        """A batch that results were computed from while it held something else than what was written there."""
+        for source, digest in made.get(INPUTS, {}).items():
+            there = source in self.batches  # if not, it was merged with others, or removed: nothing to compare
+            if there and (source in self.changed or document_digest(self.root / "statistics" / source) != digest):
+                return str(source)
+        return None
 
     def journal(self) -> None:
         """What was written and never removed by varve, and is not there."""

@@ -12,11 +12,12 @@ import pytest
 from analyzers.errors import DamageError, StoreError
 from analyzers.models import Material
 from pipeline.archive.types import Problem
-from pipeline.store import DiskCache, Store, repair, verify
+from pipeline.store import DiskCache, Store, repair, unchecked, verify
 from pipeline.store.documents import FILE
 from pipeline.store.given import record_materials, recorded_materials
 from pipeline.store.packs import pack_index
 from pipeline.store.scratch import cache_path
+from pipeline.store.statistics import INPUTS
 from tests.pipeline.store.samples import bits, files_under, put
 
 RNG = np.random.default_rng(0)
@@ -190,6 +191,39 @@ def test_one_damaged_chunk_of_a_batch_costs_the_results_that_lie_in_it(filled: S
     repair(filled.path)
     assert fresh.statistic("t").keys() == {"2" * 32, "3" * 32}
     assert verify(fresh) == []
+
+
+def test_results_that_were_computed_from_damaged_ones_are_found_and_removed(filled: Store) -> None:
+    """What reads a chunk in place of another one, with a checksum that fits, is not told by it."""
+    first, other = filled.statistic("first"), filled.statistic("other")
+    for table, value in ((first, 1.0), (other, 2.0)):
+        table.write([("1" * 32, {"x": np.full(9, value)})], provenance={INPUTS: {}})
+    second, third = filled.statistic("second"), filled.statistic("a_third")
+    read = first.digests(first.lookup(["1" * 32]).values())
+    second.write([("2" * 32, {"y": np.float64(3)})], provenance={INPUTS: read})
+    second.write([("4" * 32, {"y": np.float64(3)})], provenance={INPUTS: {}})
+    made = second.digests(second.lookup(["2" * 32]).values())
+    third.write([("3" * 32, {"y": np.float64(3)})], provenance={INPUTS: made})
+    assert verify(filled) == []
+    chunks = [next(filled.path.glob(f"statistics/{name}/*/float64/c/0")) for name in ("other", "first")]
+    shutil.copyfile(*chunks)
+    found = {Path(problem.path).parts[-3] for problem in verify(Store.open(filled.path))}
+    assert found == {"first", "second", "a_third"}
+    repair(filled.path)
+    fresh = Store.open(filled.path)
+    assert verify(fresh) == []
+    kept = {name: fresh.statistic(name).keys() for name in ("first", "second", "a_third", "other")}
+    assert kept == {"first": set(), "second": {"4" * 32}, "a_third": set(), "other": {"1" * 32}}
+
+
+def test_results_of_a_version_that_checked_nothing_are_reported_and_removed_on_request(filled: Store) -> None:
+    filled.statistic("new").write([("1" * 32, {"x": np.float64(1)})], provenance={INPUTS: {}})
+    assert {name: count for name, (count, _) in unchecked(filled).items()} == {"s": 2}
+    repair(filled.path)
+    assert len(Store.open(filled.path).statistic("s").keys()) == 2, "only on request"
+    assert any("2 results removed" in line for line in repair(filled.path, discard_unchecked=True))
+    fresh = Store.open(filled.path)
+    assert unchecked(fresh) == {} and verify(fresh) == [] and fresh.statistic("new").keys() == {"1" * 32}
 
 
 @pytest.mark.parametrize("where", ["runs/*/30.0", "statistics/s/*-*", "runs/grok*", "statistics/s"])
