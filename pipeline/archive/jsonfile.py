@@ -22,7 +22,7 @@ MAX_DEPTH = 64
 MAX_DIGITS = 1000
 """Of a whole number: Python takes time that grows with their square."""
 
-_LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
+_LONG_NUMBER = re.compile(rb"(?<!\d)\d{%d}" % (MAX_DIGITS + 1))  # from a first digit: else in quadratic time
 
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 

@@ -49,6 +49,17 @@ def test_a_changed_chunk_is_an_error_in_xarray_alone(report: Path) -> None:
         xr.open_datatree(report, engine="zarr").load()
 
 
+def test_a_deleted_chunk_is_an_error_here_and_fill_values_in_xarray_alone(report: Path) -> None:
+    """Zarr has no setting for it: docs/report.md tells users to open reports with `varve.open_report`."""
+    whole = load(report)["weight_spectra/stable_rank"].load()
+    chunk = next(path for path in (report / "weight_spectra" / "stable_rank" / "c").rglob("*") if path.is_file())
+    chunk.unlink()
+    alone = xr.open_datatree(report, engine="zarr")["weight_spectra/stable_rank"].load()
+    assert bool(whole.notnull().any()) and bool(alone.isnull().all())
+    with pytest.raises(ReportError, match="is missing"):
+        load(report)
+
+
 def test_a_report_replaced_while_it_is_read_is_an_error_and_no_mixture(report: Path) -> None:
     opened = load(report)
     save(synthetic.tree(matrices=3, steps=(0, 10, 20), seed=1, intruders=False), report)

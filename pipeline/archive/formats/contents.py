@@ -15,6 +15,9 @@ from typing import Any
 from pipeline.archive.text import encodable, encodable_data, visible
 from pipeline.archive.types import Problem, TensorHeader
 
+MAX_TENSORS = 200_000
+"""Of one checkpoint."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from analyzers.errors import ArchiveError
-from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.formats.contents import MAX_TENSORS, Contents, Place
 from pipeline.archive.jsonfile import read_json
 from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Problem
 
 INDEX_SUFFIX = ".index.json"
+MAX_LISTED = 1000
+"""Tensors that a shard lacks are listed one by one up to here."""
 
 
 def is_index(path: Path) -> bool:
@@ -29,6 +31,8 @@ def shards(path: Path) -> dict[str, list[str]]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ArchiveError(f"{path}: no weight_map, which names each tensor's file")
+    if len(weight_map) > MAX_TENSORS:
+        raise ArchiveError(f"{path}: it names {len(weight_map)} tensors; more than {MAX_TENSORS} are refused")
     found: dict[str, list[str]] = {}
     for tensor, file in weight_map.items():
         plain = isinstance(file, str) and file and PurePosixPath(file).name == file and "\\" not in file
@@ -57,16 +61,20 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
             reason = str(error).removeprefix(f"{file}: ")
             problems.append(Problem(str(file), f"{reason}: {_listed(expected)} cannot be read"))
             continue
-        unnamed = [tensor for tensor in contents.places if tensor not in expected]
+        named = set(expected)
+        unnamed = [tensor for tensor in contents.places if tensor not in named]
         if unnamed:
             notes.append(f"{name} also holds {_listed(unnamed)}, which {path.name} does not name")
         refused = {problem.tensor for problem in contents.problems}
         problems += contents.problems
-        problems += [
-            Problem(str(file), f"{path.name} says it is in this shard, which does not hold it", tensor)
-            for tensor in expected
-            if tensor not in contents.places and tensor not in refused
-        ]
+        absent = [tensor for tensor in expected if tensor not in contents.places and tensor not in refused]
+        reason = f"{path.name} says it is in this shard, which does not hold it"
+        problems += [Problem(str(file), reason, tensor) for tensor in absent[:MAX_LISTED]]
+        if len(absent) > MAX_LISTED:
+            more = len(absent) - MAX_LISTED
+            problems.append(
+                Problem(str(file), f"{path.name} says {more} more tensors are in it, which it does not hold")
+            )
         for tensor, place in contents.places.items():
             if tensor in places:
                 problems.append(Problem(str(file), f"is also in {places[tensor].path.name}", tensor))

@@ -15,7 +15,7 @@ import numpy as np
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
-from pipeline.archive.formats.contents import Contents, Place, row_major
+from pipeline.archive.formats.contents import MAX_TENSORS, Contents, Place, row_major
 from pipeline.archive.formats.metric_numbers import metric_numbers
 from pipeline.archive.formats.pickle_data import Call, Global
 from pipeline.archive.formats.state import State, is_tensor
@@ -39,8 +39,6 @@ STORAGES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-MAX_TENSORS = 200_000
-"""Of one file."""
 # A tensor of stride 0 repeats its storage: so much more than the file may it hold.
 EXPANSION_BYTES = 64 << 20
 
