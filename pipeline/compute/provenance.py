@@ -26,11 +26,11 @@ def software() -> dict[str, str]:
     return found
 
 
-def provenance(statistic: Statistic, device: str, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
+def provenance(statistic: Statistic, device: str, inputs: Mapping[str, str] | None) -> dict[str, Any]:
     """Of the results of one statistic from one device. A unit's seed derives from its key, which is beside it.
 
-    `inputs`: the batches that its input results were read from, with their digests. Older versions
-    kept none of this, and did not check what they read.
+    `inputs`: the batches that its input results were read from, with their digests. None where one of these results is
+    of an older version: those kept no such record, and did not check what they read.
     """
     return {
         "statistic": statistic.name,
@@ -40,5 +40,5 @@ def provenance(statistic: Statistic, device: str, inputs: Mapping[str, str] | No
         "extent": statistic.extent,
         "device": device,
         "software": software(),
-        INPUTS: dict(inputs or {}),
+        **({} if inputs is None else {INPUTS: dict(inputs)}),
     }

@@ -217,7 +217,7 @@ class _Driver:
     flying: dict[Any, Group] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     suspects: set[str] = field(default_factory=set)
-    inputs: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+    inputs: dict[tuple[str, ...], dict[str, str] | None] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     measured: int = 0
     unmeasurable: int = 0
@@ -318,15 +318,18 @@ def _work(store: Store, group: Group) -> Work:
     return Work(group, tuple(inputs), previous)
 
 
-def _digests(store: Store, work: Work) -> dict[str, str]:
-    """The batches that a group's stored inputs are in, with their digests."""
+def _digests(store: Store, work: Work) -> dict[str, str] | None:
+    """The batches that a group's stored inputs are in, with their digests; None as in `StatisticTable.digests`."""
     references = (*work.inputs, *(previous.reference for previous in work.previous.values()))
     by_statistic: dict[str, list[Reference]] = {}
     for reference in references:
         by_statistic.setdefault(reference.statistic, []).append(reference)
     found: dict[str, str] = {}
     for name, members in by_statistic.items():
-        found |= store.statistic(name).digests(members)
+        digests = store.statistic(name).digests(members)
+        if digests is None:
+            return None
+        found |= digests
     return found
 
 
@@ -343,12 +346,13 @@ def _outcomes(driver: _Driver, group: Group, handle: Any) -> list[Outcome]:
 def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcome]]]) -> None:
     """Writes what has come, one batch per statistic and device, and sends failed units back to be tried alone."""
     batches: dict[tuple[int, str], tuple[Statistic, list[tuple[str, Result | str]]]] = {}
-    inputs: dict[int, dict[str, str]] = {}
+    inputs: dict[int, dict[str, str] | None] = {}
     for group, outcomes in finished:
         if driver.profile is not None:
             spent = _together(outcome.spent for outcome in outcomes)
             driver.profile.add(group.statistic.name, spent, units=len(outcomes))
-        inputs.setdefault(id(group.statistic), {}).update(driver.inputs.pop(group.keys, {}))
+        known, more = inputs.get(id(group.statistic), {}), driver.inputs.pop(group.keys, {})
+        inputs[id(group.statistic)] = None if known is None or more is None else known | more
         for outcome in outcomes:
             if outcome.error is None:
                 value = outcome.result if outcome.result is not None else outcome.reason or "no reason given"

@@ -119,8 +119,11 @@ class StatisticTable:
         """The folders of the batches that hold the results of `keys`."""
         return tuple(sorted({self._folder / self._place(key)[0].name for key in keys}))
 
-    def digests(self, references: Iterable[Reference]) -> dict[str, str]:
-        """The digests of the batches that references lead to, as a result that is made of them records them."""
+    def digests(self, references: Sequence[Reference]) -> dict[str, str] | None:
+        """The digests of the batches that references lead to, as a result that is made of them records them. None where
+        one of them was not checked when it was made: what is made of it is no better."""
+        if any(INPUTS not in self.provenance(reference.key) for reference in references):
+            return None
         names = dict.fromkeys(reference.batch for reference in references)
         folders = {f"{self._folder.name}/{name}": self._folder / name for name in names}
         return {name: document_digest(folder) for name, folder in folders.items()}

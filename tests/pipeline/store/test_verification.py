@@ -11,7 +11,9 @@ import pytest
 
 from analyzers.errors import DamageError, StoreError
 from analyzers.models import Material
+from analyzers.weight_spectra.statistics import Sigma
 from pipeline.archive.types import Problem
+from pipeline.compute.provenance import provenance
 from pipeline.store import DiskCache, Store, repair, unchecked, verify
 from pipeline.store.documents import FILE
 from pipeline.store.given import record_materials, recorded_materials
@@ -199,10 +201,10 @@ def test_results_that_were_computed_from_damaged_ones_are_found_and_removed(fill
     for table, value in ((first, 1.0), (other, 2.0)):
         table.write([("1" * 32, {"x": np.full(9, value)})], provenance={INPUTS: {}})
     second, third = filled.statistic("second"), filled.statistic("a_third")
-    read = first.digests(first.lookup(["1" * 32]).values())
+    read = first.digests(list(first.lookup(["1" * 32]).values()))
     second.write([("2" * 32, {"y": np.float64(3)})], provenance={INPUTS: read})
     second.write([("4" * 32, {"y": np.float64(3)})], provenance={INPUTS: {}})
-    made = second.digests(second.lookup(["2" * 32]).values())
+    made = second.digests(list(second.lookup(["2" * 32]).values()))
     third.write([("3" * 32, {"y": np.float64(3)})], provenance={INPUTS: made})
     assert verify(filled) == []
     chunks = [next(filled.path.glob(f"statistics/{name}/*/float64/c/0")) for name in ("other", "first")]
@@ -214,6 +216,16 @@ def test_results_that_were_computed_from_damaged_ones_are_found_and_removed(fill
     assert verify(fresh) == []
     kept = {name: fresh.statistic(name).keys() for name in ("first", "second", "a_third", "other")}
     assert kept == {"first": set(), "second": {"4" * 32}, "a_third": set(), "other": {"1" * 32}}
+
+
+def test_what_is_made_of_results_that_were_not_checked_counts_as_not_checked(filled: Store) -> None:
+    old, new = filled.statistic("s"), filled.statistic("new")
+    new.write([("1" * 32, {"x": np.float64(1)})], provenance={INPUTS: {}})
+    assert old.digests(list(old.lookup(["a" * 32]).values())) is None
+    (name,) = new.digests(list(new.lookup(["1" * 32]).values())) or {}
+    assert (filled.path / "statistics" / name / FILE).exists()
+    assert INPUTS not in provenance(Sigma(), "cpu", None)
+    assert provenance(Sigma(), "cpu", {name: "0"})[INPUTS] == {name: "0"}
 
 
 def test_results_of_a_version_that_checked_nothing_are_reported_and_removed_on_request(filled: Store) -> None:
