@@ -69,7 +69,7 @@ def places_of(tree: xr.DataTree) -> list[Place]:
         node = "/".join(parts[2:] if parts[0] == GROUPS else parts)
         is_table = node.partition("/")[0] in RESERVED
         per_run = "runs" in node.split("/")[1:-1]
-        if node == LOGGED:
+        if node == LOGGED and "metric" in dataset.coords:  # earlier reports have a variable for each metric
             places += [Place(path, node, str(name), False) for name in dataset["metric"].values]
         for name, variable in dataset.data_vars.items():
             is_long = per_run or any(_is_long(dataset, str(dim)) for dim in variable.dims)

@@ -90,6 +90,14 @@ def test_a_glob_without_a_node_leaves_the_training_log_alone(tree: xr.DataTree) 
     assert {name.partition("/")[0] for name in names(chosen(tree, ["total_*"]))} == {"intruder_dimensions"}
 
 
+def test_an_earlier_report_with_a_variable_for_each_metric_is_exported(tmp_path: Path) -> None:
+    loss = xr.Dataset({"loss": (("run", "step"), np.ones((1, 2)))}, {"run": ["one"], "step": [1, 2]})
+    earlier = xr.DataTree.from_dict({"/metrics": loss})
+    assert names(chosen(earlier, ["loss"])) == {"metrics/loss"}
+    frame = pd.read_csv(export(earlier, "csv", tmp_path / "tables") / "metrics.csv")
+    assert frame["loss"].tolist() == [1, 1]
+
+
 def test_an_asterisk_is_everything(tree: xr.DataTree) -> None:
     assert names(chosen(tree, ["*"])) == names(tree)
 
