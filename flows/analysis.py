@@ -215,7 +215,7 @@ def write(
     ready = {analyzer.name: analyzer for analyzer in analyzers}
     others = tuple(name for name in wider.analyzers if name not in ready)
     if others:
-        console.say(f"Kept in the report: {', '.join(others)}.")
+        console.say(f"Also kept in the report: {', '.join(others)}.")
         asked = {"analyzers": others, "tasks": (), "probes": (), "model": None}
         ready |= {analyzer.name: analyzer for analyzer in analyzers_for(wider.model_copy(update=asked), store)}
         analyzers = [ready[name] for name in wider.analyzers]
@@ -265,7 +265,7 @@ def require_something(options: AnalyzeOptions, analyzers: Sequence[Analyzer]) ->
     needs = {k: f"--{k[:-1]} FILE" for k in ("tasks", "probes") if any(hasattr(a.parameters, k) for a in analyzers)}
     if options.analyzers and needs and not any(analyzer.statistics() for analyzer in analyzers):
         named = ", ".join(options.analyzers)
-        raise ParameterError(f"--analyzers {named}: there is nothing to measure without {' or '.join(needs.values())}")
+        raise ParameterError(f"--analyzers {named}: nothing can be measured without {' or '.join(needs.values())}")
 
 
 def check(options: AnalyzeOptions) -> None:

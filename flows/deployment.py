@@ -95,7 +95,7 @@ def cancel_missed(deployment_id: UUID) -> int:
         ]
         due.sort(key=lambda run: run.expected_start_time or now)
         for run in due[:-1]:
-            _settle(client, run, "CANCELLED", "missed: nobody served the schedule; a later run does its work")
+            _settle(client, run, "CANCELLED", "missed: nothing was serving the schedule; a later run covers its work")
     return max(0, len(due) - 1)
 
 
@@ -112,7 +112,7 @@ def settle_dead(deployment_id: UUID, own: bool = False) -> list[str]:
                 if own:
                     _settle(client, run, "CANCELLED", _ENDED_BY_US)
                 else:
-                    _settle(client, run, "CRASHED", "the process that carried it out is gone; what it stored stays")
+                    _settle(client, run, "CRASHED", "its process is gone; what it stored remains")
                 settled.append(run.name)
     return settled
 

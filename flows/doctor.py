@@ -1,4 +1,4 @@
-"""What `varve doctor` looks at: each check states what it found and, where something is wrong, how to mend it.
+"""What `varve doctor` looks at: each check states what it found and, where something is wrong, how to fix it.
 
 Nothing here starts Prefect or changes anything.
 """
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from flows import prefect_env, server
+from flows.console import plural
 from flows.shadowing import OUR_PACKAGES, shadowed
 from pipeline.store import limits
 
 _TRAPS = {
     "fastapi": "with a newer fastapi, Prefect 3.8 fails every flow",
-    "sqlalchemy": "with a newer SQLAlchemy, Prefect 3.8 schedules silently never fire",
+    "sqlalchemy": "with a newer SQLAlchemy, schedules of Prefect 3.8 silently never fire",
     "zarr": "the store is written for Zarr 3.1",
     "prefect": "the flows are written for Prefect 3.8",
 }
@@ -35,7 +36,7 @@ class Check:
     name: str
     state: Literal["ok", "note", "bad"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def versions() -> Iterator[Check]:
@@ -57,15 +58,15 @@ def versions() -> Iterator[Check]:
 
 def _version(name: str, wanted: str, accepts: Callable[..., bool]) -> Check:
     """One distribution; the specifier decides, the trap explains."""
-    mend = f'pip install "{name}{wanted}"'
+    fix = f'pip install "{name}{wanted}"'
     try:
         installed = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Check(name, "bad", "not installed", mend)
+        return Check(name, "bad", "not installed", fix)
     if accepts(installed, prereleases=True):
         return Check(name, "ok", installed)
     why = _TRAPS.get(name.lower())
-    return Check(name, "bad", f"{installed}, but {wanted} is wanted" + (f": {why}" if why else ""), mend)
+    return Check(name, "bad", f"{installed}, but {wanted} is needed" + (f": {why}" if why else ""), fix)
 
 
 def shadows() -> Iterator[Check]:
@@ -80,10 +81,10 @@ def shadows() -> Iterator[Check]:
         if not places:
             yield Check(f"package {name}", "bad", "cannot be imported", "pip install --force-reinstall --no-deps varve")
         elif places[0] != root / name:
-            mend = f"uninstall {' or '.join(others)}" if others else f"rename or move {places[0]}"
-            yield Check(f"package {name}", "bad", f"{places[0]} stands before ours, {root / name}", mend)
+            fix = f"uninstall {' or '.join(others)}" if others else f"rename or move {places[0]}"
+            yield Check(f"package {name}", "bad", f"{places[0]} shadows varve's own, {root / name}", fix)
         elif others:
-            found = f"also installed by {', '.join(others)}: one of the two overwrites the other"
+            found = f"also installed by {', '.join(others)}: one overwrites the other"
             yield Check(f"package {name}", "bad", found, f"uninstall {' or '.join(others)}, then reinstall varve")
     yield Check("package folder", "ok", str(root))
 
@@ -95,10 +96,11 @@ def devices() -> Iterator[Check]:
     except ImportError as error:
         yield Check("torch", "bad", f"cannot be imported: {error}", 'pip install "torch>=2.6"')
         return
-    yield Check("threads", "ok", f"{limits.cores()} cores usable, torch uses {torch.get_num_threads()} threads")
+    threads = plural(torch.get_num_threads(), "thread")
+    yield Check("threads", "ok", f"{plural(limits.cores(), 'core')} usable, torch uses {threads}")
     if not torch.backends.mkl.is_available() and not torch._C.has_lapack:
         yield Check(
-            "LAPACK", "bad", "this torch has none: no spectra can be computed", "install a standard torch wheel"
+            "LAPACK", "bad", "this torch lacks LAPACK, so no spectra can be computed", "install a standard torch wheel"
         )
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -107,8 +109,8 @@ def devices() -> Iterator[Check]:
             yield Check(f"cuda:{index}", "ok", f"{properties.name}, {memory}, CUDA {torch.version.cuda}")
     elif shutil.which("nvidia-smi"):
         built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
-        mend = "install a CUDA build of torch (pytorch.org), or update the driver"
-        yield Check("cuda", "note", f"nvidia-smi is here, but torch (built {built}) sees no device", mend)
+        fix = "install a CUDA build of torch (pytorch.org), or update the driver"
+        yield Check("cuda", "note", f"nvidia-smi is installed, but torch (built {built}) finds no device", fix)
     else:
         yield Check("cuda", "ok", "no GPU; everything runs on the CPU")
 
@@ -118,13 +120,13 @@ def room(where: Path) -> Iterator[Check]:
     available = limits.available_memory()
     found = f"{available / 1e9:.1f} GB available of {limits.memory_limit() / 1e9:.1f} GB"
     little = available < _LITTLE_MEMORY
-    mend = "close other programs, or give fewer --workers" if little else ""
-    yield Check("memory", "note" if little else "ok", found, mend)
+    fix = "close other programs, or give fewer --workers" if little else ""
+    yield Check("memory", "note" if little else "ok", found, fix)
     folder = next(p for p in (where.absolute(), *where.absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     short = free < _LITTLE_DISK
-    mend = "free some space: a store takes about 3/4 of the checkpoints' bytes" if short else ""
-    yield Check("disk", "note" if short else "ok", f"{free / 1e9:.1f} GB free at {folder}", mend)
+    fix = "free some space: a store takes about 3/4 of the checkpoints' bytes" if short else ""
+    yield Check("disk", "note" if short else "ok", f"{free / 1e9:.1f} GB free at {folder}", fix)
 
 
 def prefect() -> Iterator[Check]:
@@ -132,25 +134,25 @@ def prefect() -> Iterator[Check]:
     try:
         url = prefect_env.configured_url()
     except Exception as error:  # a broken installation fails on import in ways of its own; that is the finding
-        mend = "pip install with constraints.txt, or use --no-flow"
-        yield Check("Prefect", "bad", f"cannot be imported: {type(error).__name__}: {error}", mend)
+        fix = "pip install with constraints.txt, or use --no-flow"
+        yield Check("Prefect", "bad", f"cannot be imported: {type(error).__name__}: {error}", fix)
         return
     local = server.running()
     if url is not None:
         trouble = prefect_env.trouble_with(url)
-        mend = "start that server, or unset PREFECT_API_URL; --no-flow needs none" if trouble else ""
+        fix = "start that server, or unset PREFECT_API_URL; --no-flow needs none" if trouble else ""
         found = f"{url} cannot be used: {trouble}" if trouble else f"{url} answers{_server_version(url)}"
-        yield Check("Prefect API", "bad" if trouble else "ok", found, mend)
+        yield Check("Prefect API", "bad" if trouble else "ok", found, fix)
     elif local is not None:
         yield Check("Prefect API", "ok", f"none configured; the local one at {local.url} answers and is used")
     else:
         yield Check("Prefect API", "ok", "none configured; each command starts a temporary one (10 to 20 s)")
     if (stale := server.recorded()) is not None and local is None:
-        mend = "`varve schedule` starts a new one; schedules do not fire until then"
-        yield Check("Prefect server", "note", f"the one varve started at {stale.url} no longer answers", mend)
+        fix = "`varve schedule` starts a new one; schedules do not fire until then"
+        yield Check("Prefect server", "note", f"the one varve started at {stale.url} no longer answers", fix)
     if not os.access(next(p for p in (server.home(), *server.home().parents) if p.exists()), os.W_OK):
-        mend = "set PREFECT_HOME to a folder that can be written, or use --no-flow"
-        yield Check("PREFECT_HOME", "bad", f"{server.home()} cannot be written", mend)
+        fix = "set PREFECT_HOME to a writable folder, or use --no-flow"
+        yield Check("PREFECT_HOME", "bad", f"{server.home()} is not writable", fix)
 
 
 def _server_version(url: str) -> str:
@@ -175,16 +177,16 @@ def dask(scheduler: str) -> Iterator[Check]:
             workers = client.scheduler_info(n_workers=-1)["workers"]
             threads = sum(w["nthreads"] for w in workers.values())
             state: Literal["ok", "bad"] = "ok" if workers else "bad"
-            mend = "" if workers else f"start workers: dask worker {scheduler}"
-            yield Check("Dask scheduler", state, f"{scheduler}: {len(workers)} workers, {threads} threads", mend)
+            fix = "" if workers else f"start workers: dask worker {scheduler}"
+            yield Check("Dask scheduler", state, f"{scheduler}: {len(workers)} workers, {threads} threads", fix)
             try:
                 client.get_versions(check=True)
             except ValueError as error:
-                mend = "install the same versions on all machines"
-                yield Check("Dask versions", "note", " ".join(str(error).split()), mend)
+                fix = "install the same versions on all machines"
+                yield Check("Dask versions", "note", " ".join(str(error).split()), fix)
     except (OSError, TimeoutError, ValueError) as error:
-        mend = "check the address (tcp://HOST:8786), the network and the scheduler's log"
-        yield Check("Dask scheduler", "bad", f"{scheduler} does not answer: {error}", mend)
+        fix = "check the address (tcp://HOST:8786), the network and the scheduler's log"
+        yield Check("Dask scheduler", "bad", f"{scheduler} does not answer: {error}", fix)
 
 
 def plugins() -> Iterator[Check]:
@@ -193,12 +195,12 @@ def plugins() -> Iterator[Check]:
 
     for info in registry.available().values():
         if info.problem:
-            mend = "reinstall varve" if info.origin == "built-in" else f"update or uninstall {info.origin}"
-            yield Check(f"analyzer {info.name}", "bad", info.problem, mend)
+            fix = "reinstall varve" if info.origin == "built-in" else f"update or uninstall {info.origin}"
+            yield Check(f"analyzer {info.name}", "bad", info.problem, fix)
         else:
             yield Check(f"analyzer {info.name}", "ok", f"{info.origin}, version {info.version}")
     for clash in registry.clashes():
-        yield Check("analyzer names", "note", clash, "uninstall the one that is not wanted")
+        yield Check("analyzer names", "note", clash, "uninstall the one you do not want")
 
 
 def store(path: Path) -> Iterator[Check]:

@@ -44,7 +44,7 @@ class Finding:
             where += f", {_steps(steps, self.unit)}"
         what = f": {_few(matrices)}" if matrices else ""
         waiting = _few([f"{count} {name}" for name, count in self.held.items()])
-        held = f"; so are missing: {waiting}" if waiting else ""
+        held = f"; therefore also missing: {waiting}" if waiting else ""
         return f"{where}{what}: {self.reason} ({_few(list(self.statistics))}{held})"
 
 

@@ -66,7 +66,7 @@ class Keeper:
                     from prefect.deployments import run_deployment
 
                     run_deployment(f"{deployment.FLOW_NAME}/{name}", timeout=0)
-                    self._tell("One run is asked for at once.")
+                    self._tell("One run is requested now.")
                 settled = time.monotonic()
                 while True:
                     self._look_at_server()
@@ -115,7 +115,7 @@ class Keeper:
     def _look_at_child(self) -> None:
         if self._child is not None and self._child.poll() is not None:
             self._tell(
-                f"The process that carries runs out has ended (exit code {self._child.returncode}): starting another."
+                f"The process that performs the runs has ended (exit code {self._child.returncode}): starting another."
             )
             self._stop_child()
         if self._child is None and self._unanswered == 0:
@@ -137,11 +137,11 @@ class Keeper:
 
         try:
             for name in deployment.settle_dead(self._deployment):
-                self._tell(f"Run {name} had died with its process: recorded as crashed.")
+                self._tell(f"Run {name} died with its process: recorded as crashed.")
             if missed := deployment.cancel_missed(self._deployment):
-                self._tell(f"{missed} missed runs are cancelled; the newest does their work.")
+                self._tell(f"{missed} missed runs are cancelled; the newest one covers their work.")
         except httpx.HTTPError as error:
-            self._tell(f"The runs on record could not be looked through ({error}); trying again in a minute.")
+            self._tell(f"The recorded runs could not be checked ({error}); trying again in a minute.")
 
     def _stop_child(self) -> None:
         """Ends the serving process and the runs that it carries out."""
@@ -169,12 +169,12 @@ class Keeper:
         try:
             if self._server is not None and is_last:
                 for name in deployment.settle_dead(self._deployment, own=True):
-                    self._tell(f"Run {name} is cancelled; the next one goes on where it stopped.")
+                    self._tell(f"Run {name} is cancelled; the next one continues where it stopped.")
             if is_last:
                 deployment.pause(self._deployment)
-                self._tell("\nStopped serving; the schedule is paused until the same command is given again.")
+                self._tell("\nStopped serving; the schedule is paused until you run the same command again.")
             else:
-                self._tell("\nStopped serving; another `varve schedule` goes on with this store.")
+                self._tell("\nStopped serving; another `varve schedule` still serves this store.")
         except httpx.HTTPError as error:
             self._tell(f"The schedule could not be paused on the server: {error}")
 

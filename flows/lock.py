@@ -30,7 +30,7 @@ def writing(store: Path) -> Iterator[None]:
         yield
         return
     if store.exists() and not store.is_dir():
-        raise StoreError(f"{store} is a file, not a store: give a folder with --store")
+        raise StoreError(f"{store} is a file, not a store: give a folder to --store")
     real = store.resolve()
     path = real.with_name(real.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ def named(options: AnalyzeOptions, kind: Literal["task", "probe"]) -> tuple[str,
             there = [*known, *_shipped(kind)]
             file = f"; the file of this name is --{kind} ./{one}" if Path(one).exists() else ""
             raise ParameterError(
-                f"--{kind} {one!r}: no {kind} is called so (there are: {', '.join(there) or 'none'}); a file's path "
+                f"--{kind} {one!r}: no {kind} has this name (known: {', '.join(there) or 'none'}); a file's path "
                 f"needs a separator or a suffix{file}"
             )
         else:

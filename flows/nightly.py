@@ -36,6 +36,6 @@ def nightly(options: dict[str, Any]) -> State[None]:
     for line in summary.lines(outcome):
         console.say(line)
     if outcome.computed.failures:
-        return Failed(message=f"{outcome.computed.failures} units failed; the next run tries them again")
+        return Failed(message=f"{outcome.computed.failures} units failed; the next run retries them")
     found = f"{len(outcome.problems)} problems listed" if outcome.problems else "all measured"
     return Completed(message=f"{found}: {path_text(outcome.written.html)}")

@@ -73,9 +73,9 @@ def trouble_with(url: str, seconds: float = 5.0, auth: str | None = None) -> str
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return str(error) or type(error).__name__
     if version.status_code in (401, 403):
-        return "it refuses our credentials (PREFECT_API_AUTH_STRING or PREFECT_API_KEY)"
+        return "it rejects the credentials (PREFECT_API_AUTH_STRING or PREFECT_API_KEY)"
     if health.text.strip() != "true" or not re.fullmatch(r'"\d+\.\d+[\w.+-]*"', version.text.strip()):
-        return "something else than Prefect answers there"
+        return "something other than Prefect answers there"
     return None
 
 

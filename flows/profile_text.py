@@ -23,7 +23,7 @@ def lines(profile: Mapping[str, Any] | None) -> list[str]:
     ]
     rows.append(("together", f"{cpu:.2f}", f"{wall:.2f}", ""))
     own = sum(phases[phase][0] for phase in ("read", "decode", "copy", "write", "pipeline"))
-    said = ["", "Where the time went, in seconds of the driver and all workers:"]
+    said = ["", "Where the time went, in seconds, over the driver and all workers:"]
     said.append(table(("phase", "CPU", "wall", "of wall"), rows, right=(1, 2, 3)))
     said.append(
         f"{units} units in {profile['groups']} groups; all but the statistics themselves: "

@@ -44,7 +44,7 @@ def checked(cron: str, timezone: str | None) -> Schedule:
     zone = timezone or local_timezone()
     if len(cron.split()) != 5:
         raise ParameterError(
-            f"--cron {cron!r}: five fields are wanted (minute hour day month weekday), "
+            f"--cron {cron!r}: expected five fields (minute hour day month weekday), "
             'for example "0 2 * * *" for every night at two'
         )
     try:

@@ -18,33 +18,33 @@ from flows.cli import analyze, catalog, doctor, export, ingest, inspect, plan, r
 from flows.console import complain, discard_output, say
 
 _SURROUNDINGS = {
-    errno.ENOSPC: "Free some space, or give another --out or --store; the same command then goes on.",
+    errno.ENOSPC: "Free some space, or give another --out or --store; then run the same command to continue.",
     errno.EDQUOT: "The quota is used up: free some space, or give another --out or --store.",
     errno.EROFS: "The file system is read-only: give another --out or --store.",
     errno.EACCES: "Change its permissions, or give another --out or --store.",
     errno.EPERM: "Change its permissions, or give another --out or --store.",
-    errno.EEXIST: "A file stands where a folder is wanted: give another --out or --store.",
+    errno.EEXIST: "There is a file where a folder is needed: give another --out or --store.",
     errno.ENAMETOOLONG: "The path is too long: give a shorter --out or --store.",
     errno.ELOOP: "A symbolic link leads to itself: give another --out or --store.",
-    errno.ENOTDIR: "A file stands where a folder is wanted: give another --out or --store.",
+    errno.ENOTDIR: "There is a file where a folder is needed: give another --out or --store.",
 }
 
 OK, FOUND, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
-_ABOUT = """Reads training checkpoints layer by layer: a folder of checkpoints in, a report of their spectra out.
+_ABOUT = """Reads training checkpoints layer by layer: checkpoints go in, a report of their spectra comes out.
 
 \b
   varve inspect RUNS/                 what is there (reads headers only)
   varve plan RUNS/                    what it would cost: time, bytes, memory (reads headers only)
   varve analyze RUNS/ --out out/      everything: store, statistics, report.zarr, report.html
-  varve analyze RUNS/ --out out/      again, after new checkpoints came: computes only what is new
-  varve doctor                        what is wrong with this installation, and how to mend it
+  varve analyze RUNS/ --out out/      again, with new checkpoints: computes only what is new
+  varve doctor                        what is wrong with this installation, and how to fix it
 
 \b
-Exit codes: 0 everything was done · 1 `doctor` found something wrong · 2 wrong usage, or nothing to do it on ·
-3 finished, but something could not be read or measured (it is listed) · 130 interrupted (the same command completes it)
+Exit codes: 0 everything was done · 1 `doctor` found a problem · 2 wrong usage, or nothing to work on ·
+3 finished, but something could not be read or measured (listed) · 130 interrupted (run the same command to finish)
 
---debug, anywhere, shows the whole traceback of an error.
+--debug, anywhere on the line, shows the full traceback of an error.
 """
 
 app = typer.Typer(
@@ -79,11 +79,11 @@ app.command("analyse", hidden=True)(analyze.analyze)
 app.command("inspect", short_help="What an archive holds; reads headers only.")(inspect.inspect)
 app.command("plan", short_help="What an analysis would cost, before anything runs.")(plan.plan)
 app.command("ingest", short_help="Copy checkpoints into a Zarr store, bit for bit.")(ingest.ingest)
-app.command("report", short_help="Re-derive the report from a store, without the weights.")(report.report)
-app.command("export", short_help="A report as netCDF, CSV, Parquet or JSON.")(export.export)
-app.command("verify", short_help="Re-hash what is stored against its digests.")(verify.verify)
+app.command("report", short_help="Rebuild the report from a store, without the weights.")(report.report)
+app.command("export", short_help="Write a report as netCDF, CSV, Parquet or JSON.")(export.export)
+app.command("verify", short_help="Check stored data against its digests.")(verify.verify)
 app.command("schedule", short_help="Analyse new checkpoints every night.")(schedule.schedule)
-app.command("doctor", short_help="What is wrong with this installation, and how to mend it.")(doctor.doctor)
+app.command("doctor", short_help="What is wrong with this installation, and how to fix it.")(doctor.doctor)
 app.add_typer(catalog.app, name="catalog", short_help="Named archives: list, show, make.")
 app.command("version")(_version)
 
@@ -125,7 +125,7 @@ def run(arguments: Sequence[str]) -> int:
         show(file=sys.stderr)
         return USAGE
     if result == INTERRUPTED:  # typer also turns an interrupt into this code itself
-        complain("\nInterrupted. Nothing is lost: the same command goes on where this one stopped.")
+        complain("\nInterrupted. Nothing is lost: run the same command to continue from here.")
     return result if isinstance(result, int) else OK
 
 

@@ -17,7 +17,7 @@ Base = Annotated[
         metavar="BASE",
         help="What to compare with: PATH, RUN or RUN@STEP of this archive, or RUN_GLOB=PATH for some runs; repeatable. "
         "By default, for an adapter: the catalog's map, a base/ beside it, the path in its config, the local Hugging "
-        "Face cache; for a full run a base/ beside it, else its own first step, flagged.",
+        "Face cache; for a full run a base/ beside it, else its own first step, which the report flags.",
     ),
 ]
 Analyzers = Annotated[
@@ -34,7 +34,9 @@ Set = Annotated[
 ]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML or JSON with the same settings: analyzer, then key: value. --set wins."),
+    typer.Option(
+        "--config", help="YAML or JSON with the same settings: analyzer, then key: value. --set takes precedence."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
 Workers = Annotated[
@@ -46,10 +48,10 @@ Scheduler = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", metavar="GLOB", help="Only parameters whose name matches; repeatable."),
+    typer.Option("--include", metavar="GLOB", help="Only parameters whose names match; repeatable."),
 ]
 Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching parameters; repeatable.")
+    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Skip parameters whose names match; repeatable.")
 ]
 Steps = Annotated[
     str | None,
@@ -62,10 +64,10 @@ Steps = Annotated[
 ]
 CacheBytes = Annotated[
     str | None,
-    typer.Option("--cache-bytes", metavar="SIZE", help="Bound of the evictable cache beside the store, such as 20GB."),
+    typer.Option("--cache-bytes", metavar="SIZE", help="Size limit of the cache beside the store, such as 20GB."),
 ]
 Rehash = Annotated[
-    bool, typer.Option("--rehash", help="Read every source file again, even with unchanged size and time.")
+    bool, typer.Option("--rehash", help="Read every source file again, even if its size and time are unchanged.")
 ]
 Name = Annotated[
     str | None, typer.Option("--name", help="Name of the archive in run ids.  [default: the folder's name]")
@@ -80,7 +82,7 @@ StepPattern = Annotated[
     ),
 ]
 StepScale = Annotated[
-    int | None, typer.Option("--step-scale", metavar="N", help="Multiplies steps that the pattern finds.", min=1)
+    int | None, typer.Option("--step-scale", metavar="N", help="Multiplies the steps that the pattern finds.", min=1)
 ]
 Task = Annotated[
     list[str] | None,
@@ -88,7 +90,7 @@ Task = Annotated[
         "--task",
         metavar="FILE",
         help="A task for intrinsic_dimension: a YAML file (with a separator or a suffix: task.yaml, ./task), "
-        "package.module:factory, or a name: of the catalog entry's tasks, or digits, which ships; repeatable.",
+        "package.module:factory, or a name: of the catalog entry's tasks, or digits, which is built in; repeatable.",
     ),
 ]
 Probe = Annotated[

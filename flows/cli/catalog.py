@@ -53,7 +53,9 @@ def show(name: Name, as_json: AsJson = False) -> None:
 @app.command("make")
 def make(
     name: Name,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to.  [default: its path]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write to.  [default: the entry's path]")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,7 +88,7 @@ def _arguments(given: Sequence[str]) -> dict[str, Any]:
         try:
             found[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ParameterError(f"--set {word!r}: {value!r} is no YAML value: {error}") from error
+            raise ParameterError(f"--set {word!r}: {value!r} is not a YAML value: {error}") from error
         if not key or not equals:
             raise ParameterError(f"--set {word!r}: write it as KEY=VALUE, as in seeds=[1,2,3]")
     return found

@@ -1,4 +1,4 @@
-"""`varve doctor`: what is wrong with this installation, and how to mend it."""
+"""`varve doctor`: what is wrong with this installation, and how to fix it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def doctor(
       varve doctor
       varve doctor --scheduler tcp://10.0.0.1:8786 --store out/store.zarr
 
-    Each problem is listed with its mend. Exit code 1 if something is wrong. Starts and changes nothing.
+    Each problem is listed with its fix. Exit code 1 if there is a problem. Starts nothing and changes nothing.
     """
     from flows.doctor import examine
 
@@ -35,6 +35,6 @@ def doctor(
     say(table(("", "what", "found"), [(c.state, c.name, c.found) for c in checks]))
     unsound = [c for c in checks if c.state != "ok"]
     for check in unsound:
-        say(f"\n{check.name}: {check.found}\n  mend: {check.mend}")
-    say(f"\n{plural(len(bad), 'problem')} found." if bad else "\nNothing is wrong.")
+        say(f"\n{check.name}: {check.found}\n  fix: {check.fix}")
+    say(f"\n{plural(len(bad), 'problem')} found." if bad else "\nNo problems found.")
     return 1 if bad else 0

@@ -12,7 +12,7 @@ from flows.cli import arguments as a
 
 def ingest(
     runs: a.Runs,
-    store: Annotated[Path, typer.Option("--store", help="The Zarr store; made when there is none.")],
+    store: Annotated[Path, typer.Option("--store", help="The Zarr store; created if it does not exist.")],
     base: a.Base = None,
     steps: a.Steps = None,
     rehash: a.Rehash = False,

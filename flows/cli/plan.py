@@ -30,7 +30,8 @@ def plan(
         ),
     ] = None,
     checkpoints: Annotated[
-        int | None, typer.Option("--checkpoints", metavar="N", min=1, help="With --config: checkpoints of a run.")
+        int | None,
+        typer.Option("--checkpoints", metavar="N", min=1, help="With --config: number of checkpoints in a run."),
     ] = None,
     adapter_rank: Annotated[
         int | None,
@@ -40,7 +41,7 @@ def plan(
         str | None, typer.Option("--dtype", metavar="DTYPE", help="With --config: the weights' dtype.")
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="NAME", help="Only this GPU of those with a data sheet here.")
+        str | None, typer.Option("--gpu", metavar="NAME", help="Only this GPU (one whose data sheet varve knows).")
     ] = None,
     workers: a.Workers = None,
     out: a.Out = Path("out"),
@@ -60,7 +61,7 @@ def plan(
     model: a.Model = None,
     as_json: a.AsJson = False,
 ) -> int:
-    """Say what an analysis would cost: units, bytes, operations, memory, and time; reads headers only.
+    """Estimate what an analysis would cost: units, bytes, operations, memory and time; reads headers only.
 
     \b
       varve plan --calibrate
@@ -69,8 +70,8 @@ def plan(
       varve plan --config config.json --checkpoints 154 --dtype bfloat16
       varve plan --config models.yaml --gpu h200
 
-    What the store holds counts as done. Contents are not known before they are read: the plan takes every tensor for
-    changed from checkpoint to checkpoint, and says what it would be if none were. Exit code 2 when there is nothing to
+    What the store holds counts as done. Contents are not known before they are read: the plan assumes that every
+    tensor changes between checkpoints, and also shows the cost if none does. Exit code 2 when there is nothing to
     plan, 3 when something in the archive cannot be read.
     """
     from analyzers.errors import ParameterError
@@ -82,7 +83,9 @@ def plan(
     if runs is None and paper is None and not calibrate:
         raise ParameterError("nothing to plan: give a folder of RUNS, --config FILE, or --calibrate")
     if runs is not None and paper is not None:
-        raise ParameterError(f"RUNS {runs} and --config {paper}: a plan is of an archive or on paper, give one")
+        raise ParameterError(
+            f"RUNS {runs} and --config {paper}: plan either an archive or a model on paper: give one of the two"
+        )
     if paper is None and (checkpoints or adapter_rank or dtype):
         raise ParameterError("--checkpoints, --adapter-rank and --dtype describe a model on paper: give --config FILE")
     chosen = plan_text.gpus(gpu)

@@ -21,7 +21,7 @@ def report(
     metrics: a.Metrics = None,
     model: a.Model = None,
     runs: Annotated[
-        list[str] | None, typer.Option("--runs", metavar="GLOB", help="Only runs whose id matches; repeatable.")
+        list[str] | None, typer.Option("--runs", metavar="GLOB", help="Only runs whose ids match; repeatable.")
     ] = None,
     include: a.Include = None,
     exclude: a.Exclude = None,

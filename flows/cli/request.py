@@ -47,7 +47,7 @@ def options_from(
     if model is not None and not is_factory(model):
         raise ParameterError(f"--model {model!r}: write it as package.module:factory")
     if workers is not None and workers < 1:
-        raise ParameterError(f"--workers {workers}: at least one is wanted")
+        raise ParameterError(f"--workers {workers}: give at least one")
     if device not in ("auto", "cpu", "cuda"):
         raise ParameterError(f"--device {device!r}: {registry.nearest(device, ['auto', 'cpu', 'cuda'])}")
     try:
@@ -86,7 +86,7 @@ def chosen_analyzers(words: str | None) -> tuple[str, ...]:
 
     known = registry.names()
     if words is not None and not words.strip(" ,"):
-        raise ParameterError(f"--analyzers {words!r}: names none; there are: {', '.join(known)}")
+        raise ParameterError(f"--analyzers {words!r}: names no analyzer; known: {', '.join(known)}")
     chosen = tuple(dict.fromkeys(w.strip() for w in (words or "").split(",") if w.strip()))
     for name in chosen:
         if name not in known:

@@ -18,20 +18,20 @@ def _stop_server(value: bool) -> None:
     from flows import server
 
     stopped = server.stop()
-    say(f"Stopped the Prefect server at {stopped.url}." if stopped else "No Prefect server that varve started runs.")
+    say(f"Stopped the Prefect server at {stopped.url}." if stopped else "No server started by varve is running.")
     raise typer.Exit()
 
 
 def schedule(
     runs: a.Runs,
     cron: Annotated[
-        str, typer.Option("--cron", help='When: minute hour day month weekday, as in "0 2 * * *" for two at night.')
+        str, typer.Option("--cron", help='When: minute hour day month weekday; "0 2 * * *" is every night at two.')
     ],
     out: a.Out = Path("out"),
     timezone: Annotated[
-        str | None, typer.Option("--timezone", metavar="ZONE", help="As Europe/Berlin.  [default: this machine's]")
+        str | None, typer.Option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]")
     ] = None,
-    now: Annotated[bool, typer.Option("--now", help="Also run once right away.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Also run once immediately.")] = False,
     stop_server: Annotated[
         bool,
         typer.Option(
@@ -101,5 +101,5 @@ def _farewell(url: str) -> None:
 
     ours = server.recorded()
     if ours is not None and ours.url == url:
-        say(f"The Prefect server at {url.removesuffix('/api')} still runs (process {ours.pid}, log {ours.log}).")
+        say(f"The Prefect server at {url.removesuffix('/api')} is still running (process {ours.pid}, log {ours.log}).")
         say("`varve schedule --stop-server` stops it.")

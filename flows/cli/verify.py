@@ -31,7 +31,7 @@ class Seen:
 def verify(
     store: Annotated[Path, typer.Argument(metavar="S.zarr", help="A store, or a report.")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Remove what is damaged, so that the next `varve analyze` makes it anew.")
+        bool, typer.Option("--repair", help="Remove what is damaged, so that the next `varve analyze` recreates it.")
     ] = False,
     discard_unchecked: Annotated[
         bool,
@@ -100,5 +100,5 @@ def _told(
         say(f"repaired: {line}")
     for line in lines if lines is not None else [str(entry["reason"]) for entry in listed]:
         say(line)
-    say(f"{plural(len(listed), 'problem')} found." if listed else "Everything is as it was written.")
+    say(f"{plural(len(listed), 'problem')} found." if listed else "Everything matches its digests.")
     return 3 if listed else 0

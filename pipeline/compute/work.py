@@ -64,7 +64,7 @@ class Work:
 class Outcome:
     """What came of one unit: a `result`, or a `reason` why the data have none, or an `error` with its traceback.
 
-    `final` marks an error that trying again cannot mend, `no_room` one that is want of memory. `device` and `seconds`
+    `final` marks an error that a retry cannot fix, `no_room` one that is lack of memory. `device` and `seconds`
     (the unit's share of its group's wall time) go into the provenance.
     """
 

@@ -72,7 +72,7 @@ def births_figure(births: Sequence[Births], look: Look, label: str) -> Image | N
         for one in reversed(shown):
             draw_line(axes, one.steps, one.standing, look.styles[one.run])
         look.steps.draw(axes, np.concatenate([one.steps for one in shown]))
-        axes.set_ylabel("intruders of the last step,\nborn by then")
+        axes.set_ylabel(f"intruders of the last {look.steps.word},\nborn by then")
         axes.set_ylim(bottom=0)
         place(figure, top=legend(figure, [one.run for one in shown], look))
         caption = (
@@ -81,7 +81,7 @@ def births_figure(births: Sequence[Births], look: Look, label: str) -> Image | N
             "vanished again are not counted."
         )
         said = "; ".join(
-            f"{one.run}: {int(one.standing[-1])}, of them {one.before} at the first step" for one in shown[:8]
+            f"{one.run}: {int(one.standing[-1])}, {one.before} of them at the first step" for one in shown[:8]
         )
         return image(figure, f"Births of intruder dimensions ({label})", caption, f"Line plot. {said}.")
 
@@ -103,7 +103,7 @@ def births_table(births: Sequence[Births], label: str) -> Table | None:
     columns = {
         "run": "run",
         "count": "intruders at the last step",
-        "before": "there at the first step",
+        "before": "present at the first step",
         "first": "first born by step",
         "half": "half born by step",
         "most": "90 % born by step",

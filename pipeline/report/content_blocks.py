@@ -18,5 +18,5 @@ def content_blocks(contents: Contents) -> tuple[Block, ...]:
         more = several(len(warnings) - SHOWN, "further warning")
         blocks.append(Details(f"{more} about the checkpoints' contents", (Prose(tuple(warnings[SHOWN:])),)))
     if notes:
-        blocks.append(Details(f"{several(len(notes), 'note')} on the checkpoints' contents", (Prose(tuple(notes)),)))
+        blocks.append(Details(f"{several(len(notes), 'note')} about the checkpoints' contents", (Prose(tuple(notes)),)))
     return tuple(blocks)

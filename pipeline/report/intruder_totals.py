@@ -101,7 +101,7 @@ class Totals:
     def verdict(self) -> str:
         """How the counts at the last step stand to the null over all sides, k and ε, in words."""
         if np.isnan(self.null[-1]):
-            return "no null beside it"
+            return "no null computed"
         if self.test is None:
             return "no verdict: the report has no test of the sweep"
         if self.test.tested < self.matrices:

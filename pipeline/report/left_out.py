@@ -16,7 +16,7 @@ from pipeline.store.reasons import cause
 LISTED = 50
 """Rows of a table on the page; report.zarr has all."""
 WAYS_OUT = {
-    "not finite": "the tensor itself holds NaN or infinity: save it again, or leave it out with --exclude or --steps",
+    "not finite": "the tensor itself holds NaN or infinity: save it again, or skip it with --exclude or --steps",
     "is not in the store": "give the base with --base; it must be in the archive or in the catalog",
     "has no such step": "give a step that the base has with --base run@step",
     "no matrix of this name": "give the base that this run was trained from with --base",
@@ -30,7 +30,7 @@ def not_analysed(tree: xr.DataTree, contents: Contents) -> Section:
     """Problems, failures and values that are missing because something is wrong; then what is so by design."""
     blocks = list(_wrong(tree, contents))
     if not blocks:
-        blocks.append(Prose(("Nothing went wrong: every file could be read and every computation succeeded.",)))
+        blocks.append(Prose(("No problems: every file was read and every computation succeeded.",)))
     idle = tuple(_idle(tree))
     if idle:
         blocks.append(Prose(idle))
@@ -56,7 +56,7 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
     if said:
         blocks.append(Prose(said))
     if contents.problems:
-        columns = {"path": "file", "tensor": "tensor", "reason": "reason", "hint": "way out"}
+        columns = {"path": "file", "tensor": "tensor", "reason": "reason", "hint": "what to do"}
         blocks.append(from_rows("Files and tensors that could not be read.", contents.problems, columns, LISTED))
     missing = _merged(_with_causes(contents.skipped), ("file", "tensors", "reason"))
     if missing:
@@ -64,18 +64,18 @@ def _wrong(tree: xr.DataTree, contents: Contents) -> list[Block]:
             "file": "file",
             "tensors": "tensor",
             "reason": "reason",
-            "hint": "way out",
+            "hint": "what to do",
             "count": "values",
             "example": "for example",
         }
         rows = [{**row, "hint": _way_out(str(row["reason"]))} for row in missing]
-        blocks.append(from_rows("What has no value because something is wrong.", rows, columns, LISTED))
+        blocks.append(from_rows("What has no value because of a problem.", rows, columns, LISTED))
     held = sum(int(row.get("count") or 0) for row in contents.skipped if row.get("code") == reasons.LISTED)
     if held:
         blocks.append(Prose((f"{several(held, 'value is', 'values are')} missing because of these files.",)))
     if contents.failures:
         columns = {"statistic": "statistic", "run": "run", "step": "step", "matrix": "matrix", "error": "error"}
-        caption = "Computations that failed; the next run of the same command tries them again."
+        caption = "Computations that failed; running the same command again retries them."
         blocks.append(from_rows(caption, contents.failures, columns, LISTED))
     return blocks
 
@@ -115,8 +115,8 @@ def _by_design(contents: Contents) -> list[Block]:
         )
     if contents.notes:
         noted = [{"run": row["run"] or "(the archive)", "note": row["note"]} for row in contents.notes]
-        table = from_rows("What was left out on purpose, by run.", noted, {"run": "run", "note": "note"}, LISTED)
-        blocks.append(Details(f"By design: {several(len(noted), 'note')} on what was left out of the runs", (table,)))
+        table = from_rows("What was ignored by design, by run.", noted, {"run": "run", "note": "note"}, LISTED)
+        blocks.append(Details(f"By design: {several(len(noted), 'note')} on what was ignored in the runs", (table,)))
     return blocks
 
 

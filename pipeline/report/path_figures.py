@@ -48,7 +48,7 @@ def path_blocks(node: xr.Dataset, look: Look) -> list[Block]:
     if "joint_path" not in whole:
         columns = {name: label for name, label in columns.items() if name not in ("plane", "joint")}
     caption = (
-        "The path of each run through weight space. Read it beside the random walk over the same steps: that one, too, "
+        "The path of each run through weight space. Read it beside the random walk over the same steps: that one also "
         "puts most of its variance into one or two components. A share inside the range is what a random walk gives "
         "whose moves span as few dimensions as the run’s own."
     )
@@ -161,7 +161,7 @@ def _figure(whole: xr.Dataset, runs: Sequence[str], look: Look) -> Image:
         caption = (
             "Each run in a plane of its own, spanned by the first two principal components of its path (all "
             "parameters), with the share of the path’s variance along each. The square is the first "
-            f"{look.steps.word}. Directions and lengths of different panels cannot be compared."
+            f"{look.steps.word}. Directions and lengths cannot be compared between panels."
         )
         return image(figure, "Paths through weight space", caption, f"Plots per run. {'; '.join(described)}.")
 

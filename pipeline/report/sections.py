@@ -29,6 +29,7 @@ from pipeline.report.plots import curves
 from pipeline.report.provenance import parsed
 from pipeline.report.spectra import spectra_figure, spectrum_of
 from pipeline.report.summary import sentences
+from pipeline.report.wording import in_unit
 
 PANELS = 4
 """Runs per figure of panels."""
@@ -45,11 +46,11 @@ CIRCUITS = (
 PITFALLS = (
     (
         {"weight_spectra"},
-        "α without its null is not evidence: of 64 × 64 matrices of random entries, 79 % fall between 2 and 6 as well.",
+        "α without its null is not evidence: 79 % of random 64 × 64 matrices also fall between 2 and 6.",
     ),
     (
         {intruder_totals.NODE},
-        "An intruder count alone mostly says how large the update was: read it beside its null and the matched norm.",
+        "An intruder count alone mostly reflects the size of the update: read it beside its null and the matched norm.",
     ),
     (
         {"weight_spectra", intruder_totals.NODE},
@@ -89,7 +90,8 @@ def page(tree: xr.DataTree) -> list[Section]:
         _conventions(tree, contents),
         _provenance(tree),
     ]
-    return [section for section in made if section is not None and section.blocks]
+    *told, provenance = [section for section in made if section is not None]
+    return [in_unit(section, look.steps.unit) for section in told if section.blocks] + [provenance]
 
 
 def _all_runs(tree: xr.DataTree, contents: Contents) -> list[str]:
@@ -129,7 +131,7 @@ def _flag(row: Mapping[str, object], compared: bool) -> str:
     if row.get("role") == "base":
         notes.append("only compared with")
     if compared and row.get("base_kind") == "first_step":
-        notes.append("⚑ base is merely the run’s own first saved step")
+        notes.append("⚑ the base is only the run’s own first saved step")
     if row.get("step_source") == "none":
         notes.append("step unknown, set to 0")
     return "; ".join(notes)
@@ -165,7 +167,7 @@ def _heatmaps(variables: Sequence[KeyVariable], runs: Sequence[str], look: Look)
     if hidden:
         blocks += (Details("Further runs and variables", hidden),)
     if blocks and len(runs) > SHOWN_RUNS:
-        blocks += (Prose((f"The first {SHOWN_RUNS} of {len(runs)} runs are drawn; report.zarr holds all.",)),)
+        blocks += (Prose((f"The first {SHOWN_RUNS} of {len(runs)} runs are drawn; report.zarr has all of them.",)),)
     return Section("heatmaps", "Layer by step", blocks)
 
 
@@ -279,7 +281,7 @@ def _conventions(tree: xr.DataTree, contents: Contents) -> Section:
     flagged = [str(row["run"]) for row in contents.run_rows if row.get("base_kind") == "first_step"]
     if flagged and compares(tree):
         listed = ", ".join(flagged[:8]) + (f" and {len(flagged) - 8} more" if len(flagged) > 8 else "")
-        items.append(f"⚑ Compared with merely their own first saved step, not with a known base: {listed}.")
+        items.append(f"⚑ Compared only with their own first saved step, not with a known base: {listed}.")
     blocks: list[Block] = [Prose(tuple(items))]
     notes = list(_notes(tree))
     if notes:

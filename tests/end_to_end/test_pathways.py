@@ -128,7 +128,7 @@ def test_a_reason_is_said_once_with_what_it_holds_up(
     assert analyze(archive / "runs" / "dense", *options) == 3
     said = capsys.readouterr().out
     assert said.count("is dense, and has no expert pathways") == 1
-    assert "1 problem:" in said and "so are missing: 4 pathway_distances" in said
+    assert "1 problem:" in said and "therefore also missing: 4 pathway_distances" in said
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("has no routers: it is dense") == 1 and "needs routing" not in page
 
@@ -145,6 +145,6 @@ def test_a_mended_command_leaves_no_failure_of_the_wrong_one_behind(
     assert analyze(archive / "runs" / "moe", *options, "--model", f"{__name__}:raises") == 3
     said = capsys.readouterr()
     assert "called with its config, raised KeyError: 'n_embd'" in said.out and "trying again" not in said.err
-    assert "so are missing: 12 pathway_distances" in said.out
+    assert "therefore also missing: 12 pathway_distances" in said.out
     assert analyze(archive / "runs" / "moe", *options) == 0
     assert "n_embd" not in (tmp_path / "out" / "report.html").read_text()

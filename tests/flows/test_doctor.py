@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, and says how to mend it."""
+"""The doctor finds what is wrong, and says how to fix it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_version_traps_are_flagged_with_their_mend(monkeypatch: pytest.Monke
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda n: "9.9.0" if n.lower() == name else real(n))
     (found,) = [c for c in doctor.versions() if c.state == "bad"]
-    assert found.name == name and trap in found.found and found.mend.startswith(f'pip install "{name}')
+    assert found.name == name and trap in found.found and found.fix.startswith(f'pip install "{name}')
 
 
 def test_a_missing_distribution_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,14 +51,14 @@ def test_a_package_of_the_same_name_before_ours_is_found(monkeypatch: pytest.Mon
 def test_another_distribution_that_installs_our_names_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "packages_distributions", lambda: {"flows": ["varve", "rivers"]})
     (found,) = [c for c in doctor.shadows() if c.state == "bad"]
-    assert "rivers" in found.found and "uninstall rivers" in found.mend
+    assert "rivers" in found.found and "uninstall rivers" in found.fix
 
 
 def test_a_configured_api_that_does_not_answer_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefect_env, "configured_url", lambda: "http://127.0.0.1:9/api")
     monkeypatch.setattr(server, "running", lambda: None)
     found = next(c for c in doctor.prefect() if c.name == "Prefect API")
-    assert found.state == "bad" and "127.0.0.1:9" in found.found and "--no-flow" in found.mend
+    assert found.state == "bad" and "127.0.0.1:9" in found.found and "--no-flow" in found.fix
 
 
 def test_a_scheduler_that_does_not_answer_is_bad() -> None:
@@ -84,9 +84,9 @@ def test_json_is_json_and_the_exit_code_follows_it(
 ) -> None:
     monkeypatch.setattr(doctor, "examine", lambda *_: [doctor.Check("zarr", "bad", "9.9", "pip install zarr")])
     assert run(["doctor", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["checks"][0]["mend"] == "pip install zarr"
+    assert json.loads(capsys.readouterr().out)["checks"][0]["fix"] == "pip install zarr"
     assert run(["doctor"]) == 1
-    assert "mend: pip install zarr" in capsys.readouterr().out
+    assert "fix: pip install zarr" in capsys.readouterr().out
 
 
 def test_the_doctor_starts_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_what_lacks_an_input_is_counted_with_the_input_and_its_reason_told_once(
     skips += [Skip("a", 5, None, "distances", "needs routing: it is dense", wrong=True)] * 4
     skips += [Skip("a", 5, None, "groups", "needs distances: needs routing: it is dense", wrong=True)]
     assert [str(f) for f in skipped(skips)] == [
-        "a, step 5: it is dense (routing; so are missing: 4 distances, 1 groups)"
+        "a, step 5: it is dense (routing; therefore also missing: 4 distances, 1 groups)"
     ]
 
 
@@ -86,7 +86,7 @@ def test_a_failure_is_told_with_all_that_waits_for_it() -> None:
     failures = [Failure("f1", "KeyError: 'x'", run="a", step=5, statistic="routing"), Failure("f2", "other", "", "b")]
     waiting = [blocked("u1", "distances", "f1"), blocked("u2", "distances", "f1"), blocked("v", "groups", "u1")]
     assert [str(f) for f in failed(failures, waiting)] == [
-        "a, step 5: KeyError: 'x' (routing; so are missing: 2 distances, 1 groups)",
+        "a, step 5: KeyError: 'x' (routing; therefore also missing: 2 distances, 1 groups)",
         "b: other ()",
     ]
 

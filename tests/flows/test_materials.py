@@ -61,7 +61,7 @@ def test_an_entry_of_the_catalog_names_tasks_below_its_archive(tmp_path: Path, m
         options = options_from(runs=runs, out=tmp_path / "o", task=["quick", "f", "digits"])
         assert named(options, "task") == (str(archive / "tasks" / "short.yaml"), "a.b:c", "digits")
     assert read_task(named(options, "task")[0])[0] == "short"
-    with pytest.raises(ParameterError, match=r"no task is called so \(there are: f, quick, digits\)"):
+    with pytest.raises(ParameterError, match=r"no task has this name \(known: f, quick, digits\)"):
         named(options_from(runs=archive, out=tmp_path / "o", task=["slow"]), "task")
 
 

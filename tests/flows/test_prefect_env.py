@@ -72,13 +72,13 @@ def test_an_api_that_answers_is_told_from_one_that_does_not(healthy: str) -> Non
     assert prefect_env.trouble_with(healthy, auth=AUTH) is None
     assert prefect_env.trouble_with("http://127.0.0.1:9/api") is not None
     assert "404" in str(prefect_env.trouble_with(healthy + "/elsewhere"))
-    assert "refuses our credentials" in str(prefect_env.trouble_with(healthy, auth="varve:wrong"))
+    assert "rejects the credentials" in str(prefect_env.trouble_with(healthy, auth="varve:wrong"))
 
 
 @pytest.mark.parametrize("body", [b"", b"ok", b"true", b"<html>hello</html>", b'{"status": "up"}', b'"3"'])
 def test_what_merely_answers_is_not_taken_for_prefect(body: bytes) -> None:
     with _url_of({"*": body}) as url:
-        assert "something else than Prefect" in str(prefect_env.trouble_with(url, auth=AUTH))
+        assert "something other than Prefect" in str(prefect_env.trouble_with(url, auth=AUTH))
 
 
 def test_a_configured_api_is_used(monkeypatch: pytest.MonkeyPatch, healthy: str, password: None) -> None:

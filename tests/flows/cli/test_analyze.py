@@ -111,7 +111,7 @@ def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixtu
         (["--set", "weight_spectre.k=5"], "weight_spectra"),
         (["--analyzers", "intruders"], "intruder_dimensions"),
         (["--analyzers", ","], "names none; there are: "),
-        (["--analyzers", "pathway_metrics"], "nothing to measure without --probe FILE"),
+        (["--analyzers", "pathway_metrics"], "nothing can be measured without --probe FILE"),
         (["--steps", "11"], "10"),
         (["--base", "nowhere/at/all"], "nowhere/at/all"),
         (["--base", "ful=full@10"], "--base ful=full@10: no run matches; runs: runs/full"),
@@ -157,7 +157,7 @@ def test_naming_analyzers_keeps_the_rest_of_the_report(analysed: Analysed, capsy
     assert analysed.again("--set", "intruder_dimensions.epsilons=[0.4,0.6]") == 0
     before = open_report(analysed)["intruder_dimensions"].to_dataset().load()
     assert analysed.again("--analyzers", "weight_spectra", "--set", "weight_spectra.quantiles=8") == 0
-    assert "Kept in the report: intruder_dimensions" in capsys.readouterr().out
+    assert "Also kept in the report: intruder_dimensions" in capsys.readouterr().out
     tree = open_report(analysed)
     xr.testing.assert_identical(before, tree["intruder_dimensions"].to_dataset().load())
     assert tree["weight_spectra"].sizes["quantile"] == 8

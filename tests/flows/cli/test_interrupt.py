@@ -36,7 +36,7 @@ def test_an_interrupted_analysis_is_completed_by_the_same_command(tmp_path: Path
         code = process.wait(60)
     said = log.read_text()
     assert code == 130, said
-    assert "the same command goes on" in said and "Traceback" not in said
+    assert "run the same command to continue" in said and "Traceback" not in said
     _, alive = psutil.wait_procs(family, timeout=10)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 

@@ -41,7 +41,7 @@ def test_a_scheduler_without_a_port_is_refused_at_once(analysed: Analysed, capsy
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("sedes=[1]", "did you mean 'seeds'"), ("seeds", "KEY=VALUE"), ("seeds=[1", "no YAML value")],
+    [("sedes=[1]", "did you mean 'seeds'"), ("seeds", "KEY=VALUE"), ("seeds=[1", "not a YAML value")],
 )
 def test_a_wrong_argument_of_a_recipe_is_refused_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, said: str

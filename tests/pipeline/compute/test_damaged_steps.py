@@ -137,7 +137,7 @@ def test_nan_in_the_base_is_one_line_that_counts_what_follows(tmp_path: Path) ->
     store = ingested(root, tmp_path)
     (line,) = lines(store)
     assert line.startswith("x, step 0: a: its tensor a.weight is not finite: it holds NaN or infinity (")
-    assert "so are missing: " in line and "4 test_moved_from_base" in line
+    assert "therefore also missing: " in line and "4 test_moved_from_base" in line
 
 
 def test_a_checkpoint_that_cannot_be_read_at_all_is_passed_over_and_named(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_what_could_not_be_analysed_is_said(large: tuple[str, float]) -> None:
     assert "truncated: the header says 90.9 MB, the file has 12.1 MB" in text
     assert "LinAlgError: the algorithm did not converge" in text
     assert "one-dimensional" in text and "norm.weight, norm.bias" in text
-    assert "base is merely the run’s own first saved step" in text
+    assert "the base is only the run’s own first saved step" in text
 
 
 def test_the_pitfalls_are_said(large: tuple[str, float]) -> None:

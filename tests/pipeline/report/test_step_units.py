@@ -12,6 +12,7 @@ import xarray as xr
 import pipeline
 from pipeline.report.html import render
 from pipeline.report.step_units import axis_label, mixed_units, unit_of
+from pipeline.report.wording import said_in
 
 
 def _report(folder: Path, *names: str) -> xr.DataTree:
@@ -22,6 +23,13 @@ def _report(folder: Path, *names: str) -> xr.DataTree:
     store = pipeline.ingest(folder / "runs", folder / "S.zarr", name="net")
     pipeline.compute(store, ["weight_spectra"], workers=1)
     return pipeline.assemble(store, ["weight_spectra"])
+
+
+def _text(page: str) -> str:
+    """What a reader sees of a page, and the descriptions of its figures, without the provenance."""
+    descriptions = " ".join(re.findall(r'alt="([^"]*)"', page))
+    body = page[page.index("<body") : page.index('id="provenance"')]
+    return f"{re.sub(r'<[^>]*>', ' ', body)} {descriptions}"
 
 
 def test_a_report_over_epochs_says_epoch_on_axes_in_attributes_and_in_sentences(tmp_path: Path) -> None:
@@ -69,3 +77,32 @@ def test_captions_and_descriptions_of_figures_say_epoch(tmp_path: Path, count: i
     figures = re.findall(r'(?:alt="|<figcaption[^>]*>)([^"<]*)', page)
     assert any("epoch" in text for text in figures)
     assert not [text for text in figures if re.search(r"\bsteps? \d|each measured step|has one step", text)]
+
+
+def test_a_report_over_epochs_says_step_nowhere(tmp_path: Path) -> None:
+    said = _text(render(_report(tmp_path, *(f"{run}/epoch_{at}" for run in ("a", "b") for at in (1, 2, 3, 4)))))
+    assert "Layer by epoch" in said and "first → last measured epoch" in said
+    assert not re.findall(r".{30}\b[Ss]teps?\b.{30}", said)
+    assert "Layer by step" in _text(render(_report(tmp_path / "other", "step_1", "step_2", "step_3")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run/step-10",
+        "step_1",
+        "lora/step",
+        "zoo@step",
+        "--steps",
+        "step.pt",
+        "*step*",
+        "global_step",
+        "`step`",
+        "step=5",
+    ],
+)
+def test_names_and_options_keep_their_words(name: str) -> None:
+    assert (
+        said_in(f"At the last step of {name}, steps differ.", "epoch") == f"At the last epoch of {name}, epochs differ."
+    )
+    assert said_in("the step of one parameter", "epoch") == "the step of one parameter"
