@@ -112,7 +112,7 @@ class IntrinsicDimension(Analyzer):
             coordinates |= {"layer": layers, "scale": np.array(clouds[0].scales), "task": tasks}
             notes += ("Estimates from nearest neighbours are biased low at high dimension; equal points are dropped.",)
         if not s.tasks:
-            notes += ("No task was given (--task): only the path through weight space is measured.",)
+            notes += ("No task was given (--task), so only the path through weight space is measured.",)
         return Derived(_dataset(view, arrays, coordinates), notes=notes)
 
     def _clouds(self) -> tuple[Representation, ...]:

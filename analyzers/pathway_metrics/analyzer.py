@@ -17,7 +17,7 @@ from analyzers.pathway_metrics.neurons import Neurons
 from analyzers.pathway_metrics.routing import Routing
 from analyzers.pathway_metrics.variables import BY_NAME, CORRELATED, VARIABLES
 
-NO_PROBE = "No probe set was given: --probe FILE names one (docs/pathways.md). Nothing was measured."
+NO_PROBE = "No probe set was given, so nothing was measured: name one with --probe FILE (docs/pathways.md)."
 
 
 class PathwayParameters(AnalyzerParameters):

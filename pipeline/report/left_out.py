@@ -111,7 +111,7 @@ def _by_design(contents: Contents) -> list[Block]:
         columns = {"reason": "reason", "tensors": "tensors", "runs": "runs", "examples": "for example"}
         table = from_rows("Tensors that are not measured as a matrix, by reason.", grouped, columns, LISTED)
         blocks.append(
-            Details(f"By design: {several(tensors, 'tensor is no matrix', 'tensors are no matrices')}", (table,))
+            Details(f"By design: {several(tensors, 'tensor is not a matrix', 'tensors are not matrices')}", (table,))
         )
     if contents.notes:
         noted = [{"run": row["run"] or "(the archive)", "note": row["note"]} for row in contents.notes]

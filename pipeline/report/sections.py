@@ -120,7 +120,7 @@ def _analysed(tree: xr.DataTree, contents: Contents) -> Section:
     }
     if not compared:
         del columns["base"], columns["base_kind"]
-    table = from_rows("The runs of this report. Steps are the training's own numbers.", rows, columns)
+    table = from_rows("The runs in this report. Steps are numbered as in training.", rows, columns)
     if len(rows) <= 12:
         return Section("analysed", "What was analysed", (table,))
     return Section("analysed", "What was analysed", (Details(f"All {len(rows)} runs", (table,)),))
