@@ -78,7 +78,7 @@ def test_two_tasks_of_one_name_are_refused_before_any_work(tmp_path: Path) -> No
     for number in (1, 2):
         paths.append(tmp_path / f"{number}.yaml")
         paths[-1].write_text(yaml.safe_dump({"name": "one", **TASK, "reference_score": number / 2}))
-    with pytest.raises(ParameterError, match=r"2\.yaml: is called 'one' like .*1\.yaml \(another\)"):
+    with pytest.raises(ParameterError, match=r"2\.yaml: has the same name, 'one', as .*1\.yaml \(another\)"):
         analyzers_of(["intrinsic_dimension"], tasks=[str(path) for path in paths])
     with pytest.raises(ParameterError, match=r"\(the same\); give each once"):
         analyzers_of(["intrinsic_dimension"], tasks=[str(paths[0])] * 2)
