@@ -59,7 +59,7 @@ def test_steps_are_called_what_their_runs_count(tmp_path: Path) -> None:
 
 
 def test_equal_reasons_are_told_once_with_where_they_hold() -> None:
-    reason = "its shape is (24, 24), and (24, 25) in base@0, its reference"
+    reason = "its shape is (24, 24), but (24, 25) in base@0, its reference"
     found = skipped(Skip("a", step, f"w{m}", "scores", reason, wrong=True) for step in (10, 20) for m in range(6))
     assert [str(f) for f in found] == [f"a, steps 10, 20: w0, w1, w2, w3 and 2 more: {reason} (scores)"]
 

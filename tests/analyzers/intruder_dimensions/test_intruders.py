@@ -139,7 +139,7 @@ def test_a_tuned_matrix_of_low_rank_has_no_score_beyond_its_rank() -> None:
         (torch.eye(3), torch.zeros(3, 3), "the base of run@1, layers.0.q is all zeros"),
         (torch.zeros(3, 3), torch.eye(3), "run@1, layers.0.q: the tuned matrix is all zeros"),
         (torch.eye(3), torch.ones(3, 4), r"run@1, layers.0.q: shape \(3, 3\) is not the base's \(3, 4\)"),
-        (torch.zeros(0, 4), torch.zeros(0, 4), r"has no entries, its shape is \(0, 4\)"),
+        (torch.zeros(0, 4), torch.zeros(0, 4), r"has no entries \(shape \(0, 4\)\)"),
         (
             Sum(torch.eye(3), LowRank(torch.full((3, 1), torch.nan), torch.ones(1, 3))),
             torch.eye(3),

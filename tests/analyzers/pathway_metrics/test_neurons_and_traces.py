@@ -126,7 +126,7 @@ def test_the_least_trace_is_enough_for_pathways_and_leaves_the_rest_open() -> No
         ({"index": None}, "the trace has no index; it has sample, weight"),
         ({"weight": np.ones((3, 2, 1))}, "do not fit"),
         ({"sample": np.array([0, 0, 2])}, "must number the probe's 2 samples from 0"),
-        ({"experts": np.array(2)}, "index runs from 0 to 2, there are 2 experts"),
+        ({"experts": np.array(2)}, "index runs from 0 to 2, but there are 2 experts"),
         ({"logits": np.ones((3, 2, 4))}, "logits have shape"),
         ({"loss": np.ones(3)}, "loss has shape"),
         ({"weight": -np.ones((3, 1, 1))}, "weights must be finite and not negative"),

@@ -110,7 +110,7 @@ def test_the_alias_does_the_same(analysed: Analysed, capsys: pytest.CaptureFixtu
         (["--set", "intruder_dimensions.epsilom=0.5"], "epsilon"),
         (["--set", "weight_spectre.k=5"], "weight_spectra"),
         (["--analyzers", "intruders"], "intruder_dimensions"),
-        (["--analyzers", ","], "names none; there are: "),
+        (["--analyzers", ","], "names no analyzer; known: "),
         (["--analyzers", "pathway_metrics"], "nothing can be measured without --probe FILE"),
         (["--steps", "11"], "10"),
         (["--base", "nowhere/at/all"], "nowhere/at/all"),

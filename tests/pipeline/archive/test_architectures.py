@@ -37,7 +37,7 @@ def test_steps_of_each_architecture_are_told_in_one_sentence(tmp_path: Path) -> 
     archive = open_archive(tmp_path, name="zoo")
     assert [len(run.checkpoints) for run in archive.runs] == [6] and archive.problems == ()
     (hint,) = archive.hints
-    assert "of 2 architectures: epochs 1, 2, 4, 6 and epochs 3, 5" in hint and hint in archive.notes
+    assert "have 2 architectures: epochs 1, 2, 4, 6 and epochs 3, 5" in hint and hint in archive.notes
 
 
 def test_many_steps_are_told_as_a_range() -> None:
