@@ -157,7 +157,9 @@ def test_a_storage_of_another_size_than_described_is_damage(tmp_path: Path) -> N
     at = raw.index(torch.ones(5).numpy().tobytes()) - 8
     assert int.from_bytes(raw[at : at + 8], "little") in (5, 6)
     path.write_bytes(raw[:at] + (4).to_bytes(8, "little") + raw[at + 8 :])
-    with pytest.raises(ArchiveError, match=r"w\.pt: damaged: storage 1 of 2 has 4 elements, but its description says [56]"):
+    with pytest.raises(
+        ArchiveError, match=r"w\.pt: damaged: storage 1 of 2 has 4 elements, but its description says [56]"
+    ):
         scan(path)
 
 
