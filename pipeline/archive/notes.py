@@ -31,7 +31,7 @@ def notes_by_run(archive: Archive) -> Mapping[str, tuple[str, ...]]:
         for checkpoint in run.checkpoints:
             for note in dict.fromkeys(checkpoint.notes):
                 holders.setdefault(note, []).append(checkpoint)
-        notes[run.id] += (f"{_whose(of, run, archive.root)}{note}" for note, of in holders.items())
+        notes[run.id] += (f"{_whose(of, run, archive.root, note)}{note}" for note, of in holders.items())
     return {run: tuple(dict.fromkeys(lines)) for run, lines in notes.items()}
 
 
@@ -43,10 +43,12 @@ def within(note: str, run: Run, root: Path) -> str:
     return re.sub(rf"(?<!\S){re.escape(folder)}/", "", note) if folder else note
 
 
-def _whose(holders: Sequence[Checkpoint], run: Run, root: Path) -> str:
-    """Which checkpoints of a run carry a note: nothing to say where the run has only one."""
+def _whose(holders: Sequence[Checkpoint], run: Run, root: Path, note: str) -> str:
+    """Which checkpoints of a run carry a note; "" where the run has only one, or the note names it."""
     count = len(run.checkpoints)
     if count == 1:
+        return ""
+    if len(holders) == 1 and note.startswith(f"{holders[0].path.name} "):
         return ""
     if len(holders) == 1:
         return f"{_relative(holders[0].path, root) or path_text(holders[0].path)}: "
