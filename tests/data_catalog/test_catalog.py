@@ -107,7 +107,7 @@ def test_an_argument_of_the_recipe_can_be_given_and_a_wrong_one_names_those_ther
     monkeypatch.setattr(data_catalog, "entry", lambda name: entry_with({"steps": 3000, "seeds": [0]}))
     data_catalog.make("moe", tmp_path, arguments={"seeds": [1, 2]})
     assert made == [(tmp_path, {"steps": 3000, "seeds": [1, 2]})]
-    with pytest.raises(CatalogError, match=r"no argument 'sedes'; did you mean 'seeds'.*there are: steps, seeds"):
+    with pytest.raises(CatalogError, match=r"takes no argument 'sedes'; did you mean 'seeds'.*it takes: steps, seeds"):
         data_catalog.make("moe", tmp_path, arguments={"sedes": [1]})
 
 
