@@ -70,7 +70,7 @@ def _version(name: str, wanted: str, accepts: Callable[..., bool]) -> Check:
 
 
 def shadows() -> Iterator[Check]:
-    """Whether another distribution stands before one of our top-level names."""
+    """Whether something stands before one of our packages, or before one that we need."""
     root = Path(__file__).resolve().parents[1]
     owners = metadata.packages_distributions()
     for name in OUR_PACKAGES:
@@ -86,6 +86,10 @@ def shadows() -> Iterator[Check]:
         elif others:
             found = f"also installed by {', '.join(others)}: one overwrites the other"
             yield Check(f"package {name}", "bad", found, f"uninstall {' or '.join(others)}, then reinstall varve")
+    for name, place in shadowed().items():
+        if name not in OUR_PACKAGES:
+            found = f"{place} shadows the package that varve needs"
+            yield Check(f"package {name}", "bad", found, f"rename or move {place}, or work in another folder")
     yield Check("package folder", "ok", str(root))
 
 

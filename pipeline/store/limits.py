@@ -21,7 +21,7 @@ def cores() -> int:
     """CPU cores that this process may use, at least 1; a quota of one and a half counts as two."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _cpu_quotas() if quota > 0]
-    return max(1, min(own, *quotas)) if quotas else own
+    return max(1, min([own, *quotas, *_cpu_sets()]))
 
 
 def memory_limit() -> int:
@@ -48,22 +48,35 @@ def _cpu_quotas() -> Iterator[float]:
                 yield int(quota) / int(period)
 
 
+def _cpu_sets() -> Iterator[int]:
+    """Cores of each control group's set, where it names one ("0-3,7")."""
+    for controller, name in (("", "cpuset.cpus.effective"), ("cpuset", "cpuset.effective_cpus")):
+        for folder in _groups(controller, "cpuset"):
+            ranges = [part.partition("-") for part in _read(folder / name).split(",")]
+            if all(low.isdigit() and (not dash or high.isdigit()) for low, dash, high in ranges):
+                yield sum(int(high or low) - int(low) + 1 for low, _, high in ranges)
+
+
 def _memory_groups() -> list[tuple[int, int]]:
-    """(limit, bytes used and not reclaimable) of each control group with a limit below the machine's memory."""
+    """(limit, bytes used and not reclaimable) of each control group with a limit below the machine's memory.
+
+    Above `memory.high` the kernel slows a group down until it stands still, which is no better than to be killed.
+    Swap is never counted as memory. Version 1 states in `memory.stat` what ancestors allow that a container cannot see.
+    """
     total = psutil.virtual_memory().total
-    found: list[tuple[int, int]] = []
-    for controller, limit_name, used_name, cache_name in (
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    limits: list[tuple[int, int]] = []
+    for controller, names, used_name, cache_name in (
+        ("", ("memory.max", "memory.high"), "memory.current", "inactive_file"),
+        ("memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
     ):
         for folder in _groups(controller, "memory"):
-            limit = _read(folder / limit_name)
-            if limit.isdigit() and int(limit) < total:
-                used = _read(folder / used_name)
-                cache = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
-                reclaimable = cache.get(cache_name, "0")
-                found.append((int(limit), max(0, int(used or 0) - int(reclaimable))))
-    return found
+            stat = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
+            texts = [*(_read(folder / name) for name in names), stat.get("hierarchical_memory_limit", "")]
+            limit = min((int(text) for text in texts if text.isdigit()), default=total)
+            if limit < total:
+                used, reclaimable = _read(folder / used_name), stat.get(cache_name, "0")
+                limits.append((limit, max(0, int(used or 0) - int(reclaimable))))
+    return limits
 
 
 def _groups(hierarchy: str, controller: str) -> Iterator[Path]:

@@ -59,6 +59,31 @@ def test_a_memory_limit_bounds_what_workers_get_and_caches_do_not_count(groups: 
     assert memory_per_worker(3) == int(0.9 * 3 * GIB / 16 / 3)
 
 
+@pytest.mark.parametrize(
+    ("cpus", "expected"), [("0-3", 4), ("5", 1), ("0-1,4,6-7", 5), ("0-15", 8), ("", 8), ("none", 8)]
+)
+def test_a_set_of_cores_bounds_them(groups: Path, cpus: str, expected: int) -> None:
+    put(groups, cpuset__cpus__effective=cpus)
+    assert limits.cores() == expected
+    (groups / "cpuset.cpus.effective").unlink()
+    put(groups / "cpuset", cpuset__effective_cpus=cpus)
+    assert limits.cores() == expected
+
+
+def test_the_point_where_a_group_is_slowed_down_is_a_limit_and_swap_is_no_memory(groups: Path) -> None:
+    put(groups, memory__max=GIB // 4, memory__high=GIB // 8, memory__swap__max=GIB, memory__current=GIB // 16)
+    assert limits.memory_limit() == GIB // 8
+    assert limits.available_memory() == GIB // 16
+    put(groups, memory__high="max")
+    assert limits.memory_limit() == GIB // 4
+
+
+def test_version_1_tells_a_container_what_its_ancestors_allow(groups: Path) -> None:
+    stat = f"hierarchical_memory_limit {GIB // 8}\ntotal_inactive_file 0"
+    put(groups / "memory", memory__limit_in_bytes=0x7FFFFFFFFFFFF000, memory__usage_in_bytes=0, memory__stat=stat)
+    assert limits.memory_limit() == GIB // 8
+
+
 def test_version_1_counts_its_children_in_total(groups: Path) -> None:
     stat = f"inactive_file 7\ntotal_inactive_file {GIB // 32}"
     put(groups / "memory", memory__limit_in_bytes=GIB // 4, memory__usage_in_bytes=GIB // 8, memory__stat=stat)
