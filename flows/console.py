@@ -73,13 +73,18 @@ def json_text(data: Any) -> str:
 
 
 def say(text: str = "") -> None:
-    """A line for the reader, at once (a pipe would otherwise hold it back)."""
-    print(text, flush=True)
+    """A line for the reader, at once (a pipe would otherwise hold it back). A reader who has seen enough, as in
+    `varve analyze RUNS | head`, does not end the work."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard_output()
 
 
 def complain(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr; where that is full nobody can be told."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def is_terminal() -> bool:

@@ -17,7 +17,7 @@ from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.linalg.adapter_work import RANK, null_work
 from analyzers.linalg.coordinate_null import coordinate_null, worthwhile
 from analyzers.linalg.dense_work import full_null_work
-from analyzers.linalg.haar import negligible, null_similarities
+from analyzers.linalg.haar import negligible, null_draws
 from analyzers.linalg.haar_iteration import iterated_null, start_width
 
 
@@ -97,7 +97,9 @@ def null_scores(
         similarity, proven = coordinate_null(sigma_base, strengths, shape, k, generators, device)
     elif (width := start_width(sigma_base, float(strengths.max()), k)) is not None and count:
         return iterated_null(sigma_base, strengths, shape, k, width, generators)
-    for draw in np.flatnonzero(~proven).tolist():
+    again = np.flatnonzero(~proven).tolist()
+    for draw in again:
         generators[draw].bit_generator.state = states[draw]  # the same draw, by the other way
-        similarity[draw] = null_similarities(sigma_base, sigma_update, shape, k, generators[draw], device)
-    return similarity, int((~proven).sum())
+    unproven = [generators[draw] for draw in again]
+    similarity[again] = null_draws(sigma_base, sigma_update, shape, k, unproven, device)
+    return similarity, len(again)

@@ -14,13 +14,23 @@ import torch
 from analyzers.linalg.lowrank_update import top_eigenvectors
 
 _TALL = 4
+_TOGETHER = 2**21
+"""Bytes of the frames that are drawn at once."""
 
 
 def haar_frame(dimension: int, count: int, generator: np.random.Generator) -> np.ndarray:
     """(dimension, count) orthonormal columns, Haar-distributed: QR of a Gaussian with R's diagonal made positive."""
-    q, r = np.linalg.qr(generator.standard_normal((dimension, count)))
-    q *= np.where(np.diag(r) < 0, -1.0, 1.0)
-    return q
+    return haar_frames(dimension, count, [generator])[0]
+
+
+def haar_frames(dimension: int, count: int, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """`haar_frame` from each generator, (b, dimension, count): the same numbers by one call."""
+    drawn = np.empty((len(generators), dimension, count))
+    for frame, generator in zip(drawn, generators, strict=True):
+        generator.standard_normal(out=frame)
+    q, r = np.linalg.qr(drawn)
+    q *= np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
+    return np.asarray(q)
 
 
 def haar_rows(rows: int, dimension: int, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -40,7 +50,7 @@ def haar_batch(rows: int, dimension: int, count: int, generators: Sequence[np.ra
     """
     hidden = dimension - rows
     if hidden < count and dimension < _TALL * count:
-        return np.stack([haar_frame(dimension, count, generator)[:rows] for generator in generators])
+        return haar_frames(dimension, count, generators)[:, :rows]
     visible = np.empty((len(generators), dimension if hidden < count else rows, count))
     wishart = np.zeros((len(generators), count, count))
     for i, generator in enumerate(generators):
@@ -67,30 +77,64 @@ def null_similarities(
     generator: np.random.Generator,
     device: torch.device | None = None,
 ) -> np.ndarray:
-    """One draw: scores (2, k) [left, right] of W0 + X diag(σ(Δ)) Yᵀ with Haar X (m, r), Y (n, r); NaN beyond p.
+    """One draw of `null_draws`: scores (2, k)."""
+    return null_draws(sigma_base, sigma_update, shape, k, [generator], device)[0]
+
+
+def null_draws(
+    sigma_base: np.ndarray,
+    sigma_update: np.ndarray,
+    shape: tuple[int, int],
+    k: int,
+    generators: Sequence[np.random.Generator],
+    device: torch.device | None = None,
+) -> np.ndarray:
+    """One draw from each generator: scores (draws, 2, k) [left, right] of W0 + X diag(σ(Δ)) Yᵀ with Haar X (m, r),
+    Y (n, r); NaN beyond p.
 
     In the base's coordinates W is D + X diag(σ(Δ)) Yᵀ with D = diag(σ⁰); singular vectors there *are* the cosines, of
     which the first p count. With m ≥ n its Gram is D² + Z Kᵀ + K Zᵀ, K = Y diag(σ(Δ)), Z = D X_p + K/2, where X_p are
     X's first p rows: the others enter only through XᵀX = 1. Wide shapes are transposed.
     """
-    p, kept = min(shape), min(k, min(shape))
+    kept = min(k, *shape)
     strengths = sigma_update[sigma_update > negligible(sigma_update, shape)]
-    long_rows = haar_rows(p, max(shape), strengths.size, generator)
-    short = haar_frame(p, strengths.size, generator)
-    short *= strengths
     base = torch.as_tensor(sigma_base, dtype=torch.float64, device=device)
-    x = torch.as_tensor(long_rows, device=device)
+    result = np.full((len(generators), 2, k), np.nan)
+    # What a draw of a small matrix takes is mostly the calls, not the arithmetic: several are drawn at once.
+    step = max(1, _TOGETHER // (8 * max(shape) * max(strengths.size, 1)))
+    for first in range(0, len(generators), step):
+        some = slice(first, first + step)
+        result[some, :, :kept] = _scores(base, strengths, shape, kept, generators[some], device)
+    return result if shape[0] >= shape[1] else result[:, ::-1].copy()
+
+
+def _scores(
+    base: torch.Tensor,
+    strengths: np.ndarray,
+    shape: tuple[int, int],
+    kept: int,
+    generators: Sequence[np.random.Generator],
+    device: torch.device | None,
+) -> np.ndarray:
+    """The scores (b, 2, kept) [long side, short side] of some draws."""
+    p = min(shape)
+    x = torch.as_tensor(haar_batch(p, max(shape), strengths.size, generators), device=device)
+    short = haar_frames(p, strengths.size, generators)
+    short *= strengths
     scaled = torch.as_tensor(short, device=device)  # K
     mixed = (base[:, None] * x).add_(scaled, alpha=0.5)  # Z
-    gram = mixed @ scaled.T
-    del mixed
-    gram = gram + gram.T
-    gram.diagonal().add_(base**2)
-    values, inner = top_eigenvectors(gram, kept)
-    sigma = values.clamp(min=0).sqrt()
-    outer = (base[:, None] * inner + x @ (scaled.T @ inner)) / torch.where(sigma > 0, sigma, 1.0)
-    scores = torch.stack([outer.abs().amax(dim=0), inner.abs().amax(dim=0)])  # long side, short side
-    scores = torch.where(sigma > 0, scores, torch.nan).clamp(max=1.0)
-    result = np.full((2, k), np.nan)
-    result[:, :kept] = scores.cpu().numpy()
-    return result if shape[0] >= shape[1] else result[::-1].copy()
+    values, outer, inner = [], [], []
+    for draw in zip(mixed, scaled, x, strict=True):
+        # A product rounds by where its factors lie in memory: copies make a draw the same in any company.
+        z, k, rows = (part.clone() for part in draw)
+        gram = z @ k.T
+        gram = gram + gram.T
+        gram.diagonal().add_(base**2)
+        largest, vectors = top_eigenvectors(gram, kept)
+        values.append(largest)
+        inner.append(vectors)
+        outer.append(rows @ (k.T @ vectors))
+    sigma, short_side = torch.stack(values).clamp(min=0).sqrt(), torch.stack(inner)
+    long_side = (base[:, None] * short_side + torch.stack(outer)) / torch.where(sigma > 0, sigma, 1.0)[:, None]
+    scores = torch.stack([long_side.abs().amax(dim=1), short_side.abs().amax(dim=1)], dim=1)
+    return torch.where(sigma[:, None] > 0, scores, torch.nan).clamp(max=1.0).cpu().numpy()

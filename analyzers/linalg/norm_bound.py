@@ -103,6 +103,9 @@ class _Recurrence:
     beta: list[float] = field(default_factory=list)
     removed: list[float] = field(default_factory=list)
     products: list[list[float]] = field(default_factory=list)
+    # Eigenvalues by the number of steps: a bisection asks for the same ones eighty times.
+    _reached: dict[int, float] = field(default_factory=dict)
+    _nu: dict[int, float] = field(default_factory=dict)
 
     def add(self, products: list[float]) -> None:
         """The inner products of the newest block with all, itself last."""
@@ -150,17 +153,22 @@ class _Recurrence:
         d = len(self.alpha)
         if not d:
             return math.inf
-        inner = np.array(self.beta[1:d])
-        return float(np.linalg.eigvalsh(np.diag(self.alpha) + np.diag(inner, 1) + np.diag(inner, -1))[-1])
+        if d not in self._reached:
+            inner = np.array(self.beta[1:d])
+            tridiagonal = np.diag(self.alpha) + np.diag(inner, 1) + np.diag(inner, -1)
+            self._reached[d] = float(np.linalg.eigvalsh(tridiagonal)[-1])
+        return self._reached[d]
 
     def _root_nu(self) -> float:
         """√ν with room for the inner products' own rounding, which is below (n b) u."""
         d = len(self.products)
-        gram = np.zeros((d, d))
-        for i, row in enumerate(self.products):
-            gram[i, : i + 1] = gram[: i + 1, i] = row
+        if d not in self._nu:
+            gram = np.zeros((d, d))
+            for i, row in enumerate(self.products):
+                gram[i, : i + 1] = gram[: i + 1, i] = row
+            self._nu[d] = float(np.linalg.eigvalsh(gram)[-1])
         room = d * self.shape[1] * COLUMNS * self.unit
-        return math.sqrt(float(np.linalg.eigvalsh(gram)[-1]) + room)
+        return math.sqrt(self._nu[d] + room)
 
     def values(self, value: float) -> list[float]:
         """q_i(λ)."""

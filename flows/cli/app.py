@@ -100,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         result = app(given, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough, as in `varve inspect RUNS | head`
+    except (BrokenPipeError, SystemExit):  # a reader has gone; typer exits with 1 then
         discard_output()
         return OK
     except (VarveError, CatalogError) as error:

@@ -189,7 +189,8 @@ def _ready(
     store: Store, jobs: Sequence[UnitAddress], lacking: Collection[str]
 ) -> tuple[tuple[UnitAddress, ...], tuple[UnitAddress, ...]]:
     """Jobs whose inputs are stored, and those that lack one. Only inputs that were missing before can lack."""
-    tables = {name: store.statistic(name) for job in jobs for name in _input_names(job)}
+    names = set().union(*map(_input_names, jobs))  # each is looked at once: a table lists its folder to see what is new
+    tables = {name: store.statistic(name) for name in names}
     ready: list[UnitAddress] = []
     blocked: list[UnitAddress] = []
     for job in jobs:

@@ -86,7 +86,7 @@ def _layer_grid(variable: KeyVariable, run: str) -> tuple[list[str], np.ndarray,
 
 def _medians(values: np.ndarray) -> np.ndarray:
     """(step, matrix) → (step,)."""
-    return np.asarray(quartiles(values)[1])
+    return values[:, 0] if values.shape[1] == 1 else np.asarray(quartiles(values)[1])
 
 
 def _sums(values: np.ndarray) -> np.ndarray:

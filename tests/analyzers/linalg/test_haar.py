@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyzers.linalg.haar import haar_frame, haar_rows, null_similarities
+from analyzers.linalg.haar import haar_frame, haar_rows, null_draws, null_similarities
 
 
 @pytest.mark.parametrize(("rows", "dimension", "count"), [(12, 12, 12), (8, 30, 5), (6, 8, 5), (20, 400, 20)])
@@ -71,3 +71,17 @@ def test_draws_are_reproducible_and_a_matrix_smaller_than_k_is_padded() -> None:
 def test_a_vanishing_update_leaves_every_vector_in_place() -> None:
     scores = null_similarities(np.arange(9.0, 0.0, -1), np.array([1e-9]), (9, 12), 4, np.random.default_rng(0))
     np.testing.assert_allclose(scores, 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 24), (24, 40), (9, 200), (3, 3), (33, 33)])
+@pytest.mark.parametrize("rank", [1, 3, 33])
+def test_draws_that_are_made_together_are_those_made_alone(shape: tuple[int, int], rank: int) -> None:
+    sigma, strengths = np.arange(min(shape), 0.0, -1), np.linspace(2.0, 0.5, min(rank, *shape))
+    together = null_draws(sigma, strengths, shape, 5, [np.random.default_rng((1, i)) for i in range(7)])
+    for i in range(7):
+        alone = null_similarities(sigma, strengths, shape, 5, np.random.default_rng((1, i)))
+        np.testing.assert_array_equal(together[i], alone)
+
+
+def test_no_draws_are_no_scores() -> None:
+    assert null_draws(np.array([2.0, 1.0]), np.array([1.0]), (2, 3), 5, []).shape == (0, 2, 5)

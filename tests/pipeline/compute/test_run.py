@@ -16,6 +16,7 @@ from pipeline.compute.run import Summary, compute, iter_rounds, run_groups
 from pipeline.compute.work import run_group
 from pipeline.report.view import StoreView
 from pipeline.store import Store
+from pipeline.store.statistics import StatisticTable
 from tests.pipeline.compute.plugins import (
     Bisect,
     Everything,
@@ -188,6 +189,28 @@ def test_provenance_says_how_every_result_came_about(tmp_path: Path) -> None:
     assert provenance["version"] == 1 and provenance["extent"] == 4 and provenance["device"] == "cpu"
     assert {"varve", "torch", "numpy", "python"} <= provenance["software"].keys()
     assert provenance["class"].endswith("plugins.TopEntries")
+
+
+def test_a_table_of_results_is_looked_at_once_a_round_however_many_units_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    look = StatisticTable.refresh
+
+    def counted(table: StatisticTable) -> None:
+        looks.append(table.name)
+        look(table)
+
+    counts = []
+    for steps in ((10,), (10, 20, 30, 40)):
+        store = small_store(tmp_path / str(len(steps)), steps=steps)
+        planned = plan(store, [Everything(Fragile(), OnFragile())])
+        monkeypatch.setattr(StatisticTable, "refresh", counted)
+        looks.clear()
+        assert sum(len(group.units) for one in iter_rounds(store, planned) for group in one.groups)
+        monkeypatch.setattr(StatisticTable, "refresh", look)
+        counts.append(len(looks))
+    assert counts[0] == counts[1], "as many for four checkpoints as for one"
 
 
 def test_many_small_batches_are_merged_at_the_end(tmp_path: Path) -> None:
