@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 _CHUNK = 4096
+_COMPARED = 1 << 20
+"""Scores that are compared with every ε at a time."""
 
 
 def count_below(scores: np.ndarray, ks: Sequence[int], epsilons: Sequence[float]) -> np.ndarray:
     """How many of the first k scores lie below ε: (..., K) → (..., ks, epsilons), float32. NaN never counts."""
-    below = scores[..., :, None] < np.asarray(epsilons)  # (..., K, E)
-    running = below.cumsum(axis=-2, dtype=np.int32)
-    if not scores.shape[-1]:
-        return np.zeros((*scores.shape[:-1], len(ks), len(epsilons)), dtype=np.float32)
-    positions = np.minimum(np.asarray(ks), scores.shape[-1]) - 1
-    return running[..., positions, :].astype(np.float32)
+    width = scores.shape[-1]
+    counts = np.zeros((*scores.shape[:-1], len(ks), len(epsilons)), dtype=np.float32)
+    if not counts.size or not width:
+        return counts
+    rows, flat = scores.reshape(-1, width), counts.reshape(-1, len(ks), len(epsilons))
+    positions = np.minimum(np.asarray(ks), width) - 1
+    step = max(1, _COMPARED // width)
+    for start in range(0, len(rows), step):
+        below = rows[start : start + step, :, None] < np.asarray(epsilons)  # (n, K, E)
+        flat[start : start + step] = below.cumsum(axis=1, dtype=np.int32)[:, positions]
+    return counts
 
 
 def null_summary(
@@ -63,7 +70,7 @@ def prediction_interval(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     """
     draws = sums.shape[1]
     mean = sums.mean(axis=1)
-    half = t.ppf(0.975, draws - 1) * sums.std(axis=1, ddof=1) * np.sqrt(1 + 1 / draws)
+    half = stdtrit(draws - 1, 0.975) * sums.std(axis=1, ddof=1) * np.sqrt(1 + 1 / draws)
     low, high = _outer_quantiles(sums)
     return mean, np.minimum(np.maximum(mean - half, 0.0), low), np.maximum(mean + half, high)
 

@@ -7,7 +7,7 @@ standardised count is the statistic T, and T is compared with the T of the draws
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 ALPHA = 0.05
 """The level of a verdict, after the correction over runs and directions."""
@@ -53,8 +53,8 @@ def monte_carlo_p(exceeding: np.ndarray, draws: int) -> np.ndarray:
 def clopper_pearson(exceeding: np.ndarray, draws: int, risk: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """The interval (low, high) that holds the p of infinitely many draws with probability 1 − risk at least."""
     counts = np.asarray(exceeding, dtype=float)
-    low = np.where(counts > 0, beta.ppf(risk / 2, np.maximum(counts, 1), draws - counts + 1), 0.0)
-    high = np.where(counts < draws, beta.ppf(1 - risk / 2, counts + 1, np.maximum(draws - counts, 1)), 1.0)
+    low = np.where(counts > 0, betaincinv(np.maximum(counts, 1), draws - counts + 1, risk / 2), 0.0)
+    high = np.where(counts < draws, betaincinv(counts + 1, np.maximum(draws - counts, 1), 1 - risk / 2), 1.0)
     return low, high
 
 

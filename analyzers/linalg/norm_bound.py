@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 MISS_PROBABILITY = 1e-10
 """That a matrix' leading vectors are declared complete while one is missing; for all attempts on it together."""
@@ -53,7 +53,7 @@ def deflated_bound(
     n = deflated.shape[0]
     basis = deflated.to(dtype)
     found = _Recurrence(
-        math.sqrt(float(chi2.ppf(miss, COLUMNS))), float(torch.finfo(dtype).eps) / 2, (length, *deflated.shape), largest
+        math.sqrt(_least_length(miss)), float(torch.finfo(dtype).eps) / 2, (length, *deflated.shape), largest
     )
 
     def deflate(x: torch.Tensor) -> torch.Tensor:
@@ -234,5 +234,10 @@ def _norm(block: torch.Tensor) -> float:
 
 def steps_wanted(dimension: int, excess: float, miss: float = MISS_PROBABILITY) -> int:
     """Products by which the bound of an M below 1 is surely 1 + excess: Chebyshev's, with a little to spare."""
-    size = math.sqrt(COLUMNS * dimension / float(chi2.ppf(miss, COLUMNS)))
+    size = math.sqrt(COLUMNS * dimension / _least_length(miss))
     return 4 + math.ceil(math.acosh(size) / math.acosh(1.0 + 2.0 * excess))
+
+
+def _least_length(miss: float) -> float:
+    """What the squared length of a Gaussian vector of `COLUMNS` entries falls below with probability `miss`."""
+    return float(2 * gammaincinv(COLUMNS / 2, miss))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.report.tables import RESERVED, legal_names
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Derived, View
+    from pipeline.report.spill import Spill
     from pipeline.report.view import StoreView
     from pipeline.store.addresses import Steps
     from pipeline.store.store import Store
@@ -35,19 +37,29 @@ def derive(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     steps: Steps | Collection[int] | None = None,
+    spill: Spill | None = None,
 ) -> tuple[Derived, ...]:
     """What one analyzer says of the runs (all where None), from what is stored. The selection is `compute`'s.
 
-    One entry, or one for each group of runs that share axes (`pipeline.report.groups`).
+    One entry, or one for each group of runs that share axes (`pipeline.report.groups`). Large arrays go to `spill`.
     """
     from pipeline.report.view import StoreView
 
-    return _derived(analyzer, StoreView(store, [analyzer], runs, include, exclude, steps))
+    return _derived(analyzer, StoreView(store, [analyzer], runs, include, exclude, steps), spill)
 
 
-def _derived(analyzer: Analyzer, view: StoreView) -> tuple[Derived, ...]:
+def _derived(analyzer: Analyzer, view: StoreView, spill: Spill | None = None) -> tuple[Derived, ...]:
     """Only an analyzer with variables over matrices is asked about each group by itself."""
-    return tuple(map(analyzer.derive, view.groups() if _of_matrices(analyzer) else (view,)))
+    parts = (analyzer.derive(part) for part in (view.groups() if _of_matrices(analyzer) else (view,)))
+    return tuple(parts if spill is None else (spill.keep(with_mask(part)) for part in parts))
+
+
+def with_mask(result: Derived) -> Derived:
+    """The same, its dataset with the variable `measured`: while the arrays it follows from are in memory."""
+    measured = measured_mask(result.dataset)
+    if measured is None or "measured" in result.dataset:
+        return result
+    return replace(result, dataset=result.dataset.assign(measured=measured))
 
 
 def _of_matrices(analyzer: Analyzer) -> bool:
@@ -139,16 +151,13 @@ def _joined(datasets: Sequence[xr.Dataset], runs: Sequence[str]) -> xr.Dataset:
 
 def node_of(analyzer: Analyzer, result: Derived) -> xr.Dataset:
     """The analyzer's dataset with the attributes that the page and the exports read."""
-    dataset = result.dataset.copy()
+    dataset = with_mask(result).dataset.copy()
     for variable in analyzer.variables:
         if variable.name in dataset:
             attrs = {"long_name": variable.long_name, "units": variable.units, "source": variable.source}
             attrs["counted_by"] = variable.counted_by
             flags = {"key": int(variable.key), "log": int(variable.log)}
             dataset[variable.name].attrs |= {k: v for k, v in (attrs | flags).items() if v}
-    measured = measured_mask(dataset)
-    if measured is not None and "measured" not in dataset:
-        dataset["measured"] = measured
     dataset.attrs = {**dataset.attrs, "analyzer": analyzer.name, "version": analyzer.version}
     if result.notes:
         dataset.attrs["notes"] = "\n".join(result.notes)

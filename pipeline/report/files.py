@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from pipeline.report.tables import datasets_of, storable
 SCHEMA = 1
 """Version of the tree's form: the root attribute `varve_report`."""
 CHUNK_BYTES = 64 * 2**20
+TOGETHER_BYTES = 64 * 2**20
+"""Of a node's arrays, so many are encoded at a time: xarray reads all that it is to write at once."""
 
 
 def save(tree: xr.DataTree, path: Path | str) -> Path:
@@ -56,22 +59,42 @@ def _write(tree: xr.DataTree, path: Path) -> None:
         if group == "/":
             plain.attrs["varve_report"] = SCHEMA
             plain.attrs["varve_order"] = json.dumps({path: list(map(str, d.data_vars)) for path, d in datasets.items()})
-        chunks = {str(name): chunks_of(variable) for name, variable in plain.variables.items()}
-        compressed = {"compressors": [ZstdCodec(), Crc32cCodec()]}
-        encoding = {name: {**compressed, **({"chunks": chosen} if chosen else {})} for name, chosen in chunks.items()}
-        plain.to_zarr(
-            path,
-            group=group,
-            mode="a",
-            consolidated=False,
-            zarr_format=3,
-            encoding=encoding,
-            write_empty_chunks=True,  # a chunk that is missing is damage, and never a saving
-        )
+        written: set[str] = set()
+        for names in _together(plain):
+            part = plain.drop_vars([name for name in plain.data_vars if name not in names])
+            new = {str(name): variable for name, variable in part.variables.items() if str(name) not in written}
+            part.to_zarr(
+                path,
+                group=group,
+                mode="a",
+                consolidated=False,
+                zarr_format=3,
+                encoding={name: _encoding(variable) for name, variable in new.items()},
+                write_empty_chunks=True,  # a chunk that is missing is damage, and never a saving
+            )
+            written.update(new)
     with warnings.catch_warnings():
         # zarr warns that v3 has not standardised consolidated metadata; readers without it read the groups' own.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(path)
+
+
+def _together(dataset: xr.Dataset) -> list[list[Hashable]]:
+    """The variables in parts of `TOGETHER_BYTES`, in order; one larger than that by itself. One part at least."""
+    parts: list[list[Hashable]] = [[]]
+    size = 0
+    for name, array in dataset.data_vars.items():
+        if parts[-1] and size + array.nbytes > TOGETHER_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += array.nbytes
+    return parts
+
+
+def _encoding(variable: xr.Variable) -> dict[str, Any]:
+    chunks = chunks_of(variable)
+    return {"compressors": [ZstdCodec(), Crc32cCodec()], **({"chunks": chunks} if chunks else {})}
 
 
 def chunks_of(variable: xr.Variable) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from analyzers.contract import IterativeStatistic, Result, Statistic
 from analyzers.errors import StoreError
 from pipeline.store.addresses import Selection, Skip
 from pipeline.store.columns import Columns, Piece
+from pipeline.store.failures import Failure
 from pipeline.store.keys import identity
 from pipeline.store.members import Found, Place
 from pipeline.store.prepared import Prepared
@@ -27,19 +28,21 @@ if TYPE_CHECKING:
     from pipeline.store.store import Store
 
 CACHE_BYTES = 512 * 2**20
-STACK_BYTES = 64 * 2**20
+STACK_BYTES = 16 * 2**20
 """Values that `by_shape` reads at a time."""
 _At = tuple[str | None, int | None]
+Index = Callable[[Place], tuple[int, int, int]]
+"""A place → its run, step and matrix as numbers."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """A statistic's units: their keys, all their places (those of unit i are first[i] … first[i + 1] − 1), and the
-    columns of their results."""
+    """A statistic's units as arrays: their keys (n,) as bytes, the indices of all their places (m, 3) int32 (those of
+    unit i are rows first[i] … first[i + 1] − 1), and the columns of their results."""
 
-    keys: list[str]
+    keys: np.ndarray
     first: np.ndarray
-    places: list[Place]
+    index: np.ndarray
     columns: Columns
 
 
@@ -73,7 +76,8 @@ class Results:
     def __init__(self, store: Store, statistics: Sequence[Statistic], selection: Selection) -> None:
         self.store = store
         self.sources = Sources(store, selection)
-        self.units = Units(self.sources, statistics)
+        self._statistics = tuple(statistics)
+        self.units = Units(self.sources, statistics, addresses=False)
         self._others: dict[str, Units] = {}
         self._tables: dict[str, StatisticTable] = {}
         self._keys: dict[str, dict[_At, dict[str | None, str]]] = {}
@@ -82,7 +86,7 @@ class Results:
         self._runs: frozenset[str] | None = None
 
     def part(self, runs: Collection[str]) -> Results:
-        """The same results, of which `places` and `by_shape` give those of some runs."""
+        """The same results, of which `by_shape` gives those of some runs."""
         part = copy.copy(self)
         part._layouts, part._runs = {}, frozenset(runs)
         return part
@@ -92,7 +96,7 @@ class Results:
         p = self.units.known(statistic)
         if p is not None:
             return self.units, p
-        units = self._others.setdefault(identity(statistic), Units(self.sources, [statistic]))
+        units = self._others.setdefault(identity(statistic), Units(self.sources, [statistic], addresses=False))
         p = units.known(statistic)
         assert p is not None
         return units, p
@@ -133,20 +137,16 @@ class Results:
         value = self.table(statistic.name).read([key]).get(key)
         return None if isinstance(value, str) else value
 
-    def places(self, statistic: Statistic) -> list[Place]:
-        """The places of a statistic's units, those of one unit side by side."""
-        return self._layout(statistic).places
-
-    def by_shape(self, statistic: Statistic, field: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions (n,) in `places`, ascending, and values (n, *shape) of a field, `STACK_BYTES` at a time, for each
-        shape and dtype that occur."""
-        layout = self._layout(statistic)
+    def by_shape(self, statistic: Statistic, field: str, of: Index) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Indices (n, 3) of places and values (n, *shape) of a field there, `STACK_BYTES` at a time, for each shape and
+        dtype that occur. `of` must be the same at each call."""
+        layout = self._layout(statistic, of)
         for pieces in (few for alike in layout.columns.shapes(field) for few in _bounded(alike)):
             try:
                 units, values = layout.columns.read(pieces)
             except StoreError:  # compacted away since, then it is found by key; or damaged, then the rest is read
                 units = np.concatenate([piece.positions for piece in pieces])
-                keys = [layout.keys[unit] for unit in units.tolist()]
+                keys = [key.decode() for key in layout.keys[units].tolist()]
                 read = self.table(statistic.name).read(keys, [field])
                 there = [at for at, key in enumerate(keys) if not isinstance(read.get(key, ""), str)]
                 if not there:
@@ -157,55 +157,61 @@ class Results:
             units = units[order]
             counts = layout.first[units + 1] - layout.first[units]
             if (counts == 1).all():
-                yield layout.first[units], values[order]
+                yield layout.index[layout.first[units]], values[order]
                 continue
             before = np.cumsum(counts) - counts  # of the places that are yielded, how many stand before each unit's
             positions = np.repeat(layout.first[units] - before, counts) + np.arange(int(counts.sum()))
-            yield positions, values[np.repeat(order, counts)]
+            yield layout.index[positions], values[np.repeat(order, counts)]
 
-    def _layout(self, statistic: Statistic) -> _Layout:
-        """Where the units and their results are, found once for all fields."""
-        _, p = self.prepared(statistic)
+    def _layout(self, statistic: Statistic, of: Index) -> _Layout:
+        """Where the units and their results are, found once for all fields. The places themselves are then dropped:
+        as Python objects they take three times as much."""
+        units, p = self.prepared(statistic)
         if p.identity not in self._layouts:
             at: dict[str, list[Place]] = {}
             for place, key in self.found(statistic).places.items():
                 if self._runs is None or place[0] in self._runs:
                     at.setdefault(key, []).append(place)
-            keys = list(at)
             first = np.cumsum([0, *(len(places) for places in at.values())])
-            places = [place for of_key in at.values() for place in of_key]
-            self._layouts[p.identity] = _Layout(keys, first, places, self.table(p.name).columns(keys))
+            index = np.array([of(place) for places in at.values() for place in places], dtype=np.int32).reshape(-1, 3)
+            columns = self.table(p.name).columns(list(at))
+            self._layouts[p.identity] = _Layout(np.array(list(at), dtype=np.bytes_), first, index, columns)
+            if self._runs is None:
+                units.forget(p)
         return self._layouts[p.identity]
 
-    def unmeasurable(self) -> tuple[Skip, ...]:
-        """What the analyzers ask for and the data have no value of, with the stored reason."""
-        listed: list[Skip] = []
-        for p in self.units.prepared:
-            if p.identity not in self.units.asked:
-                continue
-            found = self.units.of(p)
-            places = found.places
-            if isinstance(p.statistic, IterativeStatistic):
-                units = {key: found.units[key] for key in dict.fromkeys(places.values())}
-                reasons = reasons_of_trials(self.table(p.name), units)
-            else:
-                reasons = self.table(p.name).reasons(dict.fromkeys(places.values()))
-            if not reasons:
-                continue
-            listed.extend(
-                Skip(run or "", step, matrix, p.name, reasons[key], wrong=True)
-                for (run, step, matrix), key in places.items()
-                if key in reasons
-            )
-        return tuple(listed)
-
-    def skips(self) -> tuple[Skip, ...]:
-        """What has no unit, with the reason."""
+    def not_measured(self) -> tuple[Skip, ...]:
+        """What has no unit, then what has a unit and no value, with the reason. The statistics are gone through one by
+        one: the places of one alone are held at a time."""
+        without_value: list[Skip] = []
         for p in self.units.prepared:
             if p.identity in self.units.asked:
-                self.units.of(p)
-        found = (skip for p in self.units.prepared for skip in self.units.found(p).skips)
-        return tuple(dict.fromkeys((*self.sources.skips, *found)))
+                without_value += self._without_value(p)
+                self.units.forget(p)
+        without_unit = (skip for p in self.units.prepared for skip in self.units.found(p).skips)
+        return (*dict.fromkeys((*self.sources.skips, *without_unit)), *without_value)
+
+    def _without_value(self, p: Prepared) -> list[Skip]:
+        """The places of a statistic of which the data have no value, with the stored reason."""
+        found = self.units.of(p)
+        places = found.places
+        if isinstance(p.statistic, IterativeStatistic):
+            units = {key: found.units[key] for key in dict.fromkeys(places.values())}
+            reasons = reasons_of_trials(self.table(p.name), units)
+        else:
+            reasons = self.table(p.name).reasons(dict.fromkeys(places.values()))
+        if not reasons:
+            return []
+        return [
+            Skip(run or "", step, matrix, p.name, reasons[key], wrong=True)
+            for (run, step, matrix), key in places.items()
+            if key in reasons
+        ]
+
+    def failures(self) -> tuple[Failure, ...]:
+        """The failures that are of the statistics' units, for which their addresses are needed after all."""
+        failures = self.store.failures()
+        return Units(self.sources, self._statistics).standing(failures) if failures else ()
 
 
 def _bounded(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:

@@ -26,7 +26,6 @@ from pipeline.report.groups import Extent, group
 from pipeline.report.results import Results
 from pipeline.store.addresses import Because, Selection, Skip, Steps
 from pipeline.store.failures import Failure
-from pipeline.store.keys import identity
 from pipeline.store.members import Place
 from pipeline.store.records import RunRecord
 from pipeline.store.trials import replay
@@ -78,7 +77,6 @@ class StoreView:
         self._run_at = {run.id: index for index, run in enumerate(self.runs)}
         self._step_at = {int(step): index for index, step in enumerate(self.steps)}
         self._matrix_at = {name: index for index, name in enumerate(self.matrices)}
-        self._indexes: dict[str, np.ndarray] = {}
 
     def groups(self) -> tuple[StoreView, ...]:
         """A view of each group of runs that share axes (`pipeline.report.groups`); this one where all do."""
@@ -110,12 +108,12 @@ class StoreView:
     @property
     def skips(self) -> tuple[Skip, ...]:
         """Everything asked for that is not measured, with the reason: no unit (refused, no base, ...), or no value."""
-        return (*self._results.skips(), *self._results.unmeasurable())
+        return self._results.not_measured()
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Units of the analyzers' statistics that failed when they were last tried."""
-        return self._results.units.standing(self._results.store.failures())
+        return self._results.failures()
 
     def info(self, run: str, matrix: str) -> MatrixInfo | None:
         """Shape, layer, kind and role of a matrix in a run, as the run stores it; None where it has none."""
@@ -144,6 +142,8 @@ class StoreView:
         key = None if place is None else found.places.get(place)
         if key is None:
             return ()
+        if key not in found.units:  # of one matrix or pair, which is one observation
+            return () if place is None else ((place[0] or "", place[1] or 0, place[2]),)
         return tuple((m.run, m.step, m.matrix.info.name if m.matrix else None) for m in found.units[key].members)
 
     def trials(
@@ -185,12 +185,7 @@ class StoreView:
     def stacks(self, statistic: Statistic, field: str) -> Iterator[Stack]:
         """All values of a field of a matrix or pair statistic, in stacks of one shape and dtype and of bounded size."""
         _require_matrices(statistic)
-        its_identity = identity(statistic)
-        if its_identity not in self._indexes:
-            listed = [self._index(place) for place in self._results.places(statistic)]
-            self._indexes[its_identity] = np.array(listed, dtype=np.int64).reshape(-1, 3)
-        for positions, values in self._results.by_shape(statistic, field):
-            index = self._indexes[its_identity][positions]
+        for index, values in self._results.by_shape(statistic, field, self._index):
             kept = (index >= 0).all(axis=1)
             if kept.any():
                 yield Stack(index[kept, 0], index[kept, 1], index[kept, 2], values if kept.all() else values[kept])

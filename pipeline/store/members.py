@@ -36,10 +36,15 @@ class Found:
 
 
 class Members:
-    """Observes matrices, pairs and checkpoints of `sources` for prepared statistics."""
+    """Observes matrices, pairs and checkpoints of `sources` for prepared statistics.
 
-    def __init__(self, sources: Sources, prepared: Iterable[Prepared]) -> None:
+    Without `addresses`, units of one matrix or pair are known by their keys alone, which is all that a report needs:
+    an address takes some 400 bytes.
+    """
+
+    def __init__(self, sources: Sources, prepared: Iterable[Prepared], addresses: bool = True) -> None:
         self.sources = sources
+        self._addresses = addresses
         self.found = {p.identity: Found() for p in prepared}
         self._refusals: dict[tuple[str, int, int], str | None] = {}
         self._keys: dict[tuple[str, str, int], str | Because] = {}
@@ -66,12 +71,7 @@ class Members:
             inputs.append((one.name, got))
         content = ((source.key,), entering(p, inputs))
         its_key = unit_key(p.identity, *content)
-        units = self.found[p.identity].units
-        if its_key not in units:
-            member = Member(run, step, source, None, tuple(inputs))
-            units[its_key] = UnitAddress(
-                p.statistic, run, step, source.info.name, its_key, (member,), content=_kept(p, content)
-            )
+        self._record(p, its_key, Member(run, step, source, None, tuple(inputs)), source.info.name, content)
         return its_key
 
     def pair(self, p: Prepared, run: str, step: int, name: str) -> str | Because:
@@ -83,10 +83,18 @@ class Members:
         of_inputs = (*entering(p, member.inputs), *entering(p, member.reference_inputs))
         content = ((member.matrix.key, member.reference.key), of_inputs)
         its_key = unit_key(p.identity, *content)
-        units = self.found[p.identity].units
-        if its_key not in units:
-            units[its_key] = UnitAddress(p.statistic, run, step, name, its_key, (member,), content=_kept(p, content))
+        self._record(p, its_key, member, name, content)
         return its_key
+
+    def _record(
+        self, p: Prepared, its_key: str, member: Member, name: str, content: tuple[tuple[str, ...], tuple[str, ...]]
+    ) -> None:
+        """Keeps the address of a unit of one matrix or pair, where addresses are wanted."""
+        units = self.found[p.identity].units
+        if its_key not in units and (self._addresses or isinstance(p.statistic, IterativeStatistic)):
+            units[its_key] = UnitAddress(
+                p.statistic, member.run, member.step, name, its_key, (member,), content=_kept(p, content)
+            )
 
     def checkpoint(self, p: Prepared, run: str, step: int) -> str | Because:
         """The key of a checkpoint statistic."""

@@ -21,16 +21,17 @@ from pipeline.store.sources import Sources
 class Units:
     """The units of some statistics, and of their inputs, over `sources`. Found when asked for, then remembered.
 
-    `prepared` are all of them, inputs first; `asked` the identities of those that were given.
+    `prepared` are all of them, inputs first; `asked` the identities of those that were given. `addresses`: see
+    `Members`.
     """
 
-    def __init__(self, sources: Sources, statistics: Iterable[Statistic]) -> None:
+    def __init__(self, sources: Sources, statistics: Iterable[Statistic], addresses: bool = True) -> None:
         self.sources = sources
         given = tuple(statistics)
         self.prepared = prepare(given)
         self.asked = frozenset(identity(statistic) for statistic in given)
         self._by_identity = {p.identity: p for p in self.prepared}
-        self.members = Members(sources, self.prepared)
+        self.members = Members(sources, self.prepared, addresses)
         self.series = SeriesUnits(self.members)
         self._merged: dict[int, tuple[MatrixInfo, MatrixInfo]] = {}
 
@@ -51,6 +52,11 @@ class Units:
                 "runs": self._all_runs,
             }[p.statistic.scope](p, found)
         return found
+
+    def forget(self, p: Prepared) -> None:
+        """Drops the places of a statistic, which `of` finds again."""
+        found = self.members.found[p.identity]
+        found.places, found.complete = {}, False
 
     def found(self, p: Prepared) -> Found:
         """What was found so far: of a mere input, only the units that other statistics need."""
