@@ -78,6 +78,8 @@ class IntruderDimensions(Analyzer):
         settings: IntruderParameters = self.parameters
         parts = self._parts()
         arrays = derivation.of_scores(view, parts["intruders"], settings)
+        # What takes most memory on its way comes first, while little else is held.
+        births = of_births(view, arrays["similarity"], settings.ks, settings.epsilons) if settings.births else {}
         arrays |= derivation.of_change(view, parts["change"], parts["spectrum"], settings)
         arrays |= derivation.of_flags(view, parts["intruders"], parts["change"], arrays, settings)
         norms = arrays["delta_spectral_norm"]
@@ -91,8 +93,7 @@ class IntruderDimensions(Analyzer):
             arrays |= self._null(view, parts, arrays["n_intruders"])
         else:
             notes += ("The null is switched off: a count of intruders alone does not show that training made them.",)
-        if settings.births:
-            arrays |= of_births(view, arrays["similarity"], settings.ks, settings.epsilons)
+        arrays |= births
         compared: tuple[str, ...] = ()
         if settings.matched:
             matched, compared = self._matched(view, parts)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-_CHUNK = 4096
+_CHUNK = 1024
+"""Matrices whose draws are counted at a time."""
 _COMPARED = 1 << 20
 """Scores that are compared with every ε at a time."""
 
