@@ -18,7 +18,7 @@ import xarray as xr
 
 NODE = "groups"
 JOINT_ROWS = 50_000
-"""Places (run, step, matrix), filled or not, that a report may always have: about 300 MB while it is made."""
+"""Places (run, step, matrix), filled or not, that a report may always have: about 400 MB while it is made."""
 SMALL_ROWS = JOINT_ROWS
 """A report of so many places is never split."""
 PADDING = 2
@@ -26,7 +26,7 @@ PADDING = 2
 FILLED = 0.75
 """Share of a narrower group's places that are filled at least."""
 
-BASE_BYTES, ROW_BYTES, GROUP_BYTES = 470_000_000, 6_000, 5_000_000
+BASE_BYTES, ROW_BYTES, GROUP_BYTES = 470_000_000, 8_500, 5_000_000
 """Memory of a process that makes a report: its libraries, then for each place and for each group; measured."""
 
 
