@@ -4,9 +4,9 @@ Runs whose matrices share names share the axes (run, step, matrix). Runs that sh
 places with NaN: where that is more than a little, they stand in groups, and each group is a small report of its own at
 ``/groups/<number>``.
 
-An analyzer without variables over matrices (`intrinsic_dimension`) is not split: paths of several runs may share a joint
-basis, and its variables over runs, steps and groups of parameters are small: 0.9 MB for 16 nets that share no name. They
-do grow with the third power of the number of such nets.
+An analyzer without variables over matrices (`intrinsic_dimension`) is not split: paths of several runs may share a
+joint basis, and its variables over runs, steps and groups of parameters are small: 0.9 MB for 16 nets that share no
+name. They do grow with the third power of the number of such nets.
 """
 
 from __future__ import annotations
