@@ -69,7 +69,7 @@ class Sources:
         self._tuned: dict[tuple[str, int], Sourced] = {}
         self._references: dict[tuple[str, int, str, bool], Reference | Because] = {}
         self._places: dict[tuple[str, int, bool], Reference] = {}
-        self._matched: dict[tuple[str, int, str, int], int] = {}
+        self._matched: dict[tuple[str, int, str, int], tuple[int, str]] = {}
         self._not_finite: dict[tuple[str, int], dict[str, Because]] = {}
         self._wholes: dict[tuple[str, int], CheckpointSource | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
@@ -322,21 +322,22 @@ class Sources:
         """Why a checkpoint lacks a matrix that its reference has."""
         if self.checkpoints(run)[step].problems:
             return Because(f"{run}@{step} could not be read in full", True, LISTED)
-        reason = f"{there.run}@{there.step} has this matrix, but this checkpoint does not"
-        return self._without(run, step, there, reason)
+        return self._without(run, step, there, f"{there.run}@{there.step} has this matrix, this checkpoint does not")
 
     def _without(self, run: str, step: int, there: Reference, reason: str) -> Because:
-        """Why a matrix has no counterpart. Where most of the others have theirs it is a part of its own (a new head),
-        and nothing that was asked for is missing. Otherwise the reference is the wrong one: one reason for them all."""
+        """Why a matrix has no counterpart: it is a new part where most others have theirs; else one reason for all."""
         own = self.stored(run, step)
         at = (run, step, there.run, there.step)
         if at not in self._matched:
-            others = ((source, self._other(there, source)[0]) for source in own.values())
-            self._matched[at] = sum(isinstance(o, Source) and o.info.shape == s.info.shape for s, o in others)
-        if not own or 2 * (matched := self._matched[at]) > len(own):  # without any matrix, it is listed for that
+            others = [(source.info, self._other(there, source)[0]) for source in own.values()]
+            shapes = [(info, other.info.shape) for info, other in others if isinstance(other, Source)]
+            unlike = (f": {i.name} is {i.shape} here and {shape} there" for i, shape in shapes if i.shape != shape)
+            self._matched[at] = sum(info.shape == shape for info, shape in shapes), next(unlike, "")
+        matched, example = self._matched[at]
+        if not own or 2 * matched > len(own):  # without any matrix, it is listed for that
             return Because(reason, wrong=not own, code="" if own else LISTED)
         where = f"{there.run}@{there.step}, which it is compared with, has a counterpart of equal name and shape"
-        return Because(f"{where} for {matched or 'none'} of {len(own)} matrices", wrong=True)
+        return Because(f"{where} for {matched or 'none'} of {len(own)} matrices{example}", wrong=True)
 
     def not_finite(self, run: str, step: int, name: str) -> Because | None:
         """Why a matrix cannot be measured whose tensors hold NaN or infinity; None where they do not."""

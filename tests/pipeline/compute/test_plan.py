@@ -125,7 +125,8 @@ def test_what_cannot_be_compared_is_listed_and_marked_as_wrong(tmp_path: Path) -
     wrong = {(s.run, s.matrix): s.reason for s in planned.skips if s.wrong}
     places = ("layers.1.mlp.up_proj", "layers.2.mlp.up_proj", "layers.0.mlp.down_proj")  # other shape, new, absent
     assert {wrong["runs/full", name] for name in places} == {
-        "runs/base@0, which it is compared with, has a counterpart of equal name and shape for 1 of 3 matrices"
+        "runs/base@0, which it is compared with, has a counterpart of equal name and shape for 1 of 3 matrices: "
+        "layers.1.mlp.up_proj is (8, 6) here and (4, 4) there"
     }
     assert "(8, 5), but its base runs/base@0 has (8, 6)" in wrong["runs/lora", "layers.0.mlp.up_proj"]
     assert reasons(planned.skips, run="runs/orphan", statistic="test_change") == {"it has no base"}

@@ -124,7 +124,7 @@ def test_without_a_null_nothing_is_claimed() -> None:
     keep = ["n_intruders"]
     tree["intruder_dimensions"] = xr.DataTree(node[keep])
     totals, _ = intruder_totals.over_steps(tree)
-    assert {one.verdict() for one in totals} == {"no null beside it"}
+    assert {one.verdict() for one in totals} == {"no null computed"}
     assert all(one.test is None and not one.at_common_norm for one in totals)
     assert all(np.isnan(one.excess).all() for one in totals)
 
