@@ -63,7 +63,7 @@ def test_a_deleted_chunk_is_an_error_here_and_fill_values_in_xarray_alone(report
 def test_a_report_replaced_while_it_is_read_is_an_error_and_no_mixture(report: Path) -> None:
     opened = load(report)
     save(synthetic.tree(matrices=3, steps=(0, 10, 20), seed=1, intruders=False), report)
-    with pytest.raises(ReportError, match=r"replaced while it was read|is missing"):
+    with pytest.raises(ReportError, match=r"replaced during reading|is missing"):
         opened.load()
 
 
