@@ -42,7 +42,7 @@ def test_an_interrupted_analysis_is_completed_by_the_same_command(tmp_path: Path
 
     done = varve(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 checkpoints unchanged" in done.stdout
+    assert "already holds 6 checkpoints, unchanged" in done.stdout
     assert (tmp_path / "out/report.html").exists()
 
 
