@@ -35,7 +35,6 @@ OTHER_CONTENT = {
     "one tensor in memory, several on disk": "bailing_hybrid glm5_next glm5_next_text kimi_linear minimax_m3_vl molmo2"
     " molmo2_text olmo_hybrid",
     "renamed in another order than the rules tell": "nemo_speechlm",
-    "a vector on one side, a matrix on the other": "tipsv2_dpt",
 }
 """Model types of which some matrices are not the same on disk and in memory, and why."""
 

@@ -92,7 +92,7 @@ def test_a_scheduled_run_is_created_executed_and_sees_new_checkpoints(
         code = process.wait(60)
     said = log.read_text()
     assert "next" in said and "Prefect server: http://127.0.0.1:" in said
-    assert "still runs" in said and "--stop-server" in said, said
+    assert "is still running" in said and "--stop-server" in said, said
     assert code == 0, said
     _, alive = psutil.wait_procs(family, timeout=20)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []

@@ -272,7 +272,7 @@ A, B = "base_model.model.fc.lora_A.weight", "base_model.model.fc.lora_B.weight"
         ({A: (2, 5), B: (3, 2)}, {"rank_pattern": {"fc(": 2}}, "not a regular expression"),
         ({A: (2, 5), B: (3, 2)}, {"rank_pattern": {"(.+)+x": 2}}, "may never end"),
         ({A: (2, 5), B: (3, 2)}, {"alpha_pattern": [1]}, "pattern table"),
-        ({A: (2, 5), B: (3, 2)}, {"init_lora_weights": "novel"}, "'novel' is not known"),
+        ({A: (2, 5), B: (3, 2)}, {"init_lora_weights": "novel"}, "'novel' is unknown"),
         ({A: (2, 5), B: (3, 2)}, {"use_qalora": True}, "use_qalora"),
         ({A: (2, 5), B: (3, 2)}, {"layer_replication": [[0, 2]]}, "layer map"),
         ({A: (2, 5), B: (3, 2)}, {"peft_type": "ADALORA"}, "ADALORA"),

@@ -148,7 +148,7 @@ def test_a_checkpoint_that_cannot_be_read_at_all_is_passed_over_and_named(tmp_pa
     with ThreadCluster(1) as cluster:
         assert compute(store, [All()], cluster).complete
     assert by(StoreView(store, [All()]), Moved(), "a") == {1: 1, 3: 2, 4: 1}
-    assert notes(store) == ["Step 2 of x could not be read: the step before 3 is taken to be 1."]
+    assert notes(store) == ["Step 2 of x could not be read, so step 3 is compared with step 1."]
     assert lines(store) == []
 
 

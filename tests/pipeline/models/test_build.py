@@ -67,7 +67,7 @@ def test_another_shape_than_the_config_tells_is_an_error(tmp_path: Path) -> None
         ({}, "no config.json"),
         ({"hidden_size": 8}, "names no model_type"),
         ({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
-        ({"model_type": "llama", "hidden_size": "wide"}, "is no llama config"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "is not a valid llama config"),
     ],
 )
 def test_a_config_that_cannot_serve_is_said_with_the_way_out(config: dict[str, Any], said: str) -> None:
@@ -121,7 +121,7 @@ def test_a_factorys_model_that_does_not_fit_the_checkpoint_is_an_error() -> None
     state = {"0.weight": torch.zeros(2, 3)}
     with pytest.raises(ParameterError, match=r"1 parameters that the checkpoint lacks: 0\.bias"):
         build_model(checkpoint_of(state, {}), FACTORY)
-    with pytest.raises(ParameterError, match=r"0\.weight has shape \(2, 3\).*wants \(4, 3\)"):
+    with pytest.raises(ParameterError, match=r"0\.weight has shape \(2, 3\).*needs \(4, 3\)"):
         build_model(checkpoint_of({**state, "0.bias": torch.zeros(2)}, {"out": 4}), FACTORY)
 
 

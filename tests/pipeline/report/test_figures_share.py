@@ -32,8 +32,9 @@ def mixed() -> xr.DataTree:
 def test_a_median_is_over_one_role_and_never_over_circuits() -> None:
     tree = mixed()
     values = tree["weight_spectra/stable_rank"].values
-    variable = next(v for v in key_variables(tree) if v.name == "stable_rank")
-    full, lora = series_of(variable)
+    of_weights, of_deltas = (v for v in key_variables(tree) if v.name == "stable_rank")
+    assert (of_weights.label, of_deltas.label) == ("weights", "adapters’ Δ")
+    (full,), (lora,) = series_of(of_weights), series_of(of_deltas)
     np.testing.assert_allclose(full.median, values[0, :, :2].mean(axis=1))  # the median of two
     np.testing.assert_allclose(lora.median, values[1, :, 0])
 

@@ -87,7 +87,7 @@ def test_what_is_not_a_report_is_neither_replaced_nor_read(tmp_path: Path) -> No
     with pytest.raises(ReportError, match="store, not a report: make one with `varve report"):
         load(folder)
     (folder / "zarr.json").write_text('{"attributes": {"varve_report": 99}}')
-    with pytest.raises(ReportError, match="form 99"):
+    with pytest.raises(ReportError, match="format 99"):
         load(folder)
     (folder / "zarr.json").write_text("{")
     with pytest.raises(ReportError, match="not a readable report"):

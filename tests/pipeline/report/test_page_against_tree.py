@@ -241,7 +241,7 @@ def check_provenance(table: PageTable, tree: xr.DataTree) -> None:
 
 
 CHECKS: dict[str, Callable[[PageTable, xr.DataTree], None]] = {
-    "The runs of this report": check_runs,
+    "The runs in this report": check_runs,
     "What was ignored by design": check_notes,
     "Values that are not measured": check_skipped,
     "Tensors that are not measured": check_unmeasured,

@@ -79,7 +79,7 @@ def test_a_file_a_folder_and_a_foreign_zarr_are_not_stores(tmp_path: Path, mode:
 def test_creating_over_something_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path in (store.path, tmp_path / "file"):
-        with pytest.raises(StoreError, match="exists already"):
+        with pytest.raises(StoreError, match="already exists"):
             Store.create(path)
     (tmp_path / "empty").mkdir()
     assert Store.create(tmp_path / "empty").runs() == ()
