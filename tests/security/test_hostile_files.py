@@ -108,7 +108,7 @@ def test_a_config_behind_a_link_out_of_the_archive_is_a_finding(tmp_path: Path) 
     (folder / "config.json").symlink_to(tmp_path / "config.json")
     (run,) = open_archive(tmp_path / "a", "a").runs
     assert run.checkpoints[0].config == {}
-    assert "outside of the archive" in run.checkpoints[0].problems[0].reason
+    assert "outside the archive" in run.checkpoints[0].problems[0].reason
 
 
 def test_the_links_of_the_hugging_face_cache_are_followed(tmp_path: Path) -> None:

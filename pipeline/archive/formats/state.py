@@ -173,7 +173,8 @@ def find_weights(root: Any) -> State:
         values = _by_name(top) | values
     data = _data_beside_modules(top)
     left += [f"{key} ({_kind(top[key])})" for key in data]
-    top = {key: value for key, value in top.items() if key not in data}
+    if data:  # else the same object stays, by which a dict that holds itself is known
+        top = {key: value for key, value in top.items() if key not in data}
     tensors: dict[str, Call] = {}
     for name, value in _leaves(top, left):
         if is_tensor(value):
