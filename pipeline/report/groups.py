@@ -142,7 +142,9 @@ def joined(datasets: Sequence[xr.Dataset], runs: Sequence[str]) -> xr.Dataset:
 
     Where runs and all steps would have far more places than there are checkpoints, only what has no step is joined.
     """
-    parts = [_without_matrices(dataset) for dataset in datasets]
+    parts = [part for part in map(_without_matrices, datasets) if "run" in part.dims]
+    if not parts:  # every variable is over matrices, or there is none
+        return xr.Dataset()
     steps = {int(step) for part in parts if "step" in part.coords for step in part["step"].values}
     checkpoints = sum(int(part["measured"].sum()) for part in parts if "measured" in part)
     if len(runs) * len(steps) > max(JOINT_ROWS, PADDING * checkpoints):

@@ -209,3 +209,10 @@ def test_memory_grows_with_the_data_and_not_with_runs_times_steps_times_matrices
 
     peak(runs[:2])  # what is imported and cached once
     assert peak(runs) < 3 * peak(runs[:3])
+
+
+def test_an_analyzer_without_a_variable_over_runs_alone_has_an_empty_joint_node() -> None:
+    of_matrices = xr.Dataset({"alpha": (("run", "matrix"), [[1.0]])}, {"run": ["a"], "matrix": ["w"]})
+    assert not groups.joined([of_matrices, xr.Dataset()], ["a", "b"]).variables
+    of_runs = xr.Dataset({"total": (("run",), [2.0])}, {"run": ["b"]})
+    assert groups.joined([of_matrices, xr.Dataset(), of_runs], ["a", "b"])["total"].values.tolist() == [2.0]
