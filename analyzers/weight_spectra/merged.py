@@ -42,9 +42,18 @@ class MergedSpectra(WeightSpectra):
         since /weight_spectra has those of full runs."""
         on_base = ViewOnBase(view, self.parameters.side)
         if not on_base.matrices:
-            return Derived(xr.Dataset())
+            return Derived(xr.Dataset(), notes=(self._why_nothing(view),))
         derived = super().derive(on_base)
         adapters = {run.id for run in view.runs if run.adapter}
         dataset = derived.dataset.drop_vars(_OF_WHOLE_CHECKPOINTS, errors="ignore")
         runs = {name: spectra for name, spectra in derived.runs.items() if spectra.attrs["run"] in adapters}
         return Derived(dataset, runs, derived.notes)
+
+    def _why_nothing(self, view: View) -> str:
+        """Why there is no matrix to show."""
+        if not any(run.adapter for run in view.runs):
+            return "No run here is an adapter: there is no W0 + Δ, and weight_spectra has the weights of full runs."
+        return (
+            f"No adapter here has a Δ whose shorter side is at most {self.parameters.side}: "
+            "--set merged_spectra.side=N measures larger ones."
+        )

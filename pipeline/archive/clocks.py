@@ -44,6 +44,8 @@ def steps_of(members: Sequence[Headers], scale: float) -> dict[Path, Step]:
         }
     named = [one for one in members if _is_named(one)]
     key = None if any(_by_pattern(one) for one in named) else _common_key(named)
+    if key not in (None, _STATE) and _names_count_epochs(named, members, str(key)):
+        key = None
     known = [(one, _named(one, key, scale)) for one in named]
     unit = _unit(known) if key is None and scale == 1 else None
     if unit is not None:
@@ -142,6 +144,22 @@ def _common_key(named: Sequence[Headers]) -> str | None:
         if rises and (key == _STATE or _counts_as_finely(pairs, named)):
             return key
     return None
+
+
+def _names_count_epochs(named: Sequence[Headers], members: Sequence[Headers], finer: str) -> bool:
+    """Whether the epochs in the metadata confirm those in the names (epoch_2 with "epoch": 2 and "iter": 14660), and
+    tell all checkpoints apart that the finer count does: then the steps are epochs, as the files are called."""
+    if not {one.placed.named.rank for one in named if one.placed.named} <= {"epoch", "episode"}:
+        return False
+    for key in EPOCH_KEYS:
+        pairs = [
+            (numbers(one)[key], one.placed.named.step) for one in named if one.placed.named and key in numbers(one)
+        ]
+        if len(pairs) == len(named) and _offset(pairs, surely=True) is not None:
+            counts = {(numbers(one).get(key), numbers(one)[finer]) for one in members if finer in numbers(one)}
+            epochs = {epoch for epoch, _ in counts}
+            return None not in epochs and len(epochs) == len(counts)
+    return False
 
 
 def _counts_as_finely(pairs: Collection[tuple[int, int]], named: Sequence[Headers]) -> bool:

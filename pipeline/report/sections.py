@@ -37,7 +37,15 @@ SHOWN_RUNS = 16
 """Runs that get heatmaps and intruder panels; the others stand in report.zarr."""
 SHOWN_VARIABLES = 18
 """Key variables shown at once; further ones stand behind a click."""
-
+BASE_KINDS = {
+    "given": "given by --base",
+    "catalog": "by the catalog",
+    "sibling": "a base/ folder nearby",
+    "adapter_config": "by the adapter's config",
+    "hf_cache": "the adapter's config, in the Hugging Face cache",
+    "first_step": "the run's own first step",
+}
+"""How a base was chosen, as stored → in words."""
 
 CIRCUITS = (
     "No median, curve or heatmap of this page includes attention circuits (products of thin factors, one per head); "
@@ -106,7 +114,10 @@ def _all_runs(tree: xr.DataTree, contents: Contents) -> list[str]:
 
 def _analysed(tree: xr.DataTree, contents: Contents) -> Section:
     compared = compares(tree)
-    rows = [{**row, "flag": _flag(row, compared)} for row in contents.run_rows]
+    rows = [
+        {**row, "flag": _flag(row, compared), "base_kind": BASE_KINDS.get(str(row.get("base_kind")), "")}
+        for row in contents.run_rows
+    ]
     columns = {
         "run": "run",
         "kind": "kind",
@@ -115,7 +126,7 @@ def _analysed(tree: xr.DataTree, contents: Contents) -> Section:
         "last_step": "last step",
         "formats": "format",
         "base": "compared with",
-        "base_kind": "base found by",
+        "base_kind": "how the base was chosen",
         "flag": "note",
     }
     if not compared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from analyzers.contract import Derived, LowRank, Matrix, Stack, Statistic
 from analyzers.weight_spectra import WeightSpectra, full_spectra
 from analyzers.weight_spectra.analyzer import WeightSpectraParameters
+from analyzers.weight_spectra.merged import MergedSpectra, MergedSpectraParameters
 from analyzers.weight_spectra.variables import FROM_MODES, ON_REQUEST, VARIABLES
 from tests.analyzers.linalg.test_spectra import random, with_sigma
 from tests.analyzers.weight_spectra.memory_view import MemoryView, derive
@@ -305,3 +307,11 @@ def test_a_lost_field_of_a_result_makes_numbers_missing_and_none_wrong() -> None
         for name in set(found.data_vars) - counted:
             expected, got = xr.align(whole[name], found[name], join="right")
             assert bool((got.isnull() | (got == expected)).all()), (lost, name, got.values, expected.values)
+
+
+@pytest.mark.parametrize(("adapter", "why"), [(False, "No run here is an adapter"), (True, "at most 8")])
+def test_merged_spectra_without_a_matrix_say_why(adapter: bool, why: str) -> None:
+    merged = MergedSpectra(MergedSpectraParameters(side=8))
+    view = MemoryView(merged, {"r": {0: {}}})
+    view.runs = (dataclasses.replace(view.runs[0], adapter=adapter),)
+    assert why in " ".join(merged.derive(view).notes)  # type: ignore[arg-type]  # as in memory_view.derive

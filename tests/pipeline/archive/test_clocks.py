@@ -132,6 +132,19 @@ def test_of_names_and_metadata_the_finer_count_is_the_clock_unless_the_name_says
     assert _found(tmp_path) == {"zoo": expected}
 
 
+def test_epochs_in_names_that_the_metadata_confirms_are_the_clock_beside_a_finer_count(tmp_path: Path) -> None:
+    for epoch, name in ((1, "epoch_1"), (2, "epoch_2"), (3, "latest")):
+        _save(tmp_path / f"{name}.pth", meta={"epoch": epoch, "iter": 7330 * epoch})
+    (run,) = open_archive(tmp_path, name="zoo").runs
+    assert [(c.step, c.step_unit) for c in run.checkpoints] == [(1, "epoch"), (2, "epoch"), (3, "epoch")]
+
+
+def test_the_finer_count_is_the_clock_where_epochs_do_not_tell_all_checkpoints_apart(tmp_path: Path) -> None:
+    for epoch, updates, name in ((1, 400, "epoch_1"), (2, 800, "epoch_2"), (2, 900, "last")):
+        _save(tmp_path / f"{name}.pth", epoch=epoch, iter=updates)
+    assert _found(tmp_path) == {"zoo": [400, 800, 900]}
+
+
 def test_any_key_of_epochs_tells_the_unit(tmp_path: Path) -> None:
     for name, epoch in (("lora-000004", 4), ("lora-000008", 8), ("lora", 10)):
         _save(tmp_path / f"{name}.pt", ss_epoch=epoch, ss_num_epochs=10)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 
+from pipeline.archive.bases import ResolvedBase
 from pipeline.report import intrinsic_text, summary
 from pipeline.report.compare import compares, measured_nodes
 from pipeline.report.contents import Contents
 from pipeline.report.html import render
 from pipeline.report.look import Look
+from pipeline.report.sections import BASE_KINDS
 from pipeline.report.spectra import Spectrum, spectra_figure
 from tests.pipeline.report import synthetic
 from tests.pipeline.report.test_html import Page
@@ -106,3 +110,13 @@ def test_a_spectrum_of_one_value_is_a_point_that_one_sees(monkeypatch: pytest.Mo
     for sigma in ([[1.0], [2.0]], [[2.0, 1e-12], [2.0, 1e-12]], [[2.0, 1.0], [3.0, 1.0]]):
         assert spectra_figure([Spectrum("a", "q", np.array([0, 10]), np.array(sigma))], look) is not None
     assert drawn == [(1, "o")] * 4 + [(2, "")] * 2
+
+
+def test_the_page_says_in_words_how_a_base_was_chosen() -> None:
+    text = Page(render(synthetic.tree(runs=("a", "b"), matrices=2, steps=(0, 10)))).text
+    assert "the run's own first step" in text and "given by --base" in text and "first_step" not in text
+
+
+def test_every_way_to_choose_a_base_has_its_words() -> None:
+    kinds = re.search(r"`kind`: (.*?)\. `run`", str(ResolvedBase.__doc__), re.DOTALL)
+    assert kinds is not None and set(re.findall(r'"(\w+)"', kinds[1])) == set(BASE_KINDS)
