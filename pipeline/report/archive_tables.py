@@ -14,6 +14,7 @@ from pipeline.archive.metrics import Log
 from pipeline.archive.recipes import digest, tensors_of
 from pipeline.report.logged import metrics_dataset
 from pipeline.report.tables import table
+from pipeline.report.unmatched import unmatched_rows
 from pipeline.store.content_findings import content_findings
 
 if TYPE_CHECKING:
@@ -42,12 +43,13 @@ def archive_nodes(
     are metrics in place of those that the store was given, by run id. Tables
     without a row are left out; /archive counts the rows of each in its attributes.
     """
+    skips = tuple(skips)
     checkpoints = {
         run.id: [c for c in store.checkpoints(run.id) if run.id not in steps or c.step in steps[run.id]] for run in runs
     }
     tables = {
         "runs": _runs(runs, checkpoints),
-        "contents": _contents(content_findings(store, runs, checkpoints)),
+        "contents": _contents(content_findings(store, runs, checkpoints)) + unmatched_rows(skips),
         "parameters": _parameters(store, checkpoints),
         "unmeasured": _unmeasured(store, checkpoints),
         "problems": _problems(runs, checkpoints),

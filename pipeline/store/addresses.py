@@ -39,7 +39,7 @@ class Because:
     """Why there is no unit, as a sentence for the report. `wrong`: something is amiss with the data (a shape, a base
     that is not there); otherwise it is by design (a vector has no spectrum, a base is not compared with itself).
 
-    `code` is "" or `LISTED`. `cause` is the reason that this one follows from, where it is another's.
+    `code` is "", `LISTED` or `UNMATCHED`. `cause` is the reason that this one follows from, where it is another's.
     """
 
     reason: str

@@ -23,3 +23,6 @@ def cause(reason: str) -> tuple[str, bool]:
 LISTED = "listed"
 """The code of what is missing because of a file, tensor or base that is listed as a problem itself: it is counted, and
 not reported again."""
+
+UNMATCHED = "unmatched"
+"""The code of a matrix without a counterpart in its reference, where most others have theirs: one note for all of them."""

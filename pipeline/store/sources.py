@@ -20,7 +20,7 @@ from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
 from pipeline.store.addresses import Because, CheckpointSource, Selection, Skip, Source
-from pipeline.store.reasons import LISTED
+from pipeline.store.reasons import LISTED, UNMATCHED
 
 if TYPE_CHECKING:
     from pipeline.store.records import CheckpointRecord, RunRecord
@@ -308,13 +308,13 @@ class Sources:
                 return Because(f"{where}, which it is compared with, could not be read in full", True, LISTED)
             reason = f"{where}, which it is compared with, has no matrix of this name"
             is_new = is_new_part(source.info, self.checkpoints(run)[step].kind == "adapter")
-            return Because(reason) if is_new else self._without(run, step, there, reason)
+            return Because(reason, code=UNMATCHED) if is_new else self._without(run, step, there, reason)
         if isinstance(other, Because):
             return other.after(f"in {where}, which it is compared with: ")
         if other.info.shape != source.info.shape:
             reason = f"its shape is {source.info.shape}, but {other.info.shape} in {where}, its reference"
             fits = is_resized(source.info, other.info)
-            return Because(reason) if fits else self._without(run, step, there, reason)
+            return Because(reason, code=UNMATCHED) if fits else self._without(run, step, there, reason)
         not_finite = self.not_finite(there.run, there.step, at_there)
         return other if not_finite is None else not_finite.after(f"in {where}, which it is compared with: ")
 
@@ -335,7 +335,7 @@ class Sources:
             self._matched[at] = sum(info.shape == shape for info, shape in shapes), next(unlike, "")
         matched, example = self._matched[at]
         if not own or 2 * matched > len(own):  # without any matrix, it is listed for that
-            return Because(reason, wrong=not own, code="" if own else LISTED)
+            return Because(reason, wrong=not own, code=UNMATCHED if own else LISTED)
         where = f"{there.run}@{there.step}, which it is compared with, has a counterpart of equal name and shape"
         return Because(f"{where} for {matched or 'none'} of {len(own)} matrices{example}", wrong=True)
 
