@@ -125,10 +125,11 @@ def layout_of(checkpoint: Checkpoint, base: Checkpoint | None = None) -> Layout:
     from pipeline.archive import describe
     from pipeline.archive.architectures import as_in_base
     from pipeline.archive.circuits import circuits
+    from pipeline.archive.prefixes import UNCHANGED
 
     try:
         with boundary(checkpoint.path, LAYOUT_SECONDS):
-            config, prefix = checkpoint.config, ""
+            config, prefix = checkpoint.config, UNCHANGED
             if base is not None and base.run != checkpoint.run:
                 config, prefix = as_in_base(checkpoint, base)
             layout = describe(checkpoint, config, prefix)

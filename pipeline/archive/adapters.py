@@ -19,6 +19,7 @@ from pipeline.archive.kinds import kind_of
 from pipeline.archive.matrices import Draft, drafts_of, layout_of, names_on_disk
 from pipeline.archive.module_patterns import names_module
 from pipeline.archive.names import Dialect, one_form, strip_prefixes
+from pipeline.archive.prefixes import UNCHANGED, Prefix
 from pipeline.archive.recipes import Dense, LowRankProduct, Op
 from pipeline.archive.types import Checkpoint, Layout, TensorHeader, Unmeasured
 from pipeline.archive.unmeasured import FLOATS
@@ -63,12 +64,13 @@ class _Pair:
     factors: dict[str, TensorHeader] = field(default_factory=dict)
 
 
-def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layout:
+def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any], prefix: Prefix = UNCHANGED) -> Layout:
     """The Δ of every adapted module (role "delta"), and the tensors it replaces whole (`modules_to_save`, role
     "weight").
 
     `config` is the base model's: fused q/k/v and gate/up factors are cut as the base is, by the rows of B. An
-    embedding's Δ, (BA)ᵀ in the file, is (d, vocab) here like every embedding: scale · B A.
+    embedding's Δ, (BA)ᵀ in the file, is (d, vocab) here like every embedding: scale · B A. `prefix` tells how
+    names begin in the base.
     """
     adapter = checkpoint.adapter
     tensors = checkpoint.tensors
@@ -82,7 +84,7 @@ def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layou
     pairs, rest, unmeasured = _sort(tensors)
     originals = _replaced(rest)
     modules = {pair.module: f"{_in_base(pair.module)}.weight" for pair in pairs}
-    on_disk = names_on_disk([*modules.values(), *originals], config)
+    on_disk = names_on_disk([*modules.values(), *originals], config, prefix)
     dialect = Dialect.of(on_disk.values(), model_type_of(config))
     drafts: list[Draft] = []
     whole = _whole_reason(adapter)
@@ -102,6 +104,18 @@ def describe_adapter(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Layou
         drafts.append(replace(draft, recipe=Dense(originals[draft.recipe.tensor].name, draft.recipe.ops)))
     unmeasured.extend(Unmeasured(originals[u.tensor].name, u.reason) for u in listed)
     return layout_of(tensors, drafts, unmeasured)
+
+
+def adapted(tensors: Sequence[TensorHeader]) -> dict[str, tuple[int, ...]]:
+    """The weights that an adapter changes or replaces, by their names in the base model, with the sizes of their axes
+    in any order."""
+    pairs, rest, _ = _sort(tensors)
+    shapes = {
+        f"{_in_base(pair.module)}.weight": (pair.factors["B"].shape[0], *pair.factors["A"].shape[1:])
+        for pair in pairs
+        if {"A", "B"} <= pair.factors.keys() and pair.factors["A"].shape and pair.factors["B"].shape
+    }
+    return shapes | {name: header.shape for name, header in _replaced(rest).items()}
 
 
 def scale_of(module: str, adapter: Mapping[str, Any]) -> tuple[int, float] | str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.archive.adapters import adapted
 from pipeline.archive.fused import model_type_of
+from pipeline.archive.matrices import names_on_disk
 from pipeline.archive.names import Dialect, canonical, without_wrappers
+from pipeline.archive.prefixes import UNCHANGED, Prefix, find_prefix
 from pipeline.archive.recipes import tensors_of
-from pipeline.archive.renaming import disk_names
 from pipeline.archive.types import Checkpoint, Layout, TensorHeader
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,41 +29,35 @@ def alike(one: Shapes, other: Shapes) -> bool:
     return 2 * equal >= min(len(one), len(other))
 
 
-def as_in_base(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Mapping[str, Any], str]:
-    """What a base tells of a checkpoint: its config where that has none of its own, and the prefix that the
-    checkpoint's names have and the base's have not.
+def as_in_base(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Mapping[str, Any], Prefix]:
+    """What a base tells of a checkpoint: its config where that has none of its own, and the prefix that only one of the
+    two has.
 
     ``torch.save(model.state_dict())`` writes no config, so that only the base's tells the names that these weights
     have in files, and how many heads a fused tensor holds. A LightningModule adds the name of its attribute
-    (``net.model.layers.0…``). ({}, "") where the two are not of one architecture.
+    (``net.model.layers.0…``). Full weights keep their own config, and no prefix, where the two are not of one
+    architecture.
     """
     config = checkpoint.config or base.config
-    if checkpoint.kind == "adapter":
-        return config, ""
-    there = _on_disk([t.name for t in base.tensors], base, base.config)
-    names = [t.name for t in checkpoint.tensors]
-    for prefix in _common_prefixes(names):
-        if alike(_on_disk([name.removeprefix(prefix) for name in names], checkpoint, config), there):
-            return config, prefix
-    return checkpoint.config, ""
+    is_adapter = checkpoint.kind == "adapter"
+    own = adapted(checkpoint.tensors) if is_adapter else {t.name: t.shape for t in checkpoint.tensors}
+    of_base = {t.name: t.shape for t in base.tensors}
+    there = _on_disk(of_base, base.config, is_adapter)
+
+    def fits(prefix: Prefix) -> bool:
+        return alike(_on_disk(own, config, is_adapter, prefix), there)
+
+    prefix = find_prefix(list(own), list(of_base), fits)
+    return config if is_adapter or prefix is not None else checkpoint.config, prefix or UNCHANGED
 
 
-def _common_prefixes(names: Sequence[str]) -> Iterator[str]:
-    """No prefix, and the first one to three components that all names share."""
-    yield ""
-    parts = names[0].split(".")[:4] if names else []
-    for count in range(1, len(parts)):
-        prefix = ".".join((*parts[:count], ""))
-        if not all(name.startswith(prefix) for name in names):
-            return
-        yield prefix
-
-
-def _on_disk(names: Sequence[str], checkpoint: Checkpoint, config: Mapping[str, Any]) -> Shapes:
-    """Shapes by the canonical names that transformers' files have."""
-    renamed = disk_names(names, config)
+def _on_disk(tensors: Shapes, config: Mapping[str, Any], turned: bool, prefix: Prefix = UNCHANGED) -> Shapes:
+    """Shapes by the canonical names that transformers' files have; their sizes in order where matrices may be `turned`
+    (an adapter's factors do not tell how the base holds its weight)."""
+    renamed = names_on_disk(list(tensors), config, prefix).values()
     dialect = Dialect.of(renamed, model_type_of(config))
-    return {canonical(name, dialect): t.shape for name, t in zip(renamed, checkpoint.tensors, strict=True)}
+    shapes = ((tuple(sorted(shape)) if turned else shape) for shape in tensors.values())
+    return {canonical(name, dialect): shape for name, shape in zip(renamed, shapes, strict=True)}
 
 
 def architectures(checkpoints: Mapping[int, Shapes]) -> tuple[tuple[int, ...], ...]:

@@ -11,22 +11,23 @@ from typing import Any
 
 from pipeline.archive.adapters import describe_adapter
 from pipeline.archive.matrices import drafts_of, layout_of
+from pipeline.archive.prefixes import UNCHANGED, Prefix
 from pipeline.archive.recipes import Dense, LowRankProduct, Op, Recipe, to_json
 from pipeline.archive.types import Checkpoint, Layout
 
 _TURN: Op = ("permute", 1, 0)
 
 
-def describe(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None, prefix: str = "") -> Layout:
+def describe(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None, prefix: Prefix = UNCHANGED) -> Layout:
     """Every tensor of the checkpoint as one or several matrices, or with the reason why not.
 
     `config` takes the place of the checkpoint's own: an adapter has none, and needs its base's where fused tensors
-    are cut by heads. `prefix` begins all names of full weights and is no part of the model's own. Of an adapter, the Δ
+    are cut by heads. `prefix` tells how names begin in the base. Of an adapter, the Δ
     of each adapted module is described (role "delta"), see `adapters`.
     """
     config = config if config is not None else checkpoint.config
     if checkpoint.kind == "adapter":
-        return describe_adapter(checkpoint, config)
+        return describe_adapter(checkpoint, config, prefix)
     return layout_of(checkpoint.tensors, *drafts_of(checkpoint.tensors, config, prefix=prefix))
 
 

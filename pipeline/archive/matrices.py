@@ -18,6 +18,7 @@ from pipeline.archive.hooked import Hooked, HookedCut
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.names import Dialect, layer_of, module_path, one_form, strip_prefixes, unique_names, words
 from pipeline.archive.orientation import inputs_first
+from pipeline.archive.prefixes import UNCHANGED, Prefix
 from pipeline.archive.quantised import quantised_parts
 from pipeline.archive.recipes import Dense, Op, Recipe
 from pipeline.archive.renaming import Stored, disk_names, stored_on_disk
@@ -57,16 +58,16 @@ def drafts_of(
     tensors: Sequence[TensorHeader],
     config: Mapping[str, Any],
     on_disk: Mapping[str, str] | None = None,
-    prefix: str = "",
+    prefix: Prefix = UNCHANGED,
 ) -> tuple[list[Draft], list[Unmeasured]]:
     """The matrices and the unmeasured tensors of full weights.
 
-    `on_disk`: tensor name → its name in transformers' files, where that is known; by default it is found here, without
-    the `prefix` that begins all names.
+    `on_disk`: tensor name → its name in transformers' files, where that is known; by default it is found here, with
+    the `prefix` of the base.
     """
     names = frozenset(t.name for t in tensors)
     known = on_disk if on_disk is not None else names_on_disk([t.name for t in tensors], config, prefix)
-    stored = stored_on_disk([t.name.removeprefix(prefix) for t in tensors], config) if on_disk is None else {}
+    stored = stored_on_disk(_as_in_base([t.name for t in tensors], prefix), config) if on_disk is None else {}
     dialect = Dialect.of(known.values(), model_type_of(config))
     shapes = {one_form(strip_prefixes(module_path(known[t.name])), dialect): t.shape for t in tensors}
     layers = _Layers(shapes, _uses_conv1d(shapes, config), inputs_first(tensors))
@@ -78,9 +79,9 @@ def drafts_of(
         reason = parts.get(header.name) or why_not(header, names)
         cut = None if reason else hooked.cut(header.name, header.shape)
         if cut is not None:
-            drafts.append(_bare(header, cut, dialect, names))
+            drafts.append(_bare(header, known[header.name], cut, dialect, names))
             continue
-        how = stored.get(header.name.removeprefix(prefix))
+        how = stored.get(prefix.in_base(header.name))
         cuts = [] if reason else _matrices(header, known[header.name], layers, config, dialect, how)
         if not cuts:
             reason = reason or f"{len(header.shape)}-D {header.shape}: its layout is unknown"
@@ -89,9 +90,15 @@ def drafts_of(
     return drafts, unmeasured
 
 
-def names_on_disk(names: Sequence[str], config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Each tensor name with the one that transformers' files have for it without the prefix."""
-    return dict(zip(names, disk_names([name.removeprefix(prefix) for name in names], config), strict=True))
+def names_on_disk(names: Sequence[str], config: Mapping[str, Any], prefix: Prefix = UNCHANGED) -> dict[str, str]:
+    """Each tensor name with the one that transformers' files have for it, below the prefix of the base."""
+    return dict(zip(names, disk_names(_as_in_base(names, prefix), config)[: len(names)], strict=True))
+
+
+def _as_in_base(names: Sequence[str], prefix: Prefix) -> list[str]:
+    """The names as the base has them. Where they get its prefix, one more stands for the names that lack it there: a
+    prefix that all share would be taken for a wrapper's, and not be kept."""
+    return [prefix.in_base(name) for name in names] + [""] * bool(prefix.there)
 
 
 def layout_of(tensors: Sequence[TensorHeader], drafts: Sequence[Draft], unmeasured: Sequence[Unmeasured]) -> Layout:
@@ -106,13 +113,14 @@ def layout_of(tensors: Sequence[TensorHeader], drafts: Sequence[Draft], unmeasur
     return Layout(tuple(tensors), matrices, tuple(unmeasured))
 
 
-def _bare(header: TensorHeader, cut: HookedCut, dialect: Dialect, names: Collection[str]) -> Draft:
-    """The matrix of a bare parameter whose layout was told by shapes. ``W_gate`` beside experts is their router."""
+def _bare(header: TensorHeader, name: str, cut: HookedCut, dialect: Dialect, names: Collection[str]) -> Draft:
+    """The matrix of a bare parameter whose layout was told by shapes. `name`: the tensor's on disk. ``W_gate`` beside
+    experts is their router."""
     ops, size, orientation = cut
-    path = one_form(strip_prefixes(module_path(header.name)), dialect)
-    candidates = (path, one_form(module_path(header.name), dialect), header.name)
+    path = one_form(strip_prefixes(module_path(name)), dialect)
+    candidates = (path, one_form(module_path(name), dialect), header.name)
     experts = f"{header.name.removesuffix('W_gate')}experts."
-    routes = header.name.endswith("W_gate") and any(name.startswith(experts) for name in names)
+    routes = header.name.endswith("W_gate") and any(other.startswith(experts) for other in names)
     kind = "router" if routes else None
     return Draft(candidates, size, Dense(header.name, ops), kind, header.dtype, orientation)
 

@@ -22,8 +22,8 @@ def unmatched_rows(skips: Iterable[Skip]) -> list[dict[str, Any]]:
             reason = skip.cause or cause(skip.reason)[0]
             matrices.setdefault((reason, skip.run), {})[skip.matrix] = None
     runs: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (reason, run), names in matrices.items():
-        runs.setdefault((reason, tuple(names)), []).append(run)
+    for (reason, run), of_run in matrices.items():
+        runs.setdefault((reason, tuple(of_run)), []).append(run)
     rows = []
     for (reason, names), of_runs in runs.items():
         what = several(len(names), "matrix is not compared", "matrices are not compared")

@@ -25,4 +25,4 @@ LISTED = "listed"
 not reported again."""
 
 UNMATCHED = "unmatched"
-"""The code of a matrix without a counterpart in its reference, where most others have theirs: one note for all of them."""
+"""The code of a matrix without a counterpart in its reference, where most others have theirs: one note for all."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline import ingest
 from pipeline.archive import open_archive
@@ -25,6 +25,13 @@ NETS = {
     "qwen2_vl": MODELS["qwen2_vl"],
     "segformer": MODELS["segformer"],
 }
+
+SIDES = {"A": (2, 6), "B": (8, 2)}
+
+
+def save_at(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
 
 
 def saved(root: Path, net: str, prefix: str) -> dict[str, torch.Tensor]:
@@ -59,6 +66,57 @@ def test_a_bare_state_dict_finds_every_matrix_of_its_base(net: str, prefix: str,
         if isinstance(mine.recipe, Dense) and isinstance(its.recipe, Dense):
             tuned = apply_ops(state[mine.recipe.tensor].detach().numpy(), mine.recipe.ops)
             assert (tuned == apply_ops(on_disk[its.recipe.tensor].numpy(), its.recipe.ops)).all(), mine.name
+
+
+@pytest.mark.parametrize(
+    ("of_run", "of_base"), [("", "net."), ("", "lit.net."), ("model.inner.", "net."), ("", "a.b.c.")]
+)
+@pytest.mark.parametrize("net", NETS)
+def test_a_prefix_that_only_the_base_has_is_found(net: str, of_run: str, of_base: str, tmp_path: Path) -> None:
+    state = saved(tmp_path, net, of_run)
+    (tmp_path / "base" / "model.safetensors").unlink()
+    wrapped = {of_base + name.removeprefix(of_run): tensor for name, tensor in state.items()}
+    torch.save({**wrapped, "criterion.weight": torch.randn(3, 2)}, tmp_path / "base" / "pytorch_model.bin")
+    found = matched(tmp_path)
+    assert len(found.pairs) > 7 and not found.unmatched
+    for mine, its in found.pairs:
+        if isinstance(mine.recipe, Dense) and isinstance(its.recipe, Dense):
+            assert of_base + mine.recipe.tensor.removeprefix(of_run) == its.recipe.tensor
+            assert mine.recipe.ops == its.recipe.ops
+
+
+@pytest.mark.parametrize(("of_run", "of_base"), [("", "net."), ("net.", ""), ("wrapped.model.", "net.")])
+def test_an_adapter_is_compared_with_a_base_of_another_prefix(of_run: str, of_base: str, tmp_path: Path) -> None:
+    modules = [f"layers.{layer}.{name}" for layer in range(3) for name in ("q_proj", "v_proj")]
+    save_at(tmp_path / "base" / "model.safetensors", {f"{of_base}{m}.weight": torch.randn(8, 6) for m in modules})
+    factors = {f"{m}.lora_{side}.weight": torch.randn(*size) for m in modules for side, size in SIDES.items()}
+    adapter = tmp_path / "run" / "checkpoint-10"
+    save_at(adapter / "adapter_model.safetensors", {f"base_model.model.{of_run}{n}": t for n, t in factors.items()})
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    found = matched(tmp_path)
+    assert len(found.pairs) == len(modules) and not found.unmatched
+    for delta, weight in found.pairs:
+        assert delta.name.endswith(tuple(modules)) and weight.name == delta.name
+
+
+def test_of_two_wrapped_models_of_equal_shapes_none_is_taken(tmp_path: Path) -> None:
+    net = {f"layer{n}.weight": torch.randn(5, 4) for n in range(4)}
+    twins = {
+        f"{encoder}.{name}": tensor.clone() for encoder in ("encoder_q", "encoder_k") for name, tensor in net.items()
+    }
+    save_at(tmp_path / "base" / "model.safetensors", twins)
+    save_at(tmp_path / "run" / "step_10" / "model.safetensors", net)
+    assert not matched(tmp_path).pairs
+
+
+def test_a_part_of_a_larger_base_is_found(tmp_path: Path) -> None:
+    vision = {f"encoder.block.{n}.fc.weight": torch.randn(5, 4) for n in range(4)}
+    text = {f"text.block.{n}.fc.weight": torch.randn(7, 4) for n in range(9)}
+    whole = {**{f"tower.{name}": tensor for name, tensor in vision.items()}, **text}
+    save_at(tmp_path / "base" / "model.safetensors", whole)
+    save_at(tmp_path / "run" / "step_10" / "model.safetensors", {**vision, "head.weight": torch.randn(2, 5)})
+    found = matched(tmp_path)
+    assert len(found.pairs) == 4 and [unmatched.name for unmatched in found.unmatched] == ["tower.head"]
 
 
 def test_a_base_of_another_architecture_lends_nothing(tmp_path: Path) -> None:
