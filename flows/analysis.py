@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyzers.errors import ParameterError
+from analyzers.errors import ArchiveError, ParameterError
 from flows import console
 from flows.computing import Computed, check_scheduler, compute
 from flows.earlier import with_earlier
 from flows.findings import in_lines
-from flows.lock import writing
+from flows.lock import prepare, writing
 from flows.materials import named, told_apart
 from flows.options import AnalyzeOptions
 from flows.reporting import Written, report
@@ -270,13 +270,31 @@ def require_something(options: AnalyzeOptions, analyzers: Sequence[Analyzer]) ->
 
 def check(options: AnalyzeOptions) -> None:
     """Everything that can be wrong without reading a weight: settings, archive, steps, scheduler."""
+    require_something(options, analyzers_for(options))
+    _check_against(find_archive(options).archive, options)
+    check_scheduler(options)
+
+
+def check_schedule(options: AnalyzeOptions) -> None:
+    """What can be wrong with a schedule before its first run: settings, files that are given, and the places of the
+    store and the report, whose folders are made. An archive that cannot be analysed yet is reported only."""
+    require_something(options, analyzers_for(options))
+    prepare(options.out_path / "store.zarr")
+    prepare(options.store_path)
+    try:
+        find_archive(options.model_copy(update={"metrics": ()}))
+    except ArchiveError as error:
+        console.say(f"For the moment there is nothing to analyse: {error}")
+    else:
+        _check_against(find_archive(options).archive, options)
+
+
+def _check_against(archive: Archive, options: AnalyzeOptions) -> None:
+    """What is asked for by name must be there."""
     from pipeline.archive.bases import check_base_options, parse_base_options
 
-    require_something(options, analyzers_for(options))
-    archive = find_archive(options).archive
     check_base_options(parse_base_options(options.base), archive)
     parse_steps(options.steps).check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
-    check_scheduler(options)
 
 
 def ingest_only(options: AnalyzeOptions, runner: Runner) -> Ingested:

@@ -37,7 +37,7 @@ _ENDED_BY_US = "the command `varve schedule` was stopped"
 def deployment_name(options: AnalyzeOptions) -> str:
     """Readable and one per store: the folder's name and eight digits of the store's path. What Prefect or a file's name
     cannot hold becomes a dash."""
-    store = os.fsencode(options.store_path.resolve())
+    store = os.fsencode(os.path.realpath(options.store_path))
     label = re.sub(r"[/%&<>\x00-\x1f\x7f]+", "-", options.name or Path(options.runs).name or "runs")
     label = label.encode()[:200].decode(errors="ignore")
     return f"{label}-{hashlib.sha256(store).hexdigest()[:8]}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analyzers.errors import StoreError
+from pipeline.store.scratch import store_errors
 
 
 class StoreBusy(StoreError):  # noqa: N818 - a state, not a fault
@@ -29,12 +30,8 @@ def writing(store: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    if store.exists() and not store.is_dir():
-        raise StoreError(f"{store} is a file, not a store: give a folder to --store")
-    real = store.resolve()
-    path = real.with_name(real.name + ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    path = prepare(store)
+    with os.fdopen(_opened(path), "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -46,6 +43,37 @@ def writing(store: Path) -> Iterator[None]:
         file.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
         file.flush()
         yield
+
+
+def prepare(store: Path) -> Path:
+    """Makes the folder that holds the store, and returns the place of the lock. Raises `StoreError` where there can be
+    no store."""
+    if os.path.isfile(store):  # noqa: PTH113 - False, and no error, for a path that is too long
+        raise StoreError(f"{store} is a file, not a store: give a folder to --store")
+    path = Path(f"{os.path.realpath(store)}.lock")
+    with store_errors(path.parent, "use"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long is found now
+    return path
+
+
+def _opened(path: Path) -> int:
+    """The lock, open for writing. It is no link, which could lead to any file of the user's, and accounts outside of
+    the user's group cannot open it: whoever can open a file can lock it for ever."""
+    with store_errors(path, "lock"):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StoreError(f"{path} is a symbolic link, where the lock of the store belongs: remove it") from error
+            raise
+        status = os.fstat(descriptor)
+        if status.st_uid == os.geteuid() and status.st_mode & 0o007:  # as earlier versions made it
+            os.fchmod(descriptor, status.st_mode & 0o770)
+    return descriptor
 
 
 def _busy(store: Path, lock: Path) -> str:

@@ -20,6 +20,7 @@ from pipeline.archive.text import path_text, utf8
 def nightly(options: dict[str, Any]) -> State[None]:
     """Analyses what is new. Completed when all was measured or is listed; also when nothing changed since the last
     report, which then stays as it is. Skipped while another writes to the store."""
+    console.survive_any_text()
     chosen = AnalyzeOptions(**options)
     console.say(f"varve · scheduled analysis of {chosen.runs}")
     try:

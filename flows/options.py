@@ -5,6 +5,7 @@ The command line makes it, Prefect deployments carry it as their parameter, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +98,7 @@ def _absolute_path(path: Path) -> str:
     whole = path.expanduser().absolute()
     if ".." in whole.parts:
         last = max(i for i, part in enumerate(whole.parts) if part == "..")
-        whole = real_path(Path(*whole.parts[: last + 1])).resolve().joinpath(*whole.parts[last + 1 :])
+        whole = Path(os.path.realpath(real_path(Path(*whole.parts[: last + 1])))).joinpath(*whole.parts[last + 1 :])
     return path_text(whole)
 
 

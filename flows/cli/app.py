@@ -24,8 +24,8 @@ _SURROUNDINGS = {
     errno.EACCES: "Change its permissions, or give another --out or --store.",
     errno.EPERM: "Change its permissions, or give another --out or --store.",
     errno.EEXIST: "There is a file where a folder is needed: give another --out or --store.",
-    errno.ENAMETOOLONG: "The path is too long: give a shorter --out or --store.",
-    errno.ELOOP: "A symbolic link leads to itself: give another --out or --store.",
+    errno.ENAMETOOLONG: "Give a shorter path.",
+    errno.ELOOP: "A symbolic link leads to itself: give another path.",
     errno.ENOTDIR: "There is a file where a folder is needed: give another --out or --store.",
 }
 
@@ -111,8 +111,9 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if debug or error.errno not in _SURROUNDINGS:
             raise
+        verb = "use" if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else "write"
         complain(
-            f"varve: cannot write {brief(str(error.filename or 'the output'))}: {error.strerror}. "
+            f"varve: cannot {verb} {brief(str(error.filename or 'the output'))}: {error.strerror}. "
             f"{_SURROUNDINGS[error.errno]}"
         )
         if error.filename is None:  # stdout itself, which Python would try again at exit

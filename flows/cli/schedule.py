@@ -74,7 +74,7 @@ def schedule(
     and leaves the server; the same command resumes it.
     """
     import data_catalog
-    from flows import keeper
+    from flows import analysis, keeper
     from flows import schedule as schedules
     from flows.cli.request import options_from
 
@@ -87,6 +87,7 @@ def schedule(
         rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale, task=task, probe=probe, model=model,
         metrics=metrics,
     )  # fmt: skip
+    analysis.check_schedule(options)
     times = ", ".join(t.strftime("%a %Y-%m-%d %H:%M") for t in schedules.upcoming(when))
     say(f"{when.cron} in {when.timezone}: next {times}")
     url = schedules.ensure_server(say)

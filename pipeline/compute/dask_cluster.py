@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,10 +114,21 @@ class DaskCluster:
 
 
 @contextmanager
+def _private_settings() -> Iterator[None]:
+    """Dask as we need it, with a scratch folder of its own. By default it takes `dask-scratch-space` in the folder for
+    temporary files, whoever made that: another account could put links there in place of its locks, or hold them."""
+    with (
+        tempfile.TemporaryDirectory(prefix="varve-dask-", ignore_cleanup_errors=True) as folder,
+        dask.config.set({**_SETTINGS, "temporary-directory": folder}),
+    ):
+        yield
+
+
+@contextmanager
 def local_cpu(workers: int, memory: int) -> Iterator[DaskCluster]:
     """Processes of this machine, each with one thread and so much memory."""
     security = Security.temporary()
-    with dask.config.set(_SETTINGS):
+    with _private_settings():
         try:
             cluster = LocalCluster(
                 n_workers=workers,
@@ -169,7 +181,7 @@ def local_gpu(gpus: int, workers: int, plan: Plan) -> Iterator[DaskCluster]:
             "security": security,
         },
     }
-    with dask.config.set(_SETTINGS):
+    with _private_settings():
         name = f"{gpus} GPU processes" + (f" and {for_cpu} on the CPU" if for_cpu else "")
         cluster = SpecCluster(workers=spec, scheduler=scheduler, security=security, silence_logs="ERROR")
         with cluster, Client(cluster, security=security, set_as_default=False) as client:

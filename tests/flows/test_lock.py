@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from analyzers.errors import StoreError
 from flows.lock import StoreBusy, writing
 from tests.end_to_end.archives import write_run
 
@@ -51,4 +52,31 @@ def test_the_lock_holds_through_a_symbolic_link(tmp_path: Path) -> None:
     with writing(tmp_path / "real"), pytest.raises(StoreBusy), writing(tmp_path / "link"):
         pass
     with writing(tmp_path / "link"), pytest.raises(StoreBusy), writing(tmp_path / "real"):
+        pass
+
+
+def test_the_lock_is_no_link_and_no_other_account_can_take_it(tmp_path: Path) -> None:
+    mine = tmp_path / "letters"
+    mine.write_text("dear diary")
+    lock = tmp_path / "S.zarr.lock"
+    lock.symlink_to(mine)
+    with pytest.raises(StoreError, match=r"S\.zarr\.lock is a symbolic link.*remove it"), writing(tmp_path / "S.zarr"):
+        pass
+    assert mine.read_text() == "dear diary"
+    lock.unlink()
+    lock.touch(0o644)  # as earlier versions made it
+    for _ in range(2):
+        with writing(tmp_path / "S.zarr"):
+            assert lock.stat().st_mode & 0o007 == 0  # whoever can open it can lock it for ever
+        lock.unlink()
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [("x" * 300, "too long"), ("x" * 252, "too long"), ("loop/S.zarr", "leads nowhere"), ("file/S.zarr", "a file")],
+)
+def test_a_place_where_no_store_can_be_is_told(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=told), writing(tmp_path / place):
         pass

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from analyzers.errors import ParameterError
-from flows import deployment, schedule
+from flows import analysis, deployment, schedule
 from flows.cli.app import run
 from flows.options import AnalyzeOptions
+from tests.end_to_end.archives import write_run
 
 
 def test_the_next_nights_are_told_in_the_zone() -> None:
@@ -83,3 +84,42 @@ def test_a_missing_folder_or_a_wrong_cron_fails_before_any_server(
     assert "'often'" in capsys.readouterr().err
     assert run(["schedule", str(tmp_path), "--cron", "0 2 * * *", "--set", "weight_spectre.k=1"]) == 2
     assert "weight_spectra" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--out", "x" * 300, "too long"),
+        ("--out", "loop/out", "leads nowhere"),
+        ("--out", "file/out", "there is a file"),
+        ("--store", "x" * 300, "too long"),
+        ("--task", "missing.yaml", "missing.yaml"),
+        ("--metrics", "missing.csv", "missing.csv"),
+        ("--metrics", "x" * 300, "too long"),
+        ("--base", "other*=b", "no run matches"),
+        ("--steps", "77", "77"),
+    ],
+)
+def test_what_would_fail_every_night_fails_before_any_server(
+    option: str,
+    value: str,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "ensure_server", lambda tell: pytest.fail("a server was started"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    write_run(tmp_path / "runs", 2)
+    assert run(["schedule", "runs", "--cron", "0 2 * * *", option, value]) == 2
+    printed = capsys.readouterr().err
+    assert told in printed and "Traceback" not in printed and len(printed) < 800, printed
+
+
+def test_an_empty_folder_can_be_scheduled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = AnalyzeOptions(runs=str(tmp_path / "runs"), out=str(tmp_path / "out"))
+    (tmp_path / "runs").mkdir()
+    analysis.check_schedule(options)
+    assert "nothing to analyse" in capsys.readouterr().out

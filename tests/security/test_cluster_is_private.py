@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -115,3 +117,20 @@ def test_workers_and_nannies_ask_for_the_certificate_too(cluster: DaskCluster) -
         for key, where in ((None, address.replace("tls://", "tcp://")), (Security.temporary(), address)):
             with pytest.raises(OSError):
                 cluster._client.sync(_name_of, where, key)
+
+
+def test_a_folder_for_temporary_files_that_another_account_prepared_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, mine = tmp_path / "dask-scratch-space", tmp_path / "letters"
+    shared.mkdir()
+    shared.chmod(0o777)
+    mine.write_text("dear diary")
+    for name in ("global.lock", "purge.lock"):
+        (shared / name).symlink_to(mine)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with local_cpu(1, 2 * 2**30):
+        (own,) = tmp_path.glob("varve-dask-*")
+        assert own.stat().st_mode & 0o077 == 0 and any(own.rglob("worker-*"))
+    assert mine.read_text() == "dear diary"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dask-scratch-space", "letters"]
