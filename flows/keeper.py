@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from types import FrameType
     from uuid import UUID
 
+    from flows.server import LocalServer
+
 LOOK_SECONDS = 5.0
 SETTLE_SECONDS = 60.0
-PATIENCE = 3
-"""So many looks in a row a living server may fail to answer before it is taken for stuck and replaced."""
 _GRACE_SECONDS = 20.0
 
 
@@ -74,37 +74,53 @@ class Keeper:
                     if time.monotonic() - settled > SETTLE_SECONDS:
                         self._settle()
                         settled = time.monotonic()
-                    time.sleep(LOOK_SECONDS)
+                    self._rest()
             except Stopped:
                 pass
             finally:
                 self._end(is_last())
 
+    def _rest(self) -> None:
+        if self._server is None:
+            time.sleep(LOOK_SECONDS)
+        else:
+            self._server.wait(LOOK_SECONDS)
+
     def _look_at_server(self) -> None:
-        """A server of ours that died, or no longer answers, is started again at its address."""
+        """A server of ours that died, or no longer answers, is started again at its address. What answers there after
+        its death is not asked: it may be anybody's."""
         ours = self._server
-        trouble = prefect_env.trouble_with(self._url, 10.0, ours.auth if ours else None)
+        if ours is not None and not ours.alive:
+            self._replace(ours, "has ended")
+            return
+        trouble = prefect_env.trouble_with(self._url, server.LOOK_TIMEOUT, ours.auth if ours else None)
         if trouble is None:
-            if self._unanswered >= PATIENCE and ours is None:
+            if self._unanswered >= server.PATIENCE and ours is None:
                 self._tell(f"The Prefect server at {self._url} answers again.")
             self._unanswered = 0
             return
         self._unanswered += 1
         if ours is None:
-            if self._unanswered == PATIENCE:
+            if self._unanswered == server.PATIENCE:
                 self._tell(f"The Prefect server at {self._url} does not answer ({trouble}); runs wait until it does.")
             return
-        if ours.alive and self._unanswered < PATIENCE:
-            return
-        self._tell(f"The Prefect server at {self._url} {'is stuck' if ours.alive else 'has ended'}: starting it again.")
-        server.end(ours)
+        if self._unanswered >= server.PATIENCE:
+            self._replace(ours, "is stuck")
+
+    def _replace(self, ours: LocalServer, what: str) -> None:
+        """Starts our server again, or finds the one that another command has started."""
+        self._unanswered = max(1, self._unanswered)
+        if not server.keeps(ours):  # the runs must not obey whoever takes the port
+            self._stop_child()
+        self._tell(f"The Prefect server at {self._url} {what}: starting it again.")
         try:
-            self._server = server.start(self._tell, like=ours)
+            self._server = server.ensure(self._tell, ours)
         except PrefectUnavailable as error:
             self._tell(f"{error}; trying again.")
+            time.sleep(LOOK_SECONDS)
             return
         self._unanswered = 0
-        if self._server.url != self._url:  # another program took the port meanwhile
+        if (self._server.url, self._server.auth) != (self._url, ours.auth):
             self._url = self._server.url
             prefect_env.use(self._url, self._server.auth)
             self._stop_child()

@@ -68,7 +68,7 @@ def _opened(path: Path) -> int:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise StoreError(f"{path} is a symbolic link, where the lock of the store belongs: remove it") from error
+                raise StoreError(f"{path} is a symbolic link, where the store has its lock: remove it") from error
             raise
         status = os.fstat(descriptor)
         if status.st_uid == os.geteuid() and status.st_mode & 0o007:  # as earlier versions made it

@@ -76,11 +76,6 @@ def ensure_server(tell: Callable[[str], None]) -> str:
     api = prefect_env.choose_api()
     if api.kind == "configured" and api.url is not None:
         return api.url
-    local = server.running()
-    if local is None:
-        dead = server.recorded()
-        if dead is not None:
-            server.end(dead)  # it lives and does not answer
-        local = server.start(tell, like=dead)
+    local = server.ensure(tell)
     prefect_env.use(local.url, local.auth)
     return local.url

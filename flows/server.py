@@ -4,6 +4,9 @@ Both listen on loopback only, ask for a password that is made for them, and acce
 lasting server's address, process, password and log stand in PREFECT_HOME/varve-server.json, which only its owner can
 read; `varve schedule` and later commands find it there. An answer on a port is not enough to be taken for it: the
 process of the record must still live, and be the user's own.
+
+Another account could take the port of a server that has died, and would then be sent its password. So the process that
+started a server also keeps the port, and where the port was free for a moment the next server gets another password.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import atexit
 import json
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -27,8 +31,15 @@ from flows.prefect_env import PrefectUnavailable, prepare, trouble_with
 
 DEFAULT_PORT = 4200
 START_SECONDS = 180.0
+LOOK_TIMEOUT = 10.0
+PATIENCE = 3
+"""So many times in a row a living server may fail to answer in LOOK_TIMEOUT seconds before it is taken for stuck."""
 RETENTION_DAYS = 30
 """How long the server keeps runs, logs and events."""
+
+
+_KEPT: dict[int, socket.socket] = {}
+"""The sockets of lasting servers that this process started, by port: no other account gets the port while we live."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,23 @@ class LocalServer:
     began: float
     auth: str = field(repr=False)
     log: str
+
+    def wait(self, seconds: float) -> None:
+        """Waits so long, or until the server's process ends."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # not Linux, or it has ended
+            time.sleep(seconds if self.alive else 0.0)
+            return
+        try:
+            select.select([descriptor], [], [], seconds)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1."""
+        return int(self.url.removesuffix("/api").rpartition(":")[2])
 
     @property
     def alive(self) -> bool:
@@ -74,20 +102,21 @@ def recorded() -> LocalServer | None:
         return None
 
 
-def running() -> LocalServer | None:
-    """The lasting server that we started, if it lives and answers as Prefect does."""
+def running(seconds: float = 3.0) -> LocalServer | None:
+    """The lasting server that we started, if it lives and answers in time as Prefect does."""
     server = recorded()
-    if server is not None and server.alive and trouble_with(server.url, 3.0, server.auth) is None:
+    if server is not None and server.alive and trouble_with(server.url, seconds, server.auth) is None:
         return server
     return None
 
 
 def start(tell: Callable[[str], None] = lambda line: None, like: LocalServer | None = None) -> LocalServer:
-    """Starts a server that outlives this process and waits until it answers. `like` one that died: its address and
-    password are kept where the port is free, so that its clients find the new one. Raises `PrefectUnavailable`."""
-    port = int(like.url.removesuffix("/api").rpartition(":")[2]) if like else DEFAULT_PORT
+    """Starts a server that outlives this process and waits until it answers. `like` one that died: its address is kept
+    where the port is free, and its password where nobody else can have had the port, so that its clients find the new
+    one. Raises `PrefectUnavailable`."""
+    port = like.port if like else DEFAULT_PORT
     log = home() / "varve-server.log"
-    server, process = _launch(port, like.auth if like else None, log)
+    server, process = _launch(port, like.auth if like and port in _KEPT else None, log)
     tell(f"Starting a Prefect server at {server.url.removesuffix('/api')} (half a minute the first time); log: {log}")
     _wait(server, process, f"see {log}")
     scratch = _record().with_suffix(".tmp")
@@ -96,6 +125,24 @@ def start(tell: Callable[[str], None] = lambda line: None, like: LocalServer | N
         json.dump(asdict(server), file)
     scratch.replace(_record())
     return server
+
+
+def ensure(tell: Callable[[str], None], like: LocalServer | None = None) -> LocalServer:
+    """The lasting server: the one that runs, or one that is started in place of the last, which died or is stuck
+    (`like`, where no record of it is left). Two commands that call this at the same time get the same one. Raises
+    `PrefectUnavailable`."""
+    import fcntl
+
+    home().mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(home() / "varve-server.lock", os.O_RDWR | os.O_CREAT, 0o600)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        last = recorded() or like
+        for _ in range(PATIENCE if last is not None and last.alive else 0):
+            if (current := running(LOOK_TIMEOUT)) is not None:
+                return current
+        if last is not None:
+            end(last)
+        return start(tell, like=last)
 
 
 def start_temporary() -> LocalServer:
@@ -114,10 +161,15 @@ def _launch(
     prepare()
     auth = auth or f"varve:{secrets.token_urlsafe(32)}"
     command = [sys.executable, "-P", "-m", "flows.server_process"]
+    listening = None
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with _listening(port) as listening, log.open("wb" if temporary else "ab") as output:
-            origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening = _KEPT.get(port) or _listening(port)
+        number = listening.getsockname()[1]
+        if not temporary:
+            _KEPT[number] = listening
+        origin = f"http://127.0.0.1:{number}"
+        with log.open("wb" if temporary else "ab") as output:
             process = subprocess.Popen(
                 [*command, str(listening.fileno()), *(("temporary",) if temporary else ())],
                 stdin=subprocess.PIPE if temporary else subprocess.DEVNULL,
@@ -129,6 +181,9 @@ def _launch(
             )
     except OSError as error:
         raise PrefectUnavailable(f"a Prefect server cannot be started, its log is {log}: {error}") from error
+    finally:
+        if temporary and listening is not None:
+            listening.close()
     began = psutil.Process(process.pid).create_time()
     return LocalServer(f"{origin}/api", process.pid, began, auth, str(log)), process
 
@@ -200,6 +255,11 @@ def _kill(pid: int) -> None:
             continue
 
 
+def keeps(server: LocalServer) -> bool:
+    """Whether this process has kept the server's port, so that nobody else can have had it."""
+    return server.port in _KEPT
+
+
 def end(server: LocalServer) -> None:
     """Ends a server's process, if it is still that one."""
     if server.alive:
@@ -215,4 +275,6 @@ def stop() -> LocalServer | None:
     if alive:
         _kill(server.pid)
     _record().unlink(missing_ok=True)
+    if (kept := _KEPT.pop(server.port, None)) is not None:
+        kept.close()
     return server if alive else None

@@ -90,7 +90,7 @@ def test_a_missing_folder_or_a_wrong_cron_fails_before_any_server(
     ("option", "value", "told"),
     [
         ("--out", "x" * 300, "too long"),
-        ("--out", "loop/out", "leads nowhere"),
+        ("--out", "loop/out", "symbolic link leads to itself"),
         ("--out", "file/out", "there is a file"),
         ("--store", "x" * 300, "too long"),
         ("--task", "missing.yaml", "missing.yaml"),
