@@ -10,10 +10,11 @@ import numpy as np
 
 from analyzers.contract import Context, Cost, MatrixInfo, Observation, Result, Scope, Statistic, Unit
 from analyzers.intruder_dimensions.matched import geometric_mean, last_steps, members, update_sigma
-from analyzers.intruder_dimensions.null import IntruderNull, null_scores
-from analyzers.intruder_dimensions.pair import cached_base, identify, refusal
+from analyzers.intruder_dimensions.null import IntruderNull, null_of, null_scores
+from analyzers.intruder_dimensions.pair import refusal
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.linalg.adapter_work import repeated
+from analyzers.linalg.coordinate_null import Null
 
 NORMS = ("frobenius", "spectral")
 
@@ -31,7 +32,7 @@ class IntruderMatchedNull(Statistic):
     k: int = 10
 
     name: ClassVar[str] = "intruder_matched_null"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "runs"
     against: ClassVar[str | None] = "base"
     last_step_only: ClassVar[bool] = True
@@ -58,24 +59,17 @@ class IntruderMatchedNull(Statistic):
         last = last_steps(unit.observations)
         similarity = np.full((2, len(last), self.draws, 2, self.k), np.nan, dtype=np.float32)
         if len(last) > 1:
+            places: list[tuple[int, int]] = []
+            nulls: list[Null] = []
             for row, norms in enumerate(_norms(last)):
                 common = geometric_mean(norms)
-                for run, observation in enumerate(last):
-                    if norms[run] > 0:
-                        generators = [np.random.default_rng((context.seed, run, draw)) for draw in range(self.draws)]
-                        factor = float(common / norms[run])
-                        similarity[row, run] = of_observation(observation, self.k, generators, context, factor)
+                for run in np.flatnonzero(norms > 0).tolist():
+                    generators = [np.random.default_rng((context.seed, run, draw)) for draw in range(self.draws)]
+                    nulls.append(null_of(last[run], generators, context, float(common / norms[run])))
+                    places.append((row, run))
+            for place, (scores, _) in zip(places, null_scores(nulls, self.k, context.device), strict=True):
+                similarity[place] = scores
         return {"similarity": similarity, "members": members(last)}
-
-
-def of_observation(
-    observation: Observation, k: int, generators: Sequence[np.random.Generator], context: Context, factor: float = 1.0
-) -> np.ndarray:
-    """Null scores (draws, 2, k) of a pair whose σ(Δ) is among its inputs, with Δ scaled by `factor`."""
-    label, _, reference = identify(observation)
-    base = cached_base(label, reference, context)
-    sigma_update = factor * update_sigma(observation)
-    return null_scores(base.sigma.cpu().numpy(), sigma_update, base.shape, k, generators, context.device)[0]
 
 
 def _norms(last: Sequence[Observation]) -> np.ndarray:

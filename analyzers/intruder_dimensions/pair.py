@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from analyzers.checks import require_entries, require_finite
@@ -117,6 +118,17 @@ def cached_base(label: str, reference: Matrix, context: Context, loaded: torch.T
     if not base.sigma.numel() or float(base.sigma[0]) == 0.0:
         raise Unmeasurable(f"the base of {label} is all zeros: it has no singular vectors to compare with")
     return base
+
+
+def cached_base_sigma(label: str, reference: Matrix, context: Context) -> np.ndarray:
+    """σ of the base's cached SVD, (p,) float64, in an entry of its own: reading the vectors, too, takes a thousand
+    times as many bytes. Raises as `cached_base`."""
+
+    def make() -> dict[str, torch.Tensor]:
+        return {"sigma": cached_base(label, reference, context).sigma.cpu()}
+
+    sigma: np.ndarray = context.cache("svd-sigma", reference.key, make)["sigma"].numpy()
+    return sigma
 
 
 def frobenius_norm(update: Update) -> float:

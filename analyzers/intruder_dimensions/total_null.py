@@ -27,9 +27,8 @@ from analyzers.contract import (
 from analyzers.errors import Unmeasurable
 from analyzers.intruder_dimensions.counts import null_sums
 from analyzers.intruder_dimensions.intruders import Intruders
-from analyzers.intruder_dimensions.matched_null import of_observation
 from analyzers.intruder_dimensions.max_t import exceedances, next_total
-from analyzers.intruder_dimensions.null import IntruderNull
+from analyzers.intruder_dimensions.null import IntruderNull, null_of, null_scores
 from analyzers.intruder_dimensions.pair import refusal
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 
@@ -78,7 +77,7 @@ class TotalNull(IterativeStatistic):
     epsilons: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
     name: ClassVar[str] = "intruder_total_null"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Scope] = "run"
     over: ClassVar[Any] = "checkpoint"
     against: ClassVar[str | None] = "base"
@@ -122,11 +121,15 @@ class TotalNull(IterativeStatistic):
             raise Unmeasurable(f"{unit.observations[0].run}: no matrix of its last step has both a score and a null")
         number = int((unit.trial or {"block": 0})["block"])
         similarity = np.empty((self.block, len(used), 2, self.k), dtype=np.float32)
-        for place, observation in enumerate(used):
-            if number:
+        if number:
+            nulls = []
+            for place, observation in enumerate(used):
                 generators = [np.random.default_rng((context.seed, place, draw)) for draw in range(self.block)]
-                similarity[:, place] = of_observation(observation, self.k, generators, context)
-            else:
+                nulls.append(null_of(observation, generators, context))
+            for place, (drawn, _) in enumerate(null_scores(nulls, self.k, context.device)):
+                similarity[:, place] = drawn
+        else:
+            for place, observation in enumerate(used):
                 similarity[:, place] = observation.statistics[IntruderNull.name]["similarity"][: self.block]
         result: dict[str, np.ndarray] = {
             "similarity": similarity,

@@ -29,10 +29,12 @@ def adapter_work(m: int, n: int, k: int, rank: int = RANK) -> list[Work]:
 
 
 def null_work(m: int, n: int, k: int, draws: int, rank: int = RANK) -> list[Work]:
-    """Frames of the adapter's rank and the iteration, for each draw; batches share what the interpreter takes."""
-    p = min(m, n)
-    passes = costs.scan(p * (350 + 86 * rank + 0.6 * rank**2))
-    one = [*_iteration(p, k, rank, 3), passes, costs.python(2.5e-4)]
+    """Frames of the adapter's rank, two condensed problems and the inertia count, for each draw (`condensed_pairs`);
+    batches share what the interpreter takes."""
+    p, exact = min(m, n), k + 6
+    small = [Work("eigh", 5.0 * (2 * rank + exact) ** 3, 2 * rank + exact), Work("eigh", 13.0 * (2 * k + 9) ** 3, 2 * k)]
+    products = Work("gemm", p * (12.0 * rank**2 + 20.0 * k * rank), 2 * rank)
+    one = [*small, products, costs.scan(p * (150 + 15 * rank)), costs.python(1e-4)]
     return repeated(one, draws)
 
 

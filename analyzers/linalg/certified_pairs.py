@@ -58,7 +58,7 @@ def certified_pairs(
 
 def _attempt(update: CoordinateUpdate, k: int, tolerance: float, start: torch.Tensor | None) -> CertifiedPairs:
     pairs = leading_pairs(update, k, tolerance, start)
-    threshold = place_threshold(update, pairs, k)
+    threshold = place_threshold(update.sigma**2, pairs, k)
     inertia = count_above(update, threshold.theta)
     proven = pairs.converged & threshold.sound & inertia.decided & (inertia.count == threshold.above)
     following = torch.where(threshold.above > k, pairs.values[:, k] + threshold.residual[:, k], threshold.theta)

@@ -17,6 +17,7 @@ from analyzers.intruder_dimensions.matched_null import IntruderMatchedNull
 from analyzers.intruder_dimensions.null import IntruderNull, null_scores
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.intruder_dimensions.total_null import TotalNull, sweep_of
+from analyzers.linalg.coordinate_null import Null
 from analyzers.linalg.haar import haar_frame
 from tests.analyzers.intruder_dimensions.memory import MemoryView, measure, observe
 from tests.analyzers.intruder_dimensions.test_intruders import plain, random
@@ -157,7 +158,7 @@ def test_matched_updates_have_the_spectral_norm_they_are_matched_to() -> None:
     generators = [np.random.default_rng((7, 0, draw)) for draw in range(4)]
     scaled = runs[0].statistics["update_spectrum"]["sigma"] * (common / norms[0])
     sigma_base = np.linalg.svd(BASE.numpy(), compute_uv=False)
-    expected, _ = null_scores(sigma_base, scaled, (18, 12), 3, generators)
+    [(expected, _)] = null_scores([Null(sigma_base, scaled, (18, 12), generators)], 3)
     np.testing.assert_allclose(null["similarity"][1, 0], expected, atol=1e-6)
     assert np.isnan(measure(IntruderMatchedNull(4, 3), runs[0])["similarity"]).all(), "one run has nothing to match"
 

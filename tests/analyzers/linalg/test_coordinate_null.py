@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzers.linalg.certified_pairs import certified_pairs
-from analyzers.linalg.coordinate_null import coordinate_null, draw_updates, worthwhile
+from analyzers.linalg.coordinate_null import Null, as_columns, coordinate_null, draw_updates, worthwhile
 from analyzers.linalg.haar import null_similarities
 
 SHAPES = [(150, 150), (400, 150), (150, 400), (151, 150)]
@@ -41,8 +41,8 @@ def test_what_is_proven_is_right_on_clustered_bases_too(
     sigma = np.sort(np.repeat(draw.random(p // 2 + 1), 2)[:p])[::-1].copy()  # every value twice
     tau = np.sort(10.0**power * draw.random(rank))[::-1] + 1e-6
     _, proven = coordinate_null(sigma, tau, shape, 4, generators(3, seed))
-    base = torch.from_numpy(sigma)
-    update = draw_updates(base, tau, shape, generators(3, seed))
+    null = Null(sigma, tau, shape, generators(3, seed))
+    update = as_columns(draw_updates([(null, draw) for draw in range(3)]), slice(0, 3))
     eye = torch.eye(p, dtype=torch.float64).expand(3, p, p)
     exact = torch.linalg.eigvalsh(update.gram(eye, update.mixed())).flip(1)
     found = certified_pairs(update, 4, 1e-7)
