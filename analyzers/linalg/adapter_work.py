@@ -32,8 +32,9 @@ def null_work(m: int, n: int, k: int, draws: int, rank: int = RANK) -> list[Work
     """Frames of the adapter's rank, two condensed problems and the inertia count, for each draw (`condensed_pairs`);
     batches share what the interpreter takes."""
     p, exact = min(m, n), k + 6
-    small = [Work("eigh", 5.0 * (2 * rank + exact) ** 3, 2 * rank + exact), Work("eigh", 13.0 * (2 * k + 9) ** 3, 2 * k)]
-    products = Work("gemm", p * (12.0 * rank**2 + 20.0 * k * rank), 2 * rank)
+    first, second = 2 * rank + exact, k + 3 + exact
+    small = [Work("eigh", 8.0 * first**3, first), Work("eigh", 13.0 * second**3, second)]
+    products = Work("gemm", p * (18.0 * rank**2 + 20.0 * k * rank), 2 * rank)
     one = [*small, products, costs.scan(p * (150 + 15 * rank)), costs.python(1e-4)]
     return repeated(one, draws)
 
