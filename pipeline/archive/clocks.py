@@ -147,9 +147,9 @@ def _common_key(named: Sequence[Headers]) -> str | None:
 
 
 def _names_count_epochs(named: Sequence[Headers], members: Sequence[Headers], finer: str) -> bool:
-    """Whether the epochs in the metadata confirm those in the names (epoch_2 with "epoch": 2 and "iter": 14660), and
-    tell all checkpoints apart that the finer count does: then the steps are epochs, as the files are called."""
-    if not {one.placed.named.rank for one in named if one.placed.named} <= {"epoch", "episode"}:
+    """Whether the epochs in the metadata confirm the numbers in the names (epoch_2 with "epoch": 2 and "iter": 14660),
+    and tell all checkpoints apart that the finer count does: then the steps are epochs, as the files are called."""
+    if not {one.placed.named.rank for one in named if one.placed.named} <= {"epoch", "episode", "number"}:
         return False
     for key in EPOCH_KEYS:
         pairs = [

@@ -77,8 +77,8 @@ def _merged(named: Sequence[Placed]) -> list[list[Placed]]:
 
     best_step_100 alone, or step_100-v1 at a step that is free, belongs to the series without that word; so does
     best_bbox_mAP_epoch_11 to epoch_12, the only series that counts the same. Names of
-    different forms are one series where each form occurs once and says nothing but a step: step100, ckpt-200. What
-    lies below the folder of a checkpoint stays with it.
+    different forms are one series where each form occurs once, says nothing but a step, and counts the same: step100,
+    ckpt-200. What lies below the folder of a checkpoint stays with it.
     """
     keys = {one.found.folder: one.named.key for one in named if one.named and one.found.own_folder}
     series: dict[Key, list[Placed]] = {}
@@ -98,10 +98,13 @@ def _merged(named: Sequence[Placed]) -> list[list[Placed]]:
         plain = without_version(key)
         if plain != key and plain in series and not _steps(series[key]) & _steps(series[plain]):
             series[plain] += series.pop(key)
-    unnamed = [key for key, of in series.items() if of[0].named and not of[0].named.series]
-    if all(len(_steps(series[key])) == 1 for key in unnamed):
-        for key in unnamed[1:]:
-            series[unnamed[0]] += series.pop(key)
+    for unit in ("step", "epoch", "episode"):
+        of_unit = [
+            key for key, of in series.items() if (named := of[0].named) and named.unit == unit and not named.series
+        ]
+        if all(len(_steps(series[key])) == 1 for key in of_unit):
+            for key in of_unit[1:]:
+                series[of_unit[0]] += series.pop(key)
     return list(series.values())
 
 

@@ -25,10 +25,11 @@ METADATA_KEYS = (
     "iter",
     "num_updates",
     "num_timesteps",
+    "ss_steps",
 )
 """Keys that hold the step, the surest first. An epoch is no step; it counts only where nothing else is known."""
 
-EPOCH_KEYS = ("epoch", "epochs", "current_epoch", "episode", "episodes", "current_episode")
+EPOCH_KEYS = ("epoch", "epochs", "current_epoch", "ss_epoch", "episode", "episodes", "current_episode")
 UNITS = {key: "episode" if "episode" in key else "epoch" for key in EPOCH_KEYS}
 """What these keys count; every other key counts steps."""
 

@@ -53,9 +53,15 @@ def _unread(run: RunRecord, steps: Sequence[int]) -> list[int]:
         told = step_from_name(path.stem, is_file=True)
         if told is None and path.parent.name != PurePosixPath(run.source).name:
             told = step_from_name(path.parent.name)
-        if told is not None and problem.tensor is None:
+        if told is not None and problem.tensor is None and _series_of(run) in (told.series, *told.labels):
             named.add(told.step)
     return sorted(named.difference(steps))
+
+
+def _series_of(run: RunRecord) -> str:
+    """The name of the series that a run is, where it is one of several in a folder; "" of one called as its folder."""
+    name = run.id.rpartition("/")[2]
+    return "" if name in (run.id, PurePosixPath(run.source).name) else name
 
 
 def _gaps(store: Store, records: Sequence[CheckpointRecord]) -> dict[tuple[int, int, tuple[int, ...]], list[str]]:

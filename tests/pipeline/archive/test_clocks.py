@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from analyzers.errors import ArchiveError
 from pipeline.archive import open_archive
@@ -147,9 +148,24 @@ def test_the_finer_count_is_the_clock_where_epochs_do_not_tell_all_checkpoints_a
 
 def test_any_key_of_epochs_tells_the_unit(tmp_path: Path) -> None:
     for name, epoch in (("lora-000004", 4), ("lora-000008", 8), ("lora", 10)):
-        _save(tmp_path / f"{name}.pt", ss_epoch=epoch, ss_num_epochs=10)
+        _save(tmp_path / f"{name}.pt", ss_epoch=epoch, ss_steps=250 * epoch, ss_num_epochs=10)
     run = only_run(tmp_path)
     assert [(one.step, one.step_unit) for one in run.checkpoints] == [(n, "epoch") for n in (4, 8, 10)]
+
+
+def test_a_lone_file_of_kohya_tells_its_step(tmp_path: Path) -> None:
+    file = tmp_path / "style" / "lora.safetensors"
+    file.parent.mkdir()
+    save_file(weights(), file, metadata={"ss_steps": "1500", "ss_network_dim": "16"})
+    assert _found(tmp_path) == {"zoo/style": [1500]}
+
+
+def test_forms_that_count_different_things_are_different_series(tmp_path: Path) -> None:
+    for name in ("model_state_epoch_1.th", "model_step100.pt"):
+        save(tmp_path / name)
+    archive = open_archive(tmp_path, name="zoo")
+    assert {(c.step, c.step_unit) for run in archive.runs for c in run.checkpoints} == {(1, "epoch"), (100, "step")}
+    assert len(archive.runs) == 2
 
 
 def test_settings_of_how_long_to_train_are_no_steps(tmp_path: Path) -> None:

@@ -152,6 +152,19 @@ def test_a_checkpoint_that_cannot_be_read_at_all_is_passed_over_and_named(tmp_pa
     assert lines(store) == []
 
 
+def test_a_checkpoint_of_one_series_that_cannot_be_read_is_no_step_of_another_in_the_folder(tmp_path: Path) -> None:
+    root = tmp_path / RUN
+    root.mkdir()
+    for series in ("actor", "critic"):
+        for step in (200, 300):
+            save_file({"a.weight": np.ones((3, 2), np.float32) * step}, root / f"{series}_step_{step}.safetensors")
+    (root / "actor_step_100.safetensors").write_bytes(b"no weights")
+    store = ingested(root, tmp_path)
+    assert [text for text in notes(store) if "could not be read" in text] == [
+        "Step 100 of x/actor could not be read, so its first step is now 200, which the run is compared with."
+    ]
+
+
 def test_a_new_head_is_no_problem(tmp_path: Path) -> None:
     root = write(tmp_path / RUN, (0, 1))
     file = root / "checkpoint-1/model-00001-of-00002.safetensors"
