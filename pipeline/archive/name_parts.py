@@ -147,7 +147,9 @@ def spelled_out(name: Name, letters: Mapping[int, str]) -> Name:
 
 
 def whole_number(text: str) -> int | None:
-    """The value of "500", "20k" or "1.5M"; None for any other text."""
+    """The value of "500", "20k", "1.5M" or a date without separators; None for any other text."""
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        return int(text)
     match = _TOKEN.fullmatch(text)
     return _token(match).value if match else None
 

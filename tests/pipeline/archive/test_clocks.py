@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,33 @@ def test_forms_that_count_different_things_are_different_series(tmp_path: Path) 
     archive = open_archive(tmp_path, name="zoo")
     assert {(c.step, c.step_unit) for run in archive.runs for c in run.checkpoints} == {(1, "epoch"), (100, "step")}
     assert len(archive.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        ([f"CKPT+2024-01-02+{hour}-{5 * int(hour)}-12+00" for hour in ("09", "10", "11")], [9, 10, 11]),
+        ([f"2024010{day}-10111{day}" for day in (1, 2, 3)], [20240101, 20240102, 20240103]),
+    ],
+)
+def test_folders_called_by_their_time_get_a_hint_whose_option_joins_them(
+    tmp_path: Path, folders: list[str], expected: list[int]
+) -> None:
+    for folder in folders:
+        for part in ("classifier", "encoder"):
+            save(tmp_path / folder / f"{part}.ckpt")
+    (hint,) = open_archive(tmp_path, name="zoo").hints
+    option, pattern = shlex.split(hint[hint.index("--step-pattern") : hint.index(", or rename")])
+    assert option == "--step-pattern"
+    found = _found(tmp_path, step_pattern=pattern)
+    assert found == {"zoo/classifier": expected, "zoo/encoder": expected}
+
+
+def test_folders_called_by_hashes_get_no_option_that_would_not_join_them(tmp_path: Path) -> None:
+    for digit in "123":
+        save(tmp_path / f"3f2504e0-4f89-11d3-9a0c-0305e82c330{digit}" / "model.pt")
+    (hint,) = open_archive(tmp_path, name="zoo").hints
+    assert "--step-pattern" not in hint and "rename them with their steps" in hint
 
 
 def test_settings_of_how_long_to_train_are_no_steps(tmp_path: Path) -> None:
