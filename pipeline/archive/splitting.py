@@ -100,7 +100,7 @@ def _merged(named: Sequence[Placed]) -> list[list[Placed]]:
             series[plain] += series.pop(key)
     for unit in ("step", "epoch", "episode"):
         of_unit = [
-            key for key, of in series.items() if (named := of[0].named) and named.unit == unit and not named.series
+            key for key, of in series.items() if (first := of[0].named) and first.unit == unit and not first.series
         ]
         if all(len(_steps(series[key])) == 1 for key in of_unit):
             for key in of_unit[1:]:
