@@ -16,8 +16,8 @@ from analyzers.errors import StoreError
 from pipeline.store.addresses import Selection, Skip
 from pipeline.store.columns import Columns, Piece
 from pipeline.store.failures import Failure
+from pipeline.store.found import Found, Place
 from pipeline.store.keys import identity
-from pipeline.store.members import Found, Place
 from pipeline.store.prepared import Prepared
 from pipeline.store.sources import Sources
 from pipeline.store.trials import reasons_of_trials
@@ -80,7 +80,6 @@ class Results:
         self.units = Units(self.sources, statistics, addresses=False)
         self._others: dict[str, Units] = {}
         self._tables: dict[str, StatisticTable] = {}
-        self._keys: dict[str, dict[_At, dict[str | None, str]]] = {}
         self._cache = _Cache()
         self._layouts: dict[str, _Layout] = {}
         self._runs: frozenset[str] | None = None
@@ -117,12 +116,7 @@ class Results:
         who asks for one mostly asks for the next."""
         at = place[:2]
         _, p = self.prepared(statistic)
-        if p.identity not in self._keys:
-            by_checkpoint: dict[_At, dict[str | None, str]] = {}
-            for (run, step, matrix), its_key in self.found(statistic).places.items():
-                by_checkpoint.setdefault((run, step), {})[matrix] = its_key
-            self._keys[p.identity] = by_checkpoint
-        keys = self._keys[p.identity].get(at, {})
+        keys = self.found(statistic).places.of(*at)
         key = keys.get(place[2])
         if key is None:
             return None

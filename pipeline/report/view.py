@@ -26,7 +26,7 @@ from pipeline.report.groups import Extent, group
 from pipeline.report.results import Results
 from pipeline.store.addresses import Because, Selection, Skip, Steps
 from pipeline.store.failures import Failure
-from pipeline.store.members import Place
+from pipeline.store.found import Place
 from pipeline.store.records import RunRecord
 from pipeline.store.trials import replay
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from analyzers.errors import StoreError
 from pipeline.store.documents import FILE, damage, encode, read_document
+from pipeline.store.key_index import packed
 from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, read_rows, tensor_digest
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Batch:
     """The index of one batch. `extents` and `provenance_of` are per entry, or one value for all."""
 
     name: str
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     tables: tuple[Table, ...]
     reasons: Mapping[int, str]
     extents: tuple[int, ...] | int
@@ -190,7 +191,7 @@ def read_batch(folder: Path) -> Batch:
         texts = data["reasons"]
         return Batch(
             folder.name,
-            tuple(_split(data["keys"])),
+            _split(data["keys"]),
             tuple(tables),
             {first + position: texts[which] for position, which in enumerate(data["reason_of"])},
             data["extents"] if isinstance(data["extents"], int) else tuple(data["extents"]),
@@ -318,11 +319,10 @@ def _join(keys: list[str]) -> Any:
     return {"length": lengths.pop(), "joined": "".join(keys)} if len(lengths) == 1 and "" not in keys else keys
 
 
-def _split(keys: Any) -> list[str]:
+def _split(keys: Any) -> Sequence[str]:
     if isinstance(keys, list):
-        return keys
-    joined, length = keys["joined"], keys["length"]
-    return [joined[at : at + length] for at in range(0, len(joined), length)]
+        return tuple(keys)
+    return packed(keys["joined"], keys["length"])
 
 
 def _uniform(values: list[int], default: int) -> int | list[int]:

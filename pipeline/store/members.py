@@ -7,10 +7,10 @@ by key in `found`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from analyzers.contract import IterativeStatistic, MatrixInfo
 from pipeline.store.addresses import Because, CheckpointSource, Member, Skip, Source, UnitAddress
+from pipeline.store.found import Found
 from pipeline.store.keys import chain, input_key, unit_key
 from pipeline.store.prepared import Prepared
 from pipeline.store.sources import Reference, Sources
@@ -18,34 +18,19 @@ from pipeline.store.sources import Reference, Sources
 NO_INPUT = "-"
 """Stands in a key where a series has no value of an input: the first step has no pair with the previous one."""
 
-Place = tuple[str | None, int | None, str | None]
-"""(run, step, matrix) of a unit, None where its scope has none."""
-
-Inputs = tuple[tuple[str, str], ...]
-"""(statistic name, key) of input statistics."""
-
-
-@dataclass
-class Found:
-    """The units of one statistic: `places` for which it was asked, `units` by key (those that others need, too)."""
-
-    places: dict[Place, str] = field(default_factory=dict)
-    units: dict[str, UnitAddress] = field(default_factory=dict)
-    skips: list[Skip] = field(default_factory=list)
-    complete: bool = False
+KEPT_KEYS = 50_000
+"""Keys of matrix statistics that are remembered: those of a few checkpoints, which one step after the other needs."""
 
 
 class Members:
     """Observes matrices, pairs and checkpoints of `sources` for prepared statistics.
 
-    Without `addresses`, units of one matrix or pair are known by their keys alone, which is all that a report needs:
-    an address takes some 400 bytes.
+    Without `addresses`, units of one matrix or pair are known by their keys alone, which is all that a report needs.
     """
 
     def __init__(self, sources: Sources, prepared: Iterable[Prepared], addresses: bool = True) -> None:
         self.sources = sources
-        self._addresses = addresses
-        self.found = {p.identity: Found() for p in prepared}
+        self.found = {p.identity: Found(p.statistic, addresses) for p in prepared}
         self._refusals: dict[tuple[str, int, int], str | None] = {}
         self._keys: dict[tuple[str, str, int], str | Because] = {}
 
@@ -53,7 +38,10 @@ class Members:
         """The key of a matrix statistic of one matrix."""
         at = (p.identity, source.key, id(source.info))  # as in `_refusal`
         if at not in self._keys:
-            self._keys[at] = self._matrix(p, run, step, source)
+            its_key = self._matrix(p, run, step, source)
+            if len(self._keys) >= KEPT_KEYS:
+                self._keys.clear()
+            self._keys[at] = its_key
         return self._keys[at]
 
     def _matrix(self, p: Prepared, run: str, step: int, source: Source) -> str | Because:
@@ -91,10 +79,12 @@ class Members:
     ) -> None:
         """Keeps the address of a unit of one matrix or pair, where addresses are wanted."""
         units = self.found[p.identity].units
-        if its_key not in units and (self._addresses or isinstance(p.statistic, IterativeStatistic)):
-            units[its_key] = UnitAddress(
-                p.statistic, member.run, member.step, name, its_key, (member,), content=_kept(p, content)
-            )
+        if its_key in units:
+            return
+        if isinstance(p.statistic, IterativeStatistic):
+            units.add(UnitAddress(p.statistic, member.run, member.step, name, its_key, (member,), content=content))
+        elif units.every:
+            units.add_member(its_key, member, name)
 
     def checkpoint(self, p: Prepared, run: str, step: int) -> str | Because:
         """The key of a checkpoint statistic."""
@@ -113,9 +103,8 @@ class Members:
         content = ((chain("", parts(p, members, named=True)),), entering(p, own))
         its_key = unit_key(p.identity, *content)
         if its_key not in found.units:
-            found.units[its_key] = UnitAddress(
-                p.statistic, run, step, None, its_key, members, tuple(own), content=_kept(p, content)
-            )
+            kept = content if isinstance(p.statistic, IterativeStatistic) else None  # its trials need it again
+            found.units.add(UnitAddress(p.statistic, run, step, None, its_key, members, tuple(own), content=kept))
         return its_key
 
     def of_step(
@@ -211,13 +200,6 @@ class Members:
         if at not in self._refusals:
             self._refusals[at] = p.statistic.refuses(info, reference)
         return self._refusals[at]
-
-
-def _kept(
-    p: Prepared, content: tuple[tuple[str, ...], tuple[str, ...]]
-) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """What only the trials of an iterative statistic need to know again."""
-    return content if isinstance(p.statistic, IterativeStatistic) else None
 
 
 def entering(p: Prepared, inputs: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from pipeline.archive.recipes import digest
 from pipeline.store.addresses import Because, Member, Skip, UnitAddress
+from pipeline.store.found import Inputs
 from pipeline.store.keys import chain, unit_key
-from pipeline.store.members import NO_INPUT, Inputs, Members, entering, parts
+from pipeline.store.members import NO_INPUT, Members, entering, parts
 from pipeline.store.prepared import Prepared
 
 Group = tuple[tuple[str, ...], UnitAddress]
@@ -61,7 +62,7 @@ class SeriesUnits:
         if its_key not in units:
             members = tuple(m for step in got.members for m in step)
             prefixes = tuple(reversed(got.keys[:-1])) if p.statistic.grows else ()
-            units[its_key] = UnitAddress(p.statistic, run, None, name, its_key, members, got.inputs, prefixes=prefixes)
+            units.add(UnitAddress(p.statistic, run, None, name, its_key, members, got.inputs, prefixes=prefixes))
         return its_key
 
     def series(self, p: Prepared, run: str, name: str | None) -> Series | Because:
@@ -105,7 +106,10 @@ class SeriesUnits:
         parts_of = _parts_of([series for _, series in group]) if p.statistic.grows and not p.inputs else ()
         prefixes = tuple(unit_key(p.identity, chains) for chains in parts_of)
         unit = UnitAddress(p.statistic, None, None, name, its_key, members, tuple(inputs), prefixes=prefixes)
-        return runs, self.members.found[p.identity].units.setdefault(its_key, unit)
+        units = self.members.found[p.identity].units
+        if its_key not in units:
+            units.add(unit)
+        return runs, units[its_key]
 
     def _likeness(self, p: Prepared, run: str, name: str | None, series: Series) -> tuple[object, ...]:
         """Equal for runs that belong into one unit."""

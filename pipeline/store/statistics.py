@@ -13,10 +13,12 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from analyzers.errors import DamageError, StoreError
 from pipeline.archive.recipes import digest
@@ -24,6 +26,7 @@ from pipeline.store import journal
 from pipeline.store.batches import Batch, Entry, read_batch, read_entries, read_slices, write_batch
 from pipeline.store.columns import Columns
 from pipeline.store.documents import FILE, create_document, document_digest
+from pipeline.store.key_index import KeyIndex
 from pipeline.store.scratch import publish, scratch, withdraw
 
 if TYPE_CHECKING:
@@ -54,6 +57,52 @@ def table_folder(root: Path, statistic: str) -> Path:
     return root / "statistics" / name
 
 
+class _Where:
+    """Which entry of which batch counts for each key: 40 bytes for each."""
+
+    def __init__(self) -> None:
+        self._index = KeyIndex()
+        self._batches: list[Batch] = []
+        self._counts = np.empty((0, 3), dtype=np.int32)  # of each key's row: batch, entry, extent
+
+    def add(self, batch: Batch) -> None:
+        """Takes a batch's entries; of one key the larger extent counts, then the one that comes later."""
+        rows = self._index.add_all(batch.keys)
+        known = len(self._counts)
+        if len(self._index) > known:
+            more = np.full((max(len(self._index), 2 * known), 3), -1, dtype=np.int32)
+            more[:known] = self._counts
+            self._counts = more
+        extents = np.broadcast_to(np.asarray(batch.extents, dtype=np.int32), rows.shape)
+        chosen = np.flatnonzero(self._counts[rows, 2] <= extents)
+        chosen = chosen[np.argsort(extents[chosen], kind="stable")]  # of a key that the batch has twice, the last stays
+        self._counts[rows[chosen], 0] = len(self._batches)
+        self._counts[rows[chosen], 1] = chosen
+        self._counts[rows[chosen], 2] = extents[chosen]
+        self._batches.append(batch)
+
+    def keys(self) -> Iterator[str]:
+        """Every key, in the order in which they first came."""
+        return iter(self._index)
+
+    def get(self, key: str) -> tuple[Batch, int] | None:
+        """The batch and entry of a key, None where nothing is stored."""
+        row = self._index.get(key)
+        return None if row is None else self._at(row)
+
+    def places(self, keys: Iterable[str]) -> dict[str, tuple[Batch, int]]:
+        """Those of the keys that are stored."""
+        return {key: place for key in keys if (place := self.get(key)) is not None}
+
+    def items(self) -> Iterator[tuple[str, tuple[Batch, int]]]:
+        """Every key with its batch and entry."""
+        return ((key, self._at(row)) for row, key in enumerate(self._index))
+
+    def _at(self, row: int) -> tuple[Batch, int]:
+        batch, entry, _ = self._counts[row].tolist()
+        return self._batches[batch], entry
+
+
 class StatisticTable:
     """The results of one statistic. What it knows is as of the last `refresh`, plus its own writes.
 
@@ -68,7 +117,7 @@ class StatisticTable:
         self._mode = mode
         self._lock = threading.RLock()
         self._batches: dict[str, Batch] = {}
-        self._where: dict[str, tuple[Batch, int]] = {}
+        self._where = _Where()
         self.damage: dict[Path, DamageError] = {}
 
     def refresh(self) -> None:
@@ -82,7 +131,7 @@ class StatisticTable:
         names = sorted(path.name for path in self._folder.iterdir()) if self._folder.exists() else []
         names = [name for name in names if name != FILE]
         if self._batches.keys() - set(names):  # compacted: what they held is in a new batch
-            self._batches, self._where = {}, {}
+            self._batches, self._where = {}, _Where()
         for name in names:
             folder = self._folder / name
             if name not in self._batches and folder not in self.damage:
@@ -98,7 +147,7 @@ class StatisticTable:
 
     def keys(self) -> frozenset[str]:
         """Every key that has a result or a reason."""
-        return frozenset(self._where)
+        return frozenset(self._where.keys())
 
     def extent(self, key: str) -> int | None:
         """The extent of the stored result (0 where the statistic has none), or None when there is none."""
@@ -113,7 +162,7 @@ class StatisticTable:
     def lookup(self, keys: Iterable[str]) -> dict[str, Reference]:
         """References to the stored results among `keys`, small and picklable; see `read_references`."""
         with self._lock:
-            return {key: self._reference(key) for key in keys if key in self._where}
+            return {key: self._reference(key, *place) for key, place in self._where.places(keys).items()}
 
     def folders(self, keys: Iterable[str]) -> tuple[Path, ...]:
         """The folders of the batches that hold the results of `keys`."""
@@ -144,7 +193,9 @@ class StatisticTable:
     def reasons(self, keys: Iterable[str]) -> dict[str, str]:
         """Why there is no value, for those of `keys` that have a reason in its place."""
         with self._lock:
-            places = {key: self._where[key] for key in keys if key in self._where}
+            if not any(batch.reasons for batch in self._batches.values()):
+                return {}
+            places = self._where.places(keys)
         return {key: batch.reasons[entry] for key, (batch, entry) in places.items() if entry in batch.reasons}
 
     def columns(self, keys: Sequence[str]) -> Columns:
@@ -207,7 +258,7 @@ class StatisticTable:
     def _read(self, keys: Iterable[str], fields: Sequence[str] | None) -> dict[str, Result | str] | None:
         """None when a batch has gone since the index was read."""
         with self._lock:
-            places = {key: self._where[key] for key in keys if key in self._where}
+            places = self._where.places(keys)
         by_batch: dict[str, tuple[Batch, list[int]]] = {}
         for batch, entry in places.values():
             by_batch.setdefault(batch.name, (batch, []))[1].append(entry)
@@ -271,19 +322,15 @@ class StatisticTable:
 
     def _add(self, batch: Batch) -> None:
         self._batches[batch.name] = batch
-        for entry, key in enumerate(batch.keys):
-            known = self._where.get(key)
-            if known is None or known[0].extent(known[1]) <= batch.extent(entry):
-                self._where[key] = (batch, entry)
+        self._where.add(batch)
 
     def _place(self, key: str) -> tuple[Batch, int]:
-        try:
-            return self._where[key]
-        except KeyError:
-            raise StoreError(f"statistic {self.name!r} has no result for key {key} in {self._root}") from None
+        place = self._where.get(key)
+        if place is None:
+            raise StoreError(f"statistic {self.name!r} has no result for key {key} in {self._root}")
+        return place
 
-    def _reference(self, key: str) -> Reference:
-        batch, entry = self._place(key)
+    def _reference(self, key: str, batch: Batch, entry: int) -> Reference:
         table = batch.table_of(entry)
         if table is None:
             return Reference(self.name, key, batch.name, batch.extent(entry), (), batch.reasons[entry])

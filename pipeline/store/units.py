@@ -11,8 +11,9 @@ from dataclasses import replace
 from analyzers.contract import IterativeStatistic, MatrixInfo, Statistic
 from pipeline.store.addresses import Because, Skip, Source
 from pipeline.store.failures import Failure
+from pipeline.store.found import Found, Place
 from pipeline.store.keys import identity
-from pipeline.store.members import Found, Members, Place
+from pipeline.store.members import Members
 from pipeline.store.prepared import Prepared, prepare
 from pipeline.store.series import SeriesUnits
 from pipeline.store.sources import Sources
@@ -55,8 +56,7 @@ class Units:
 
     def forget(self, p: Prepared) -> None:
         """Drops the places of a statistic, which `of` finds again."""
-        found = self.members.found[p.identity]
-        found.places, found.complete = {}, False
+        self.members.found[p.identity].forget()
 
     def found(self, p: Prepared) -> Found:
         """What was found so far: of a mere input, only the units that other statistics need."""
@@ -72,9 +72,9 @@ class Units:
         for p in self.prepared:
             if p.identity in self.asked:
                 self.of(p)
-        keys = {key for p in self.prepared for key in self.found(p).units}
+        units = [self.found(p).units for p in self.prepared]
         iterative = {p.name for p in self.prepared if isinstance(p.statistic, IterativeStatistic)}
-        return tuple(f for f in listed if f.key in keys or f.statistic in iterative)
+        return tuple(f for f in listed if f.statistic in iterative or any(f.key in of for of in units))
 
     def _matrices(self, p: Prepared, found: Found) -> None:
         for run, step in self._places(with_bases=not p.statistic.on_base):
@@ -129,7 +129,7 @@ class Units:
         for name in self.series.names(p, self.series.runs()):
             for runs, unit in self.series.groups(p, name):
                 for run in runs:
-                    found.places[run, None, name] = unit.key
+                    found.places.add((run, None, name), unit.key)
 
     def _places(self, with_bases: bool = False) -> Iterator[tuple[str, int]]:
         for run in self.sources.runs:
@@ -149,4 +149,4 @@ def _note(found: Found, p: Prepared, place: Place, got: str | Because) -> None:
         assert run is not None
         found.skips.append(Skip.of(got, run, step, name, p.name))
     else:
-        found.places[place] = got
+        found.places.add(place, got)
