@@ -93,7 +93,9 @@ def unmeasurable(store: Store, planned: Plan) -> list[Finding]:
                 entries.append(_entry(reason, (units[key].run or "", units[key].step, units[key].matrix), p.name))
             continue
         reasons = table.reasons(units)
-        at = {key: [(unit.run, unit.step, unit.matrix)] for key, unit in units.items() if key in reasons}
+        if not reasons:
+            continue
+        at = {key: [(unit.run, unit.step, unit.matrix)] for key in reasons for unit in (units[key],)}
         for place, key in places.items():  # equal checkpoints are one unit: each of them is named
             if key in reasons and place not in at[key]:
                 at[key].append(place)

@@ -14,6 +14,7 @@ from analyzers.costs import eigh, gemm, gram, seconds
 from pipeline.compute.calibration import Calibration
 from pipeline.compute.cluster import WORKER_BYTES
 from pipeline.compute.groups import Group, group_units
+from pipeline.store.found import joined
 
 if TYPE_CHECKING:
     from pipeline.archive.types import TensorHeader
@@ -189,7 +190,9 @@ def estimate(
     `report_units` how many results the report is derived from, in a process of `report_bytes`."""
     headers = list(tensors)
     handling = calibration.handling
-    leveled = [group_units((j for s in level for j in s.jobs), calibration=calibration) for level in planned.levels]
+    leveled = [
+        group_units(joined([stage.jobs for stage in level]), calibration=calibration) for level in planned.levels
+    ]
     groups = [group for level in leveled for group in level]
     lines: dict[str, Line] = {}
     for group in groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,6 +15,7 @@ from analyzers.costs import Kind, Work
 from pipeline.archive.recipes import Merged
 from pipeline.compute.calibration import Calibration, current
 from pipeline.store.addresses import Source, UnitAddress
+from pipeline.store.found import AddressList
 from pipeline.store.keys import identity
 
 GROUP_SECONDS = 1.5
@@ -32,7 +34,7 @@ class Group:
     and `result_bytes` are what its units say of theirs, the work summed by kind and side."""
 
     statistic: Statistic
-    units: tuple[UnitAddress, ...]
+    units: Sequence[UnitAddress]
     seconds: float
     memory_bytes: int
     device: Literal["cpu", "any"]
@@ -53,7 +55,7 @@ class Group:
         cuts = [len(self.units) * i // count for i in range(count + 1)]
         return tuple(self._part(self.units[a:b]) for a, b in pairwise(cuts))
 
-    def _part(self, units: tuple[UnitAddress, ...]) -> Group:
+    def _part(self, units: Sequence[UnitAddress]) -> Group:
         share = len(units) / len(self.units)
         work = tuple(replace(one, operations=share * one.operations) for one in self.work)
         nbytes = int(share * self.result_bytes)
@@ -66,22 +68,23 @@ def group_units(
     """Groups of at most `seconds` (a single unit may take longer), the longest first, by what was measured of this
     machine unless another `calibration` is given."""
     rates = calibration or current()
-    alike: dict[tuple[object, ...], list[_Priced]] = {}
-    prices: dict[tuple[object, ...], tuple[float, Cost, int]] = {}
+    every = units if isinstance(units, Sequence) else tuple(units)
+    alike: dict[tuple[object, ...], _Alike] = {}
+    prices: dict[tuple[object, ...], _Price] = {}
     identities: dict[int, tuple[Statistic, str]] = {}
-    for unit in units:
+    for number, unit in enumerate(every):
         statistic = unit.statistic
-        known = identities.setdefault(id(statistic), (statistic, ""))
-        if not known[1]:
-            known = identities[id(statistic)] = (statistic, identity(statistic))
-        like = (known[1], *_shapes(unit))
-        if len(unit.members) > 1 or like not in prices:  # matrices of one shape, dtype and role cost the same
+        if id(statistic) not in identities:
+            identities[id(statistic)] = (statistic, identity(statistic))
+        its_identity = identities[id(statistic)][1]
+        like = (its_identity, *_shapes(unit))
+        single = len(unit.members) == 1
+        first = len(unit.members) > 1 or like not in prices  # matrices of one shape, dtype and role cost the same
+        if first:
             prices[like] = _cost(unit, rates)
-            first = _with_shared(prices[like], rates)
-        else:
-            first = prices[like]
-        alike.setdefault(like if len(unit.members) == 1 else (known[1],), []).append((unit, *first))
-    groups = [group for members in alike.values() for group in _split(members, seconds)]
+        price = _with_shared(prices[like], rates) if first else prices[like]
+        alike.setdefault(like if single else (its_identity,), _Alike()).add(number, price)
+    groups = [group for some in alike.values() for group in _split(every, some, seconds)]
     return tuple(sorted(groups, key=lambda group: -group.seconds))
 
 
@@ -100,7 +103,7 @@ def shared_out(groups: Sequence[Group], workers: int) -> tuple[Group, ...]:
     return tuple(sorted(parts, key=lambda group: -group.seconds))
 
 
-def _with_shared(priced: tuple[float, Cost, int], rates: Calibration) -> tuple[float, Cost, int]:
+def _with_shared(priced: _Price, rates: Calibration) -> _Price:
     """The cost of the first unit of its like, which makes what the others find in the cache."""
     seconds, cost, nbytes = priced
     if not cost.once:
@@ -108,38 +111,59 @@ def _with_shared(priced: tuple[float, Cost, int], rates: Calibration) -> tuple[f
     return seconds + costs.seconds(cost.once, rates.rates), replace(cost, work=(*cost.work, *cost.once)), nbytes
 
 
-_Priced = tuple[UnitAddress, float, Cost, int]
-"""A unit, its seconds, its cost, and the bytes of its matrices."""
+_Price = tuple[float, Cost, int]
+"""A unit's seconds, its cost, and the bytes of its matrices."""
 
 
-def _split(members: Sequence[_Priced], seconds: float) -> Iterable[Group]:
-    taken: list[_Priced] = []
+class _Alike:
+    """The numbers of units that can stand in one group, and their prices: one for each as long as they differ, and the
+    last for all others."""
+
+    def __init__(self) -> None:
+        self.numbers = array("i")
+        self._prices: list[_Price] = []
+
+    def add(self, number: int, price: _Price) -> None:
+        """One unit more."""
+        missing = len(self.numbers) - len(self._prices)
+        if not self._prices or price is not self._prices[-1]:
+            self._prices.extend(self._prices[-1:] * missing)
+            self._prices.append(price)
+        self.numbers.append(number)
+
+    def price(self, at: int) -> _Price:
+        """The price of a unit by its position."""
+        return self._prices[min(at, len(self._prices) - 1)]
+
+
+def _split(units: Sequence[UnitAddress], alike: _Alike, seconds: float) -> Iterable[Group]:
+    start = 0
     time, size = 0.0, 0
-    for one in members:
-        _, its_seconds, cost, nbytes = one
-        full = time + its_seconds > seconds or size + nbytes > GROUP_BYTES or len(taken) >= GROUP_UNITS
-        if taken and (full or cost.device != taken[-1][2].device):
-            yield _group(taken)
-            taken, time, size = [], 0.0, 0
-        taken.append(one)
+    for at in range(len(alike.numbers)):
+        its_seconds, cost, nbytes = alike.price(at)
+        full = time + its_seconds > seconds or size + nbytes > GROUP_BYTES or at - start >= GROUP_UNITS
+        if at > start and (full or cost.device != alike.price(at - 1)[1].device):
+            yield _group(units, alike, range(start, at))
+            start, time, size = at, 0.0, 0
         time, size = time + its_seconds, size + nbytes
-    if taken:
-        yield _group(taken)
+    yield _group(units, alike, range(start, len(alike.numbers)))
 
 
-def _group(taken: Sequence[_Priced]) -> Group:
+def _group(units: Sequence[UnitAddress], alike: _Alike, taken: range) -> Group:
     sums: dict[tuple[Kind, int], float] = {}
-    for cost in (cost for _, _, cost, _ in taken):
+    prices = [alike.price(at) for at in taken]
+    for _, cost, _ in prices:
         for one in cost.work:
             sums[one.kind, one.side] = sums.get((one.kind, one.side), 0.0) + one.operations
+    numbers = alike.numbers[taken.start : taken.stop]
     return Group(
-        taken[0][0].statistic,
-        tuple(unit for unit, _, _, _ in taken),
-        sum(seconds for _, seconds, _, _ in taken),
-        max(cost.memory_bytes for _, _, cost, _ in taken),
-        taken[0][2].device,
+        units[numbers[0]].statistic,
+        AddressList(units.__getitem__, numbers),
+        sum(seconds for seconds, _, _ in prices),
+        max(cost.memory_bytes for _, cost, _ in prices),
+        prices[0][1].device,
         tuple(Work(kind, operations, side) for (kind, side), operations in sums.items()),
-        sum(cost.result_bytes for _, _, cost, _ in taken),
+        sum(cost.result_bytes for _, cost, _ in prices),
     )
 
 
@@ -154,7 +178,7 @@ def _shapes(unit: UnitAddress) -> tuple[object, ...]:
     return (info.shape, info.dtype, info.role, info.rank, type(member.matrix.recipe))
 
 
-def _cost(unit: UnitAddress, rates: Calibration) -> tuple[float, Cost, int]:
+def _cost(unit: UnitAddress, rates: Calibration) -> _Price:
     """The unit's seconds and cost, and the bytes of its matrices in float64 (0 where it reads none)."""
     infos = [_info(member.matrix) for member in unit.members if member.matrix is not None]
     nbytes = sum(8 * info.shape[0] * info.shape[1] for info in infos) if unit.statistic.reads_matrices else 0

@@ -6,6 +6,7 @@ once; an input is planned only where a unit that needs it is missing.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 from analyzers.contract import Analyzer, IterativeStatistic
 from pipeline.compute.groups import Group, group_units
 from pipeline.store.addresses import Selection, Skip, Steps, UnitAddress
+from pipeline.store.found import KeyedUnits, joined
 from pipeline.store.prepared import Prepared
 from pipeline.store.sources import Sources
-from pipeline.store.trials import is_stored, replay
+from pipeline.store.trials import replay
 from pipeline.store.units import Units
 
 if TYPE_CHECKING:
@@ -25,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """The missing units of one statistic. `wanted` are all its units that are asked for or needed, by key; `further`
-    is about how many trials a search will ask for after `jobs`."""
+    """The missing units of one statistic. `wanted` are all its units that are asked for or needed; `further` is about
+    how many trials a search will ask for after `jobs`. Both lists make their units when they are gone through."""
 
     prepared: Prepared
-    wanted: Mapping[str, UnitAddress]
-    jobs: tuple[UnitAddress, ...]
+    wanted: KeyedUnits
+    jobs: Sequence[UnitAddress]
     further: int = 0
 
 
@@ -39,7 +41,7 @@ class Missing:
     """Units without a stored result (of an iterative statistic: its next trials), how many are `stored`, and about how
     many trials will come after."""
 
-    jobs: tuple[UnitAddress, ...]
+    jobs: Sequence[UnitAddress]
     stored: int
     further: int = 0
 
@@ -57,14 +59,14 @@ class Plan:
     skips: tuple[Skip, ...]
 
     @cached_property
-    def jobs(self) -> tuple[UnitAddress, ...]:
+    def jobs(self) -> Sequence[UnitAddress]:
         """All missing units."""
-        return tuple(job for stage in self.stages for job in stage.jobs)
+        return joined([stage.jobs for stage in self.stages])
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The jobs as they go to workers, inputs first, then the longest first."""
-        return tuple(g for level in self.levels for g in group_units(job for stage in level for job in stage.jobs))
+        return tuple(g for level in self.levels for g in group_units(joined([stage.jobs for stage in level])))
 
     @property
     def levels(self) -> tuple[tuple[Stage, ...], ...]:
@@ -136,38 +138,72 @@ def plan_units(store: Store, units: Units) -> Plan:
     for p in units.prepared:
         if p.identity in units.asked:
             units.of(p)
-    demanded: dict[str, dict[str, UnitAddress]] = {p.identity: {} for p in units.prepared}
+    demanded = {p.identity: _Rows() for p in units.prepared}
     stages: list[Stage] = []
     skips: list[Skip] = []
     present = 0
-    planned: set[str] = set()
+    trials: set[str] = set()
     for p in reversed(units.prepared):  # what needs others comes first, so that all demands on those are known
         found = units.found(p)
-        wanted = demanded[p.identity]
+        rows = demanded.pop(p.identity)
         if p.identity in units.asked:
-            wanted.update((key, found.units[key]) for key in found.places.values())
+            rows.add_all(found.places.rows)
             skips.extend(found.skips)
-        missing = missing_jobs(store, p, wanted.values(), skips)
+        wanted = found.units.some(rows.array)
+        missing = missing_jobs(store, p, wanted, skips)
         present += missing.stored
-        jobs = tuple(job for job in missing.jobs if job.key not in planned)  # a trial can be shared by two searches
-        planned.update(job.key for job in jobs)
-        for job in jobs:
-            for name, key in job.input_keys:
-                one = next(i for i in p.inputs if i.name == name)
-                demanded[one.identity].setdefault(key, units.found(one).units[key])
+        jobs = missing.jobs
+        if isinstance(p.statistic, IterativeStatistic):
+            jobs = tuple(job for job in jobs if job.key not in trials)  # a trial can be shared by two searches
+            trials.update(job.key for job in jobs)
+        if p.inputs:
+            _demand(units, p, jobs, demanded)
         if missing.jobs:
             stages.append(Stage(p, wanted, jobs, missing.further))
     stages.sort(key=lambda stage: stage.prepared.level)
     return Plan(units, tuple(stages), present, tuple(dict.fromkeys((*units.sources.skips, *skips))))
 
 
-def missing_jobs(store: Store, p: Prepared, wanted: Iterable[UnitAddress], skips: list[Skip]) -> Missing:
+class _Rows:
+    """Which units of a statistic are needed, by the rows of their keys."""
+
+    def __init__(self) -> None:
+        self._marks = bytearray()
+
+    def add(self, row: int) -> None:
+        """One more."""
+        if row >= len(self._marks):
+            self._marks.extend(bytes(row + 1 - len(self._marks)))
+        self._marks[row] = 1
+
+    def add_all(self, rows: Sequence[int]) -> None:
+        """Several more."""
+        for row in rows:
+            self.add(row)
+
+    @property
+    def array(self) -> array[int]:
+        """All of them, ascending."""
+        return array("i", (row for row, mark in enumerate(self._marks) if mark))
+
+
+def _demand(units: Units, p: Prepared, jobs: Iterable[UnitAddress], demanded: Mapping[str, _Rows]) -> None:
+    """Marks the units that the jobs of a statistic need as inputs."""
+    of = {one.name: (demanded[one.identity], units.found(one).index) for one in p.inputs}
+    for job in jobs:
+        for name, key in job.input_keys:
+            rows, index = of[name]
+            row = index.get(key)
+            assert row is not None
+            rows.add(row)
+
+
+def missing_jobs(store: Store, p: Prepared, wanted: KeyedUnits, skips: list[Skip]) -> Missing:
     """What is missing of the wanted units."""
     table = store.statistic(p.name)
     if not isinstance(p.statistic, IterativeStatistic):
-        every = tuple(wanted)
-        jobs = tuple(unit for unit in every if not is_stored(table, unit.key, p.statistic.extent))
-        return Missing(jobs, len(every) - len(jobs))
+        jobs = wanted.where(table.extents(wanted.keys) < p.statistic.extent)
+        return Missing(jobs, len(wanted) - len(jobs))
     trials: list[UnitAddress] = []
     stored = further = 0
     for unit in wanted:

@@ -10,10 +10,11 @@ Every finished group is written at once, so a crash loses at most the units in f
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from analyzers.contract import Analyzer, IterativeStatistic, Result, Statistic
@@ -37,7 +38,8 @@ from pipeline.compute.work import CACHE_BYTES, Outcome, Previous, Work, run_grou
 from pipeline.store.addresses import Skip, Steps, UnitAddress
 from pipeline.store.clock import Seconds, Spent
 from pipeline.store.failures import Failure
-from pipeline.store.statistics import Reference
+from pipeline.store.found import AddressList, joined
+from pipeline.store.statistics import Reference, StatisticTable
 from pipeline.store.trials import is_stored
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def compute(
     started = time.perf_counter()
     planned = plan(store, analyzers, runs, include, exclude, steps, bases)
     progress(Planned(planned.present, planned.missing, len(planned.skips), planned.seconds))
-    if not planned.jobs:
+    if not planned.missing:
         return Summary(planned.present, 0, 0, (), (), planned.skips, time.perf_counter() - started, "nothing to do")
     if cluster is not None:
         return _carry_out(store, planned, cluster, progress, started, cache_bytes, profile)
@@ -160,48 +162,37 @@ def _carry_out(
 def iter_rounds(store: Store, planned: Plan) -> Iterator[Round]:
     """The plan as rounds. Ask for the next one when the groups of the last have been run: an iterative statistic
     proposes by their results. No unit is offered twice."""
-    lacking: set[str] = {job.key for job in planned.jobs}
     levels = planned.levels
     for number, level in enumerate(levels):
         later = sum(len(stage.jobs) + stage.further for after in levels[number + 1 :] for stage in after)
         offered: set[str] = set()
-        first = True
-        while True:
-            jobs: dict[str, UnitAddress] = {}
-            further = 0
-            for stage in level:
-                if first:
-                    jobs.update((job.key, job) for job in stage.jobs)
-                    further += stage.further
-                elif isinstance(stage.prepared.statistic, IterativeStatistic):
-                    more = missing_jobs(store, stage.prepared, stage.wanted.values(), [])
-                    jobs.update((job.key, job) for job in more.jobs if job.key not in offered | jobs.keys())
-                    further += more.further
-            if not jobs:
-                break
-            offered.update(jobs)
-            ready, blocked = _ready(store, list(jobs.values()), lacking)
+        jobs = joined([stage.jobs for stage in level])
+        further = sum(stage.further for stage in level)
+        searches = [stage for stage in level if isinstance(stage.prepared.statistic, IterativeStatistic)]
+        while len(jobs):
+            if searches:
+                offered.update(job.key for job in jobs)
+            ready, blocked = _ready(store, jobs)
             yield Round(group_units(ready), blocked, further + later)
-            first = False
+            more = [missing_jobs(store, stage.prepared, stage.wanted, []) for stage in searches]
+            new = {job.key: job for missing in more for job in missing.jobs if job.key not in offered}
+            jobs, further = tuple(new.values()), sum(missing.further for missing in more)
 
 
-def _ready(
-    store: Store, jobs: Sequence[UnitAddress], lacking: Collection[str]
-) -> tuple[tuple[UnitAddress, ...], tuple[UnitAddress, ...]]:
-    """Jobs whose inputs are stored, and those that lack one. Only inputs that were missing before can lack."""
-    names = set().union(*map(_input_names, jobs))  # each is looked at once: a table lists its folder to see what is new
-    tables = {name: store.statistic(name) for name in names}
-    ready: list[UnitAddress] = []
+def _ready(store: Store, jobs: Sequence[UnitAddress]) -> tuple[Sequence[UnitAddress], tuple[UnitAddress, ...]]:
+    """Jobs whose inputs are stored, and those that lack one."""
+    tables: dict[str, StatisticTable] = {}  # each is looked at once: a table lists its folder to see what is new
+    ready = array("i")
     blocked: list[UnitAddress] = []
-    for job in jobs:
+    for number, job in enumerate(jobs):
         extents = {one.name: one.extent for one in job.statistic.inputs()} if job.input_keys else {}
-        lacks = any(k in lacking and not is_stored(tables[name], k, extents[name]) for name, k in job.input_keys)
-        (blocked if lacks else ready).append(job)
-    return tuple(ready), tuple(blocked)
-
-
-def _input_names(job: UnitAddress) -> set[str]:
-    return {name for name, _ in job.input_keys}
+        for name in extents.keys() - tables.keys():
+            tables[name] = store.statistic(name)
+        if all(is_stored(tables[name], key, extents[name]) for name, key in job.input_keys):
+            ready.append(number)
+        else:
+            blocked.append(job)
+    return AddressList(jobs.__getitem__, ready) if blocked else jobs, tuple(blocked)
 
 
 @dataclass
@@ -275,7 +266,8 @@ def _fill(driver: _Driver) -> None:
         near = (driver.waiting[0], *driver.flying.values())
         if driver.suspects and driver.flying and any(_is_suspect(driver, one) for one in near):
             break
-        group = driver.waiting.popleft()
+        waiting = driver.waiting.popleft()
+        group = replace(waiting, units=tuple(waiting.units))
         with _driving(driver, "pipeline"):
             work = _work(driver.store, group)
             driver.inputs[group.keys] = _digests(driver.store, work)

@@ -16,7 +16,7 @@ from analyzers.errors import StoreError
 from pipeline.store.addresses import Selection, Skip
 from pipeline.store.columns import Columns, Piece
 from pipeline.store.failures import Failure
-from pipeline.store.found import Found, Place
+from pipeline.store.found import Found, Place, Places
 from pipeline.store.keys import identity
 from pipeline.store.prepared import Prepared
 from pipeline.store.sources import Sources
@@ -37,10 +37,10 @@ Index = Callable[[Place], tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class _Layout:
-    """A statistic's units as arrays: their keys (n,) as bytes, the indices of all their places (m, 3) int32 (those of
+    """A statistic's units as arrays: their n keys, the indices of all their places (m, 3) int32 (those of
     unit i are rows first[i] … first[i + 1] − 1), and the columns of their results."""
 
-    keys: np.ndarray
+    keys: Sequence[str]
     first: np.ndarray
     index: np.ndarray
     columns: Columns
@@ -116,13 +116,13 @@ class Results:
         who asks for one mostly asks for the next."""
         at = place[:2]
         _, p = self.prepared(statistic)
-        keys = self.found(statistic).places.of(*at)
-        key = keys.get(place[2])
+        places = self.found(statistic).places
+        key = places.get(place)
         if key is None:
             return None
         read = self._cache.get((p.identity, at))
         if read is None:
-            read = self._cache.keep((p.identity, at), self.table(p.name).read(dict.fromkeys(keys.values())))
+            read = self._cache.keep((p.identity, at), self.table(p.name).read(dict.fromkeys(places.of(*at).values())))
         value = read.get(key)
         return None if isinstance(value, str) else value
 
@@ -140,7 +140,7 @@ class Results:
                 units, values = layout.columns.read(pieces)
             except StoreError:  # compacted away since, then it is found by key; or damaged, then the rest is read
                 units = np.concatenate([piece.positions for piece in pieces])
-                keys = [key.decode() for key in layout.keys[units].tolist()]
+                keys = [layout.keys[unit] for unit in units.tolist()]
                 read = self.table(statistic.name).read(keys, [field])
                 there = [at for at, key in enumerate(keys) if not isinstance(read.get(key, ""), str)]
                 if not there:
@@ -162,14 +162,9 @@ class Results:
         as Python objects they take three times as much."""
         units, p = self.prepared(statistic)
         if p.identity not in self._layouts:
-            at: dict[str, list[Place]] = {}
-            for place, key in self.found(statistic).places.items():
-                if self._runs is None or place[0] in self._runs:
-                    at.setdefault(key, []).append(place)
-            first = np.cumsum([0, *(len(places) for places in at.values())])
-            index = np.array([of(place) for places in at.values() for place in places], dtype=np.int32).reshape(-1, 3)
-            columns = self.table(p.name).columns(list(at))
-            self._layouts[p.identity] = _Layout(np.array(list(at), dtype=np.bytes_), first, index, columns)
+            keys, first, index = _by_unit(self.found(statistic).places, of, self._runs)
+            columns = self.table(p.name).columns(keys)
+            self._layouts[p.identity] = _Layout(keys, first, index, columns)
             if self._runs is None:
                 units.forget(p)
         return self._layouts[p.identity]
@@ -206,6 +201,21 @@ class Results:
         """The failures that are of the statistics' units, for which their addresses are needed after all."""
         failures = self.store.failures()
         return Units(self.sources, self._statistics).standing(failures) if failures else ()
+
+
+def _by_unit(places: Places, of: Index, runs: Collection[str] | None) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
+    """The keys of units by the order of their first places (in some runs, or all), and `first` and `index` of a
+    `_Layout`."""
+    chosen = (runs is None or place[0] in runs for place in places)
+    kept = np.fromiter(chosen, dtype=bool, count=len(places))
+    rows = np.frombuffer(places.rows, dtype=np.int32)[kept] if len(places) else np.empty(0, dtype=np.int32)
+    index = np.array([of(place) for place, chosen in zip(places, kept.tolist(), strict=True) if chosen], dtype=np.int32)
+    units, starts, which, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(starts, kind="stable")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    by_unit = np.argsort(rank[which], kind="stable")
+    return places.index.keys_of(units[order]), np.cumsum([0, *counts[order]]), index.reshape(-1, 3)[by_unit]
 
 
 def _bounded(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:

@@ -37,24 +37,20 @@ class Piece:
 class Columns:
     """Chosen results of a statistic's table as they lie in its batches; made by `StatisticTable.columns`."""
 
-    def __init__(self, folder: Path, places: Sequence[tuple[Batch, int] | None]) -> None:
-        """places: the batch and entry of each key asked for, None where nothing is stored."""
+    def __init__(self, folder: Path, batch_of: np.ndarray, entries: np.ndarray, batches: Sequence[Batch]) -> None:
+        """Of each key asked for: the number of its batch among `batches`, −1 where nothing is stored, and its entry."""
         self._folder = folder
-        by_batch: dict[str, tuple[Batch, list[int], list[int]]] = {}
-        for position, place in enumerate(places):
-            if place is not None:
-                _, entries, positions = by_batch.setdefault(place[0].name, (place[0], [], []))
-                entries.append(place[1])
-                positions.append(position)
         self._parts: list[Part] = []
-        for batch, listed, positions in by_batch.values():
-            order = np.argsort(listed)
-            entries_at, positions_at = np.array(listed)[order], np.array(positions)[order]
+        order = np.lexsort((entries, batch_of))
+        for positions in np.split(order, np.searchsorted(batch_of[order], np.unique(batch_of))[1:]):
+            if not positions.size or batch_of[positions[0]] < 0:
+                continue
+            batch, entries_at = batches[batch_of[positions[0]]], entries[positions]
             for table in batch.tables:
                 low, high = np.searchsorted(entries_at, (table.first, table.last))
                 if low < high:
                     rows = entries_at[low:high] - table.first
-                    self._parts.append(Part(batch.name, table, rows, positions_at[low:high]))
+                    self._parts.append(Part(batch.name, table, rows, positions[low:high]))
 
     def shapes(self, field: str) -> list[list[Piece]]:
         """Where the values of a field are, for each dtype and shape that occur, in the order in which they do."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar, overload
+
+import numpy as np
 
 from analyzers.contract import Statistic
 from pipeline.store.addresses import Member, Skip, Source, UnitAddress
@@ -51,6 +53,7 @@ class Places(Mapping[Place, str]):
         self._checkpoints: list[tuple[str | None, int | None]] = []
         self._first: list[int] = []  # a checkpoint's places follow one another; one that comes again has two entries
         self._spans: dict[tuple[str | None, int | None], list[int]] = {}
+        self._orders: dict[bytes, Mapping[int, int]] = {}
 
     def add(self, place: Place, key: str) -> None:
         """Adds a place that is not here."""
@@ -75,9 +78,10 @@ class Places(Mapping[Place, str]):
         run, step, name = place
         wanted = self._names.get(name)
         for span in self._spans.get((run, step), ()):
-            for at in self._range(span):
-                if self._name_at[at] == wanted:
-                    return self.index.key(self.rows[at])
+            within = self._range(span)
+            offset = self._offsets(within).get(wanted)
+            if offset is not None:
+                return self.index.key(self.rows[within[offset]])
         raise KeyError(place)
 
     def of(self, run: str | None, step: int | None) -> dict[str | None, str]:
@@ -86,10 +90,12 @@ class Places(Mapping[Place, str]):
         spans = self._spans.get((run, step), ())
         return {names[self._name_at[at]]: self.index.key(self.rows[at]) for span in spans for at in self._range(span)}
 
-    def at(self, index: int) -> Place:
-        """The place of this number."""
-        run, step = self._checkpoints[bisect_right(self._first, index) - 1]
-        return run, step, self._names.values[self._name_at[index]]
+    def _offsets(self, within: range) -> Mapping[int, int]:
+        """Where each name stands among those of a checkpoint: the same in most checkpoints."""
+        order = self._name_at[within.start : within.stop].tobytes()
+        if order not in self._orders:
+            self._orders[order] = {number: offset for offset, number in enumerate(self._name_at[at] for at in within)}
+        return self._orders[order]
 
     def _range(self, span: int) -> range:
         last = self._first[span + 1] if span + 1 < len(self._first) else len(self.rows)
@@ -164,9 +170,9 @@ class Addresses(Mapping[str, UnitAddress]):
         held = bytes.fromhex("".join([its_key for _, its_key in pairs]))
         self._columns(row, checkpoint, self._names.add(name), member.matrix, member.reference, held)
 
-    def list(self, rows: Iterable[int]) -> AddressList:
+    def some(self, rows: array[int]) -> KeyedUnits:
         """The units of some rows."""
-        return AddressList(self.at, array("i", rows))
+        return KeyedUnits(self, rows)
 
     @property
     def _width(self) -> int:
@@ -225,6 +231,23 @@ class AddressList(Sequence[UnitAddress]):
 
     def __reduce__(self) -> tuple[type, tuple[tuple[UnitAddress, ...]]]:
         return tuple, (tuple(self),)
+
+
+class KeyedUnits(AddressList):
+    """Units of one statistic, whose keys are known without making them."""
+
+    def __init__(self, addresses: Addresses, rows: array[int]) -> None:
+        super().__init__(addresses.at, rows)
+        self._addresses = addresses
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Their keys."""
+        return self._addresses.index.keys_of(np.frombuffer(self._numbers, dtype=np.int32))
+
+    def where(self, chosen: np.ndarray) -> KeyedUnits:
+        """Those that are chosen, (n,) bool."""
+        return KeyedUnits(self._addresses, array("i", np.frombuffer(self._numbers, dtype=np.int32)[chosen].tobytes()))
 
 
 def joined(parts: Sequence[Sequence[UnitAddress]]) -> Sequence[UnitAddress]:

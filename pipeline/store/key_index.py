@@ -58,6 +58,7 @@ class KeyIndex:
     def __init__(self) -> None:
         self._count = 0
         self._texts: dict[int, str] = {}  # rows of keys that are no 32 hex digits
+        self._digests = np.empty((0, 2), dtype="<u8")
         self._allot(_FEWEST)
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class KeyIndex:
     def key(self, row: int) -> str:
         """The key of a row."""
         text = self._texts.get(row) if self._texts else None
-        return text or _PAIR.pack(self._flat[2 * row], self._flat[2 * row + 1]).hex()
+        return _PAIR.pack(self._flat[2 * row], self._flat[2 * row + 1]).hex() if text is None else text
 
     def get(self, key: str) -> int | None:
         """The row of a key, None where it is not here."""
@@ -116,6 +117,18 @@ class KeyIndex:
         self._append(pairs[np.sort(firsts)])
         return rows
 
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """(n,) int32: the row of each key, −1 where it is not here. Quick for packed keys."""
+        if isinstance(keys, PackedKeys):
+            return self._rows(_pairs(keys.digests))
+        return self._rows(np.array([_pair(key) for key in keys], dtype="<u8").reshape(-1, 2))
+
+    def keys_of(self, rows: np.ndarray) -> Sequence[str]:
+        """The keys of rows."""
+        if self._texts:
+            return [self.key(row) for row in rows.tolist()]
+        return PackedKeys(self._digests[rows].tobytes())
+
     def _rows(self, pairs: np.ndarray) -> np.ndarray:
         found = np.full(len(pairs), -1, dtype=np.int32)
         waiting = np.arange(len(pairs))
@@ -141,14 +154,13 @@ class KeyIndex:
 
     def _allot(self, rows: int) -> None:
         """Room for so many rows."""
-        held = self._digests[: self._count] if self._count else np.empty((0, 2), dtype="<u8")
-        self._digests = np.zeros((rows, 2), dtype="<u8")
-        self._digests[: self._count] = held
+        held, self._digests = self._digests, np.zeros((rows, 2), dtype="<u8")
+        self._digests[: self._count] = held[: self._count]
         size = 1 << (2 * rows - 1).bit_length()
         self._slots = np.full(size, -1, dtype=np.int32)
         self._mask = np.uint64(size - 1)
-        self._flat = memoryview(self._digests.reshape(-1))
-        self._table = memoryview(self._slots)
+        self._flat = self._digests.reshape(-1).data
+        self._table = self._slots.data
         self._place(np.arange(self._count, dtype=np.int32))
 
     def _place(self, rows: np.ndarray) -> None:

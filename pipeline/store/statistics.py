@@ -94,6 +94,18 @@ class _Where:
         """Those of the keys that are stored."""
         return {key: place for key in keys if (place := self.get(key)) is not None}
 
+    def find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Sequence[Batch]]:
+        """(n,) the number of each key's batch, −1 where nothing is stored, (n,) its entry there, and the batches."""
+        rows = self._index.rows(keys)
+        there = rows >= 0
+        batches, entries, _ = np.where(there, self._counts[rows].T, -1) if len(self._counts) else (rows, rows, rows)
+        return batches, entries, self._batches
+
+    def extents(self, keys: Sequence[str]) -> np.ndarray:
+        """(n,) the extent of each key's result, −1 where nothing is stored."""
+        rows = self._index.rows(keys)
+        return np.where(rows >= 0, self._counts[rows, 2], -1) if len(self._counts) else rows
+
     def items(self) -> Iterator[tuple[str, tuple[Batch, int]]]:
         """Every key with its batch and entry."""
         return ((key, self._at(row)) for row, key in enumerate(self._index))
@@ -154,6 +166,11 @@ class StatisticTable:
         place = self._where.get(key)
         return None if place is None else place[0].extent(place[1])
 
+    def extents(self, keys: Sequence[str]) -> np.ndarray:
+        """(n,) the same of many keys, −1 where there is none."""
+        with self._lock:
+            return self._where.extents(keys)
+
     def provenance(self, key: str) -> Mapping[str, Any]:
         """What was recorded of how a result was computed."""
         batch, entry = self._place(key)
@@ -201,8 +218,7 @@ class StatisticTable:
     def columns(self, keys: Sequence[str]) -> Columns:
         """The stored results among `keys`, to be read field by field as arrays over all of them."""
         with self._lock:
-            places = [self._where.get(key) for key in keys]
-        return Columns(self._folder, places)
+            return Columns(self._folder, *self._where.find(keys))
 
     def write(
         self,

@@ -77,5 +77,5 @@ def test_adapters_of_two_ranks_are_priced_apart(tmp_path: Path) -> None:
 
 def test_trials_that_are_trained_together_stay_together(tmp_path: Path) -> None:
     (group, *_) = plan(small_store(tmp_path, steps=(10,)), [Everything(Bisect())]).groups
-    together = Group(group.statistic, group.units * 4, 60.0, 0, "any")
+    together = Group(group.statistic, tuple(group.units) * 4, 60.0, 0, "any")
     assert shared_out([together], 4) == (together,)
