@@ -47,7 +47,10 @@ def report(
     from pipeline.report import assemble, derive, save, write_html
     from pipeline.report.contents import archive_rows
     from pipeline.report.spill import Spill
+    from pipeline.store import cache, recent
 
+    recent.forget()
+    cache.forget()
     console.say("Writing the report.")
     selection: dict[str, Any] = {
         "include": options.include,

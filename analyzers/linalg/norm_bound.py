@@ -181,13 +181,19 @@ class _Recurrence:
     def _noise(self, value: float) -> tuple[float, float]:
         """‖q(λ)‖ and φ max_i Σ_j g_ij/q_i, s_i = Σ_j g_ij by the recurrence of q_i, which
         begins once more at each step."""
-        q, s = self.values(value), [0.0]
+        beta = self.beta
+        q_before, q, s_before, s = 0.0, 1.0 / beta[0], 0.0, 0.0
+        squares, greatest = 0 + q * q, s / q
         for i, alpha in enumerate(self.alpha):
-            before_s, beta = (s[i - 1], self.beta[i]) if i else (0.0, 0.0)
-            s.append(((value - alpha) * s[i] - beta * before_s + 1.0) / self.beta[i + 1])
+            # One loop over plain numbers: a bisection comes here forty times.
+            from_before, following, above = beta[i] if i else 0.0, beta[i + 1], value - alpha
+            q_before, q = q, (above * q - from_before * q_before) / following
+            s_before, s = s, (above * s - from_before * s_before + 1.0) / following
+            squares += q * q
+            greatest = max(greatest, s / q)
         phi = self._of_one_step(value)
-        start = self.unit * math.sqrt(self.shape[2]) * (sum(self.removed[:2]) + self.beta[0] * self.unit)
-        return math.sqrt(sum(x * x for x in q)), start + phi * max(b / a for a, b in zip(q, s, strict=True))
+        start = self.unit * math.sqrt(self.shape[2]) * (sum(self.removed[:2]) + beta[0] * self.unit)
+        return math.sqrt(squares), start + phi * greatest
 
     def _of_one_step(self, value: float) -> float:
         """φ: bound of ‖xᵀF_j‖ for an eigenvector x of λ = `value`, with ‖V‖_F = 1.

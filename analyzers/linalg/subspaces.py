@@ -155,18 +155,31 @@ def principal_angles(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     From cosines where they are small and from sines where those are (Knyazev & Argentati 2002), so that angles of
     1e-7 are as exact as angles near π/2.
     """
-    first, second = first.double(), second.double()
+    return _angles(*_cosines_and_sines(first.double(), second.double()))
+
+
+def _cosines_and_sines(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both (r,), of ascending angles."""
     overlap = first.T @ second
-    cosine = torch.linalg.svdvals(overlap).clamp(max=1.0)  # descending: angles ascend
-    sine = torch.linalg.svdvals(second - first @ overlap).clamp(max=1.0).flip(0)
+    # svdvals are descending: as cosines they belong to ascending angles
+    return torch.linalg.svdvals(overlap), torch.linalg.svdvals(second - first @ overlap).flip(0)
+
+
+def _angles(cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    cosine, sine = cosine.clamp(max=1.0), sine.clamp(max=1.0)
     return torch.where(cosine**2 >= 0.5, torch.arcsin(sine), torch.arccos(cosine))
 
 
 def nested_angles(first: torch.Tensor, second: torch.Tensor, k: int) -> torch.Tensor:
     """Principal angles between the leading r columns of both for all r ≤ k: (k, k), row r−1 has r of them, then NaN."""
     angles = torch.full((k, k), torch.nan, dtype=torch.float64)
-    for r in range(1, min(k, first.shape[1], second.shape[1]) + 1):
-        angles[r - 1, :r] = principal_angles(first[:, :r], second[:, :r]).cpu()
+    count = min(k, first.shape[1], second.shape[1])
+    if count:
+        first, second = first.double(), second.double()
+        pairs = [_cosines_and_sines(first[:, :r], second[:, :r]) for r in range(1, count + 1)]
+        cosine, sine = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        rows, columns = torch.tril_indices(count, count)
+        angles[rows, columns] = _angles(cosine, sine).cpu()
     return angles
 
 

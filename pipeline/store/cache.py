@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import blake3
@@ -24,6 +26,7 @@ from safetensors.torch import load, load_file, save, save_file
 
 from pipeline.archive.recipes import digest
 from pipeline.archive.text import encodable
+from pipeline.store.recent import Recent
 from pipeline.store.scratch import cache_path
 
 _LOG = logging.getLogger(__name__)
@@ -34,6 +37,29 @@ _MAX_HEADER = 2**24
 _UNSEEN = 0.01
 """Share of the bound that a process writes before it looks again at what all of them have: listing tens of thousands of
 small entries for each new one would cost more than they save."""
+_SMALL = 2**17
+"""Bytes of an entry up to which opening its file costs more than its share of what is kept in memory."""
+_KEPT_BYTES = 48 * 2**20
+
+
+@dataclass(frozen=True)
+class _Small:
+    """The tensors of an entry that was read and checked, and (inode, bytes) of its file."""
+
+    tensors: Mapping[str, torch.Tensor]
+    file: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        return self.file[1] + 2000
+
+
+_kept: Recent[_Small] = Recent(_KEPT_BYTES, lambda small: small.nbytes)
+
+
+def forget() -> None:
+    """Drops every entry that is kept in memory."""
+    _kept.forget()
 
 
 class DiskCache:
@@ -67,8 +93,7 @@ class DiskCache:
 
     def path(self, name: str, key: str) -> Path:
         """The file of an entry."""
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
-        return self.folder / f"{readable}-{digest([name, key])}{_SUFFIX}"
+        return self.folder / _file_name(name, key)
 
     def nbytes(self) -> int:
         """Bytes that the cache takes."""
@@ -81,7 +106,7 @@ class DiskCache:
 
     def _read(self, path: Path) -> Mapping[str, torch.Tensor] | None:
         try:
-            tensors = read_entry(path)
+            tensors = _read_small(path) or read_entry(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (SafetensorError, OSError) as error:
@@ -175,6 +200,25 @@ class DiskCache:
 def entries_of(store: Path) -> list[Path]:
     """The entries of a store's cache."""
     return sorted(cache_path(store).glob(f"*{_SUFFIX}"))
+
+
+@functools.lru_cache(maxsize=2**14)
+def _file_name(name: str, key: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
+    return f"{readable}-{digest([name, key])}{_SUFFIX}"
+
+
+def _read_small(path: Path) -> Mapping[str, torch.Tensor] | None:
+    """A copy of an entry of few bytes, read once for all that ask for it while its file is there; None of a larger one.
+
+    What an entry holds never changes, so that a file of another inode is the same entry, made again.
+    """
+    status = path.stat()
+    if status.st_size > _SMALL:
+        return None
+    file = (status.st_ino, status.st_size)
+    small = _kept.get((path, file), lambda: _Small(read_entry(path), file))
+    return {name: tensor.clone() for name, tensor in small.tensors.items()}
 
 
 def read_entry(path: Path) -> Mapping[str, torch.Tensor]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from analyzers.errors import DamageError
 from pipeline.store.documents import REPAIR, damage
-from pipeline.store.recent import read_bytes
+from pipeline.store.recent import read_bytes, remember
 from pipeline.store.scratch import publish, scratch
 from pipeline.store.tensors import create_array, logical_dtype, open_array, plain, tensor_digest
 
@@ -110,6 +110,7 @@ def read_packed(root: Path, digest: str, place: Packed) -> np.ndarray:
         raise damage(folder, error) from error
     if tensor_digest(values) != digest:
         raise DamageError(f"{folder} does not have the bytes of tensor {digest} where its index names them: {REPAIR}")
+    remember(root, digest, values, folder, place.offset)
     return values
 
 

@@ -1,4 +1,4 @@
-"""What a process has read last, kept within bounds: opened arrays and decoded chunks of packs.
+"""What a process has read last, kept within bounds: opened arrays, decoded chunks of packs, small tensors.
 
 A group of units reads neighbours of one pack, and several statistics the same matrix; Zarr's own way to each costs
 milliseconds. Whatever is kept goes under the stamp of its file, so a file that is replaced is read anew.
@@ -6,9 +6,11 @@ milliseconds. Whatever is kept goes under the stamp of its file, so a file that 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -23,6 +25,11 @@ Kept = TypeVar("Kept")
 
 _ARRAYS = 256
 _CHUNK_BYTES = 64 * 2**20
+_TENSOR_BYTES = 32 * 2**20
+_SMALL = 2**16
+"""Bytes of a tensor up to which finding it costs more than its share of what is kept."""
+
+Stamp = tuple[int, int, int]
 
 
 class Recent(Generic[Kept]):
@@ -50,6 +57,20 @@ class Recent(Generic[Kept]):
                     self._held -= self._size(self._kept.popitem(last=False)[1])
         return value
 
+    def peek(self, key: Hashable) -> Kept | None:
+        """The value of `key` where it is kept."""
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def forget(self) -> None:
+        """Drops all that is kept."""
+        with self._lock:
+            self._kept.clear()
+            self._held = 0
+
     @property
     def held(self) -> int:
         """The size of all that is kept."""
@@ -58,6 +79,43 @@ class Recent(Generic[Kept]):
 
 _arrays: Recent[zarr.Array] = Recent(_ARRAYS, lambda _: 1)
 _chunks: Recent[np.ndarray] = Recent(_CHUNK_BYTES, lambda chunk: chunk.nbytes)
+
+
+@dataclass(frozen=True)
+class _Small:
+    """A tensor whose digest was checked, with the files that it was read from as they were then."""
+
+    values: np.ndarray
+    files: tuple[tuple[str, Stamp], ...]
+
+
+_tensors: Recent[_Small] = Recent(_TENSOR_BYTES, lambda small: small.values.nbytes + 1000)
+
+
+def recalled(root: Path, digest: str) -> np.ndarray | None:
+    """A new copy of a small tensor of the store at `root`, where it was read before and its files have not changed."""
+    small = _tensors.peek((root, digest))
+    if small is None or any(_stamp(file) != stamp for file, stamp in small.files):
+        return None
+    return small.values.copy()
+
+
+def remember(root: Path, digest: str, values: np.ndarray, path: Path, start: int) -> None:
+    """Keeps a copy of a small tensor, just read from bytes `start`.. of the array at `path` and checked."""
+    if values.nbytes > _SMALL:
+        return
+    array = opened(path)
+    blocks = row_blocks(array, start, start + values.nbytes)
+    names = [str(chunk_files(path, array, first // array.chunks[0])[0]) for first, _ in blocks]
+    stamps = [(name, stamp) for name in names if (stamp := _stamp(name)) is not None]
+    if len(stamps) == len(names):
+        _tensors.get((root, digest), lambda: _Small(values.copy(), tuple(stamps)))
+
+
+def forget() -> None:
+    """Drops every chunk and tensor that is kept: for a process that goes on with something else."""
+    _chunks.forget()
+    _tensors.forget()
 
 
 def opened(path: Path) -> zarr.Array:
@@ -88,9 +146,9 @@ def _chunk(path: Path, array: zarr.Array, index: int) -> np.ndarray:
     return decode() if stamp is None else _chunks.get((path, index, stamp), decode)
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+def _stamp(file: str | Path) -> Stamp | None:
     try:
-        status = file.stat()
+        status = os.stat(file)
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -38,7 +38,7 @@ from pipeline.store.documents import (
 )
 from pipeline.store.failures import Failure, read_failures, write_failures
 from pipeline.store.packs import Packed, pack_index, read_packed
-from pipeline.store.recent import opened
+from pipeline.store.recent import opened, recalled
 from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord, layout_from_json, layout_to_json
 from pipeline.store.scratch import clean, scratch, store_errors
 from pipeline.store.statistics import StatisticTable
@@ -178,6 +178,8 @@ class Store:
 
     def read_tensor(self, tensor_digest: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """A tensor, or its rows start..stop along axis 0 (only their chunks are read), in its logical dtype."""
+        if (known := recalled(self.path, tensor_digest)) is not None:
+            return known if rows is None else known[rows[0] : rows[1]]
         array = self.path / "tensors" / tensor_digest
         if (array / FILE).exists():
             held = opened(array)
