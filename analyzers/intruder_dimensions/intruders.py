@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,17 +15,19 @@ from analyzers.contract import Context, Cost, MatrixInfo, Result, Scope, Statist
 from analyzers.costs import Work
 from analyzers.errors import Unmeasurable
 from analyzers.intruder_dimensions.hand_over import vectors_of_base, vectors_of_top
-from analyzers.intruder_dimensions.pair import Pair, cached_base, identify, load_pair, refusal
-from analyzers.intruder_dimensions.rounding import Rounding, base_rounding, pair_rounding
+from analyzers.intruder_dimensions.pair import cached_base, identify, load_pair, refusal
+from analyzers.intruder_dimensions.rounding import base_rounding, pair_rounding
 from analyzers.linalg.adapter_work import RANK, adapter_work
 from analyzers.linalg.certified_pairs import worthwhile
 from analyzers.linalg.dense_work import dense_work
 from analyzers.linalg.lowrank_update import Leading, top_vectors
-from analyzers.linalg.scores import side_scores
-from analyzers.linalg.subspaces import BaseVectors, nested_angles
+from analyzers.linalg.scores import ScoredSide, scores_together
+from analyzers.linalg.subspaces import BaseVectors, nested_angles_together
 from analyzers.tracking.vectors import keep_vectors
 
 SIDED = ("similarity", "index", "sigma_match", "error", "storage", "window", "window_size")
+_TOGETHER = 1 << 17
+"""Entries of W that are scored together: a dozen arrays of cosines of this size live at once, a few megabytes."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,32 @@ class Intruders(Statistic):
 
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""
+        found = self._found(unit, context)
+        return found if isinstance(found, dict) else _measured([found], self.k_max)[0]
+
+    def compute_batch(self, units: Sequence[Unit], contexts: Sequence[Context]) -> list[Result | Exception]:
+        """The vectors of each alone; small matrices of one shape are scored together."""
+        outcomes: list[Result | Exception | None] = [None] * len(units)
+        waiting: dict[tuple[object, ...], list[tuple[int, _Found]]] = {}
+        for position, (unit, context) in enumerate(zip(units, contexts, strict=True)):
+            try:
+                found = self._found(unit, context)
+                if isinstance(found, dict):
+                    outcomes[position] = found
+                    continue
+                like = waiting.setdefault(found.alike, [])
+                like.append((position, found))
+                if len(like) * math.prod(found.base.shape) >= _TOGETHER:
+                    _measure(like, self.k_max, outcomes)
+                    like.clear()
+            except Exception as error:  # each unit answers for itself: the caller records it with its traceback
+                outcomes[position] = error
+        for like in waiting.values():
+            _measure(like, self.k_max, outcomes)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _found(self, unit: Unit, context: Context) -> Result | _Found:
+        """What is to be scored, or the result where W = W0."""
         label, matrix, reference = identify(unit.only)
         base = cached_base(label, reference, context)  # before W is read: a factorization needs room
         pair = load_pair(unit.only)
@@ -78,25 +107,61 @@ class Intruders(Statistic):
             return _unchanged(base, self.k_max)
         top = top_vectors(pair.tuned, pair.reference, base, self.k_max)
         keep_vectors(context, matrix.key, self.k_max, vectors_of_top(top, pair, base, self.k_max))
-        return _measured(pair, base, top, base_rounding(pair, reference, context), self.k_max)
+        if not float(top.sigma[0]) > 0:
+            raise Unmeasurable(f"{label}: the tuned matrix is all zeros, its base is not: it has no singular vectors")
+        of_tuned, of_base = pair_rounding(pair, base_rounding(pair, reference, context))
+        tiny = max(base.shape) * torch.finfo(torch.float64).eps * float(top.sigma[0])
+        return _Found(base, top, int((top.sigma > tiny).sum()), of_tuned.rms, of_base.rms)
 
 
-def _measured(pair: Pair, base: BaseVectors, top: Leading, of_base: Rounding, k_max: int) -> Result:
-    if not float(top.sigma[0]) > 0:
-        raise Unmeasurable(f"{pair.label}: the tuned matrix is all zeros, its base is not: it has no singular vectors")
-    tiny = max(base.shape) * torch.finfo(torch.float64).eps * float(top.sigma[0])
-    kept = int((top.sigma > tiny).sum())
-    of_tuned, of_base = pair_rounding(pair, of_base)
-    result = _empty(base, k_max)
-    result["method"] = np.asarray(top.method, dtype=np.int64)
-    result["sigma"][: top.sigma.numel()] = top.sigma.cpu().numpy()
+@dataclass(frozen=True)
+class _Found:
+    """The leading vectors of W, `kept` of them determined, beside its base's, and the rms rounding of both."""
+
+    base: BaseVectors
+    top: Leading
+    kept: int
+    rounding: float
+    base_rounding: float
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """Of equal ones everything that is measured has one shape."""
+        return self.kept, type(self.top), *self.scored(0).alike
+
+    def scored(self, side: int) -> ScoredSide:
+        """One side, for `scores_together`."""
+        return ScoredSide(self.base, self.top, side, self.rounding, self.base_rounding)
+
+
+def _measure(found: Sequence[tuple[int, _Found]], k_max: int, outcomes: list[Result | Exception | None]) -> None:
+    """Writes the results of what is alike to their positions."""
+    if not found:
+        return
+    try:
+        results: Sequence[Result | Exception] = _measured([one for _, one in found], k_max)
+    except Exception as error:  # the units of a group whose call fails are tried again alone by the caller
+        results = [error] * len(found)
+    for (position, _), result in zip(found, results, strict=True):
+        outcomes[position] = result
+
+
+def _measured(found: Sequence[_Found], k_max: int) -> list[Result]:
+    """The results of what is alike."""
+    kept = found[0].kept
+    results = [_empty(one.base, k_max) for one in found]
+    for result, one in zip(results, found, strict=True):
+        result["method"] = np.asarray(one.top.method, dtype=np.int64)
+        result["sigma"][: one.top.sigma.numel()] = one.top.sigma.cpu().numpy()
     for side in range(2):
-        scores = side_scores(base, top, side, of_tuned.rms, of_base.rms)
-        for field in SIDED:
-            result[field][side, :kept] = getattr(scores, field)[:kept].cpu().numpy()
-        before, after = top.subspaces(base, side, k_max)
-        result["angles"][side] = nested_angles(before, after[:, :kept], k_max).numpy()
-    return result
+        for result, scores in zip(results, scores_together([one.scored(side) for one in found]), strict=True):
+            for field in SIDED:
+                result[field][side, :kept] = getattr(scores, field)[:kept].cpu().numpy()
+        spans = [one.top.subspaces(one.base, side, k_max) for one in found]
+        angles = nested_angles_together([(before, after[:, :kept]) for before, after in spans], k_max)
+        for result, of_one in zip(results, angles.numpy(), strict=True):
+            result["angles"][side] = of_one
+    return results
 
 
 def _unchanged(base: BaseVectors, k_max: int) -> Result:

@@ -23,6 +23,9 @@ _EXPONENT = 0x7FF0_0000_0000_0000
 
 Format = tuple[int, int]
 
+_SMALL = 1 << 16
+"""Entries up to which a pass over them costs less than an entry in the cache."""
+
 
 @dataclass(frozen=True)
 class Rounding:
@@ -43,7 +46,9 @@ def rounding_of(content: Content) -> Rounding:
 
 
 def base_rounding(pair: Pair, reference: Matrix, context: Context) -> Rounding:
-    """`rounding_of` the base, found once per store."""
+    """`rounding_of` the base; of a large one found once per store."""
+    if pair.reference.numel() <= _SMALL:
+        return rounding_of(pair.reference)
 
     def make() -> dict[str, torch.Tensor]:
         found = rounding_of(pair.reference)

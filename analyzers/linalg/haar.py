@@ -124,12 +124,13 @@ def _scores(
     scaled = torch.as_tensor(short, device=device)  # K
     mixed = (base[:, None] * x).add_(scaled, alpha=0.5)  # Z
     values, outer, inner = [], [], []
+    squares = base**2
     for draw in zip(mixed, scaled, x, strict=True):
         # A product rounds by where its factors lie in memory: copies make a draw the same in any company.
         z, k, rows = (part.clone() for part in draw)
         gram = z @ k.T
         gram = gram + gram.T
-        gram.diagonal().add_(base**2)
+        gram.diagonal().add_(squares)
         largest, vectors = top_eigenvectors(gram, kept)
         values.append(largest)
         inner.append(vectors)

@@ -155,14 +155,17 @@ def principal_angles(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     From cosines where they are small and from sines where those are (Knyazev & Argentati 2002), so that angles of
     1e-7 are as exact as angles near π/2.
     """
-    return _angles(*_cosines_and_sines(first.double(), second.double()))
+    return _angles(*_cosines_and_sines([(first.double(), second.double())]))[0]
 
 
-def _cosines_and_sines(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both (r,), of ascending angles."""
-    overlap = first.T @ second
+def _cosines_and_sines(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both (b, r), of ascending angles, of b pairs of one shape."""
+    # Each alone: LAPACK and BLAS round by where a matrix lies in memory, so that in a stack it depends on its place.
+    overlaps = [first.T @ second for first, second in pairs]
+    rest = [second - first @ overlap for (first, second), overlap in zip(pairs, overlaps, strict=True)]
     # svdvals are descending: as cosines they belong to ascending angles
-    return torch.linalg.svdvals(overlap), torch.linalg.svdvals(second - first @ overlap).flip(0)
+    cosine, sine = (torch.stack([torch.linalg.svdvals(one) for one in each]) for each in (overlaps, rest))
+    return cosine, sine.flip(1)
 
 
 def _angles(cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -172,14 +175,19 @@ def _angles(cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
 
 def nested_angles(first: torch.Tensor, second: torch.Tensor, k: int) -> torch.Tensor:
     """Principal angles between the leading r columns of both for all r ≤ k: (k, k), row r−1 has r of them, then NaN."""
-    angles = torch.full((k, k), torch.nan, dtype=torch.float64)
-    count = min(k, first.shape[1], second.shape[1])
+    return nested_angles_together([(first, second)], k)[0]
+
+
+def nested_angles_together(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], k: int) -> torch.Tensor:
+    """`nested_angles` of each of b pairs of one shape, (b, k, k): the same numbers by fewer calls."""
+    angles = torch.full((len(pairs), k, k), torch.nan, dtype=torch.float64)
+    count = min(k, pairs[0][0].shape[1], pairs[0][1].shape[1])
     if count:
-        first, second = first.double(), second.double()
-        pairs = [_cosines_and_sines(first[:, :r], second[:, :r]) for r in range(1, count + 1)]
-        cosine, sine = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        wide = [(first.double(), second.double()) for first, second in pairs]
+        leading = ([(first[:, :r], second[:, :r]) for first, second in wide] for r in range(1, count + 1))
+        cosine, sine = (torch.cat(parts, dim=1) for parts in zip(*map(_cosines_and_sines, leading), strict=True))
         rows, columns = torch.tril_indices(count, count)
-        angles[rows, columns] = _angles(cosine, sine).cpu()
+        angles[:, rows, columns] = _angles(cosine, sine).cpu()
     return angles
 
 

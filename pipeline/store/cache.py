@@ -44,17 +44,13 @@ _KEPT_BYTES = 48 * 2**20
 
 @dataclass(frozen=True)
 class _Small:
-    """The tensors of an entry that was read and checked, and (inode, bytes) of its file."""
+    """The tensors of an entry that was written, or read and checked, by this process, and the bytes of its file."""
 
     tensors: Mapping[str, torch.Tensor]
-    file: tuple[int, int]
-
-    @property
-    def nbytes(self) -> int:
-        return self.file[1] + 2000
+    nbytes: int
 
 
-_kept: Recent[_Small] = Recent(_KEPT_BYTES, lambda small: small.nbytes)
+_kept: Recent[_Small] = Recent(_KEPT_BYTES, lambda small: small.nbytes + 2000)
 
 
 def forget() -> None:
@@ -131,8 +127,10 @@ class DiskCache:
                 save_file(contiguous, made, metadata)
             else:
                 made.write_bytes(save(contiguous, metadata))
-            written = made.stat().st_size
+            status = made.stat()
+            written = status.st_size
             made.replace(path)
+            _remember(path, contiguous, status)
             self._total, self._unseen = self._total + written, self._unseen + written
             if looked:
                 self._evict(self.max_bytes)  # others may have written at the same time
@@ -216,9 +214,19 @@ def _read_small(path: Path) -> Mapping[str, torch.Tensor] | None:
     status = path.stat()
     if status.st_size > _SMALL:
         return None
-    file = (status.st_ino, status.st_size)
-    small = _kept.get((path, file), lambda: _Small(read_entry(path), file))
-    return {name: tensor.clone() for name, tensor in small.tensors.items()}
+    small = _kept.peek((path, status.st_ino, status.st_size))
+    return _remember(path, read_entry(path), status) if small is None else _copies(small.tensors)
+
+
+def _remember(path: Path, tensors: Mapping[str, torch.Tensor], status: os.stat_result) -> Mapping[str, torch.Tensor]:
+    """Keeps copies of a small entry, which its file holds as well; returns the tensors."""
+    if status.st_size <= _SMALL:
+        _kept.put((path, status.st_ino, status.st_size), _Small(_copies(tensors), status.st_size))
+    return tensors
+
+
+def _copies(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def read_entry(path: Path) -> Mapping[str, torch.Tensor]:

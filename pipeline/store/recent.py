@@ -6,7 +6,6 @@ milliseconds. Whatever is kept goes under the stamp of its file, so a file that 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -49,13 +48,19 @@ class Recent(Generic[Kept]):
                 self._kept.move_to_end(key)
                 return self._kept[key]
         value = make()
+        self.put(key, value)
+        return value
+
+    def put(self, key: Hashable, value: Kept) -> None:
+        """Keeps a value, in place of any that the key had."""
         with self._lock:
-            if key not in self._kept and self._size(value) <= self._limit:
+            if key in self._kept:
+                self._held -= self._size(self._kept.pop(key))
+            if self._size(value) <= self._limit:
                 self._kept[key] = value
                 self._held += self._size(value)
                 while self._held > self._limit:
                     self._held -= self._size(self._kept.popitem(last=False)[1])
-        return value
 
     def peek(self, key: Hashable) -> Kept | None:
         """The value of `key` where it is kept."""
@@ -86,7 +91,7 @@ class _Small:
     """A tensor whose digest was checked, with the files that it was read from as they were then."""
 
     values: np.ndarray
-    files: tuple[tuple[str, Stamp], ...]
+    files: tuple[tuple[Path, Stamp], ...]
 
 
 _tensors: Recent[_Small] = Recent(_TENSOR_BYTES, lambda small: small.values.nbytes + 1000)
@@ -106,10 +111,11 @@ def remember(root: Path, digest: str, values: np.ndarray, path: Path, start: int
         return
     array = opened(path)
     blocks = row_blocks(array, start, start + values.nbytes)
-    names = [str(chunk_files(path, array, first // array.chunks[0])[0]) for first, _ in blocks]
-    stamps = [(name, stamp) for name in names if (stamp := _stamp(name)) is not None]
-    if len(stamps) == len(names):
-        _tensors.get((root, digest), lambda: _Small(values.copy(), tuple(stamps)))
+    chunks = [chunk_files(path, array, first // array.chunks[0])[0] for first, _ in blocks]
+    files = (path / FILE, *chunks)
+    stamps = [(file, stamp) for file in files if (stamp := _stamp(file)) is not None]
+    if len(stamps) == len(files):
+        _tensors.put((root, digest), _Small(values.copy(), tuple(stamps)))
 
 
 def forget() -> None:
@@ -146,9 +152,9 @@ def _chunk(path: Path, array: zarr.Array, index: int) -> np.ndarray:
     return decode() if stamp is None else _chunks.get((path, index, stamp), decode)
 
 
-def _stamp(file: str | Path) -> Stamp | None:
+def _stamp(file: Path) -> Stamp | None:
     try:
-        status = os.stat(file)
+        status = file.stat()
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyzers.contract import LowRank, Sum
+from analyzers.contract import Context, LowRank, Sum, Unit
 from analyzers.errors import Unmeasurable
 from analyzers.intruder_dimensions.intruders import Intruders
 from tests.analyzers.intruder_dimensions.memory import measure, observe
@@ -195,3 +195,21 @@ def test_circuits_and_other_shapes_are_refused_before_anything_is_read() -> None
     assert Intruders().refuses(square.info, square.info) is None
     assert "(3, 3) differs from its base's (3, 4)" in str(Intruders().refuses(square.info, wide.info))
     assert "circuit" in str(Intruders().refuses(circuit.info, circuit.info))
+
+
+def test_a_batch_has_the_bits_of_its_units_and_each_unit_its_own_failure() -> None:
+    pairs = []
+    for seed in range(8):
+        shape = ((30, 20), (20, 30))[seed % 2]
+        base = random(*shape, seed, torch.float32)
+        pairs.append((base + 0.1 * random(*shape, seed + 50, torch.float32), base))
+    pairs[2] = (pairs[2][1].clone(), pairs[2][1])
+    pairs[4] = (torch.zeros(30, 20), pairs[4][1])
+    pairs[5] = (torch.full((20, 30), torch.nan), pairs[5][1])
+    units = [Unit((observe(tuned, base),)) for tuned, base in pairs]
+    outcomes = Intruders(5).compute_batch(units, [Context()] * len(units))
+    assert [position for position, one in enumerate(outcomes) if isinstance(one, Unmeasurable)] == [4, 5]
+    for unit, outcome in zip(units, outcomes, strict=True):
+        if not isinstance(outcome, Exception):
+            alone = Intruders(5).compute(unit, Context())
+            assert all(np.array_equal(outcome[field], alone[field], equal_nan=True) for field in alone)

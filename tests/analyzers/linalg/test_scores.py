@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analyzers.linalg.lowrank_update import leading_triplets, spectrum_gap, top_eigenvectors
-from analyzers.linalg.scores import chance_similarity, side_scores
+from analyzers.linalg.scores import ScoredSide, chance_similarity, scores_together, side_scores
 from analyzers.linalg.subspaces import base_vectors
 
 
@@ -145,3 +145,21 @@ def test_a_cluster_does_not_lose_eigenvectors_that_were_asked_for() -> None:
         values, vectors = top_eigenvectors(symmetric.clone(), 5)
         assert values.shape == (5,) and vectors.shape == (150, 5)
         assert float((symmetric @ vectors - vectors * values).norm()) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (32, 48), (30, 30)])
+@pytest.mark.parametrize("side", [0, 1])
+def test_sides_scored_together_have_the_bits_that_each_has_alone(shape: tuple[int, int], side: int) -> None:
+    sides = []
+    for seed in range(7):
+        w0 = random(*shape, seed).float()
+        if seed == 3:  # a cluster of equal σ, whose vectors are taken together
+            w0 = torch.linalg.qr(w0 if shape[0] >= shape[1] else w0.T).Q.reshape(shape)
+        base = base_vectors(w0)
+        top = leading_triplets(w0.double() + 0.05 * random(*shape, 100 + seed), 10)
+        sides.append(ScoredSide(base, top, side, 1e-5 * seed, 1e-6))
+    assert len({one.alike for one in sides}) == 1
+    for one, scores in zip(sides, scores_together(sides), strict=True):
+        alone = side_scores(one.base, one.top, side, one.rounding, one.base_rounding)
+        for field in alone.__dataclass_fields__:
+            assert torch.equal(getattr(scores, field), getattr(alone, field)), field

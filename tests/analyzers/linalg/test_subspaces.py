@@ -8,7 +8,15 @@ import scipy.linalg
 import torch
 
 from analyzers.contract import LowRank
-from analyzers.linalg.subspaces import base_vectors, cosines, nested_angles, phi, principal_angles, subspace_shares
+from analyzers.linalg.subspaces import (
+    base_vectors,
+    cosines,
+    nested_angles,
+    nested_angles_together,
+    phi,
+    principal_angles,
+    subspace_shares,
+)
 
 
 def orthonormal(generator: np.random.Generator, d: int, r: int) -> np.ndarray:
@@ -82,3 +90,14 @@ def test_phi_of_random_subspaces_averages_max_over_d() -> None:
     pairs = (tuple(torch.from_numpy(generator.standard_normal((r, d))) for r in (i, j)) for _ in range(draws))
     values = [phi(a, b, (i, j))[0, 1].item() for a, b in pairs]
     assert np.mean(values) == pytest.approx(max(i, j) / d, abs=4 * np.std(values) / np.sqrt(draws))
+
+
+def test_angles_of_several_pairs_have_the_bits_that_each_has_alone() -> None:
+    generator = np.random.default_rng(8)
+    pairs = [tuple(torch.from_numpy(orthonormal(generator, 33, r)) for r in (10, 9)) for _ in range(6)]
+    together = nested_angles_together([(first.float(), second) for first, second in pairs], 10)
+    for (first, second), angles in zip(pairs, together, strict=True):
+        alone = nested_angles(first.float(), second, 10)
+        assert torch.equal(angles.nan_to_num(-1), alone.nan_to_num(-1))
+        for r in range(1, 10):
+            assert torch.equal(alone[r - 1, :r], principal_angles(first[:, :r].float(), second[:, :r]))

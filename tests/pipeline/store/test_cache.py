@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pipeline.store.cache as module
 from pipeline.store.cache import DiskCache, cache_path
 
 
@@ -65,6 +66,26 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
     cache.path("svd", "k").write_bytes(b"half")
     assert cache("svd", "k", lambda: entry(2))["S"][0] == 2
     assert cache("svd", "k", never)["S"][0] == 2
+
+
+def test_a_small_entry_is_read_from_memory_while_its_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DiskCache(tmp_path, 10**6)
+    cache("svd", "k", lambda: entry(1))
+    cache("svd", "large", lambda: entry(1, 10**5))
+    read: list[Path] = []
+    read_entry = module.read_entry
+    monkeypatch.setattr(module, "read_entry", lambda path: read.append(path) or read_entry(path))
+    cache("svd", "k", never)["U"].zero_()
+    assert cache("svd", "k", never)["U"].eq(1).all(), "each reader owns what it reads"
+    assert read == []
+    cache("svd", "large", never)
+    module.forget()
+    cache("svd", "k", never)
+    assert [path.name for path in read] == [cache.path("svd", name).name for name in ("large", "k")]
+    cache.clear()
+    assert cache("svd", "k", lambda: entry(2))["S"][0] == 2
 
 
 def test_a_folder_that_cannot_be_written_costs_the_saving_and_not_the_result(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline.store.packs as packs
 import pipeline.store.recent as recent
 from analyzers.errors import StoreError
 from pipeline.store import Store
@@ -39,6 +40,25 @@ def test_tensors_of_one_pack_are_decoded_once(store: Store, monkeypatch: pytest.
     assert all(np.array_equal(values[name], tensors[name]) for name in tensors)
     values["w0"][:] = 0
     assert np.array_equal(store.read_tensor(digests["w0"] or ""), tensors["w0"]), "each reader owns what it reads"
+
+
+def test_a_small_tensor_is_checked_once_while_its_files_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = np.random.default_rng(0).standard_normal((20, 30))
+    (digest,) = put(store, {"w": value}).digests
+    checked: list[str] = []
+    tensor_digest = packs.tensor_digest
+    monkeypatch.setattr(packs, "tensor_digest", lambda values: checked.append("") or tensor_digest(values))
+    for _ in range(3):
+        assert np.array_equal(store.read_tensor(digest or ""), value)
+    assert np.array_equal(store.read_tensor(digest or "", (5, 7)), value[5:7])
+    assert len(checked) == 1
+    (chunk,) = store.path.glob("packs/*/c/0")
+    chunk.write_bytes(chunk.read_bytes())
+    store.read_tensor(digest or "")
+    assert len(checked) == 2
+    recent.forget()
+    store.read_tensor(digest or "")
+    assert len(checked) == 3
 
 
 def test_a_chunk_that_goes_bad_after_it_was_read_is_noticed(store: Store) -> None:
