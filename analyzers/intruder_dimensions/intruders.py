@@ -74,7 +74,7 @@ class Intruders(Statistic):
     def compute(self, unit: Unit, context: Context) -> Result:
         """See the class."""
         found = self._found(unit, context)
-        return found if isinstance(found, dict) else _measured([found], self.k_max)[0]
+        return _measured([found], self.k_max)[0] if isinstance(found, _Found) else found
 
     def compute_batch(self, units: Sequence[Unit], contexts: Sequence[Context]) -> list[Result | Exception]:
         """The vectors of each alone; small matrices of one shape are scored together."""
@@ -83,7 +83,7 @@ class Intruders(Statistic):
         for position, (unit, context) in enumerate(zip(units, contexts, strict=True)):
             try:
                 found = self._found(unit, context)
-                if isinstance(found, dict):
+                if not isinstance(found, _Found):
                     outcomes[position] = found
                     continue
                 like = waiting.setdefault(found.alike, [])
@@ -146,7 +146,7 @@ def _measure(found: Sequence[tuple[int, _Found]], k_max: int, outcomes: list[Res
         outcomes[position] = result
 
 
-def _measured(found: Sequence[_Found], k_max: int) -> list[Result]:
+def _measured(found: Sequence[_Found], k_max: int) -> Sequence[Result]:
     """The results of what is alike."""
     kept = found[0].kept
     results = [_empty(one.base, k_max) for one in found]
