@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What an ingest did: counts of checkpoints, everything that could not be read, and the runs with their bases."""
+    """What an ingest did: counts of checkpoints, everything that could not be read, and the runs with their bases.
+    `lacks_base`: a run of the archive has none."""
 
     read: int
     unchanged: int
@@ -45,6 +46,7 @@ class Ingested:
     problems: tuple[Problem, ...]
     runs: tuple[str, ...]
     bases: dict[str, str] = field(default_factory=dict)
+    lacks_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def ingest(store: Store, source: Source, options: AnalyzeOptions, runner: Runner
         problems=tuple(problems),
         runs=tuple(dict.fromkeys((*intake.runs, *(b.rpartition("@")[0] for b in intake.bases.values())))),
         bases=dict(intake.bases),
+        lacks_base=any(run.role != "base" and run.id not in intake.bases for run in source.archive.runs),
     )
 
 
@@ -173,12 +176,19 @@ class Outcome:
         """What a later analysis with nothing to add has to tell."""
         checkpoints = self.ingested.read + self.ingested.unchanged
         units = self.computed.present + self.computed.measured
-        return Done(checkpoints, units, self.written.warnings, self.written.notes)
+        return Done(checkpoints, units, self.written.warnings, self.written.notes, self.problems)
 
     @property
     def exit_code(self) -> int:
         """0, or 3 where something is listed."""
-        return 3 if self.problems else 0
+        return self.done.exit_code
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether another try on the same files would find the same: nothing failed, and each run has its base, which
+        may be anywhere."""
+        failed = self.ingested.failed or self.computed.failures or self.written.problems
+        return not failed and not self.ingested.lacks_base
 
 
 def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
@@ -197,7 +207,7 @@ def analyze(options: AnalyzeOptions, runner: Runner) -> Outcome:
         computed = compute(store, analyzers, options, ingested.runs, runner)
         written = write(store, analyzers, options, ingested.runs, runner, computed.profile)
         outcome = Outcome(ingested, computed, written)
-        remember(options, inputs, None if outcome.problems else outcome.done, store)
+        remember(options, inputs, outcome.done if outcome.is_settled else None, store)
     return outcome
 
 

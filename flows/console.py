@@ -162,6 +162,13 @@ def content_lines(warnings: Sequence[str], notes: Sequence[str]) -> list[str]:
     return lines
 
 
+def problem_lines(problems: Sequence[str]) -> list[str]:
+    """Everything that could not be read or measured; nothing when there is nothing."""
+    if not problems:
+        return []
+    return ["", f"{plural(len(problems), 'problem')}:", *(f"  {line}" for line in problems)]
+
+
 def place(path: str | Path) -> str:
     """A path as it is shown: below the current folder relative to it, elsewhere absolute, never with `..` in it."""
     absolute = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps `..`
@@ -176,6 +183,7 @@ def nothing_new(earlier: Unchanged) -> list[str]:
         nothing_to_read(done.checkpoints),
         nothing_to_compute(done.units),
         *content_lines(done.warnings, done.notes),
+        *problem_lines(done.problems),
         "",
         "The report is up to date.",
         report_lines(earlier.html, earlier.zarr),

@@ -14,15 +14,8 @@ def lines(outcome: Outcome) -> list[str]:
     said = ["", console.table(("", "done", "already stored", "failed"), _rows(outcome), right=(1, 2, 3))]
     said += profile_text.lines(outcome.computed.profile)
     said += content_lines(outcome.written)
-    said += problem_lines(outcome.problems)
+    said += console.problem_lines(outcome.problems)
     return [*said, "", console.report_lines(outcome.written.html, outcome.written.zarr)]
-
-
-def problem_lines(problems: tuple[str, ...]) -> list[str]:
-    """Everything that could not be read or measured; nothing when there is nothing."""
-    if not problems:
-        return []
-    return ["", f"{console.plural(len(problems), 'problem')}:", *(f"  {line}" for line in problems)]
 
 
 def content_lines(written: Written) -> list[str]:

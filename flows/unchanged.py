@@ -33,12 +33,19 @@ _OWN = ("analyzers", "pipeline", "flows", "data_catalog")
 
 @dataclass(frozen=True)
 class Done:
-    """What an analysis tells at its end: checkpoints and units in the store, and what the contents show."""
+    """What an analysis tells at its end: checkpoints and units in the store, what the contents show, and what could not
+    be read or measured."""
 
     checkpoints: int
     units: int
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where something is listed."""
+        return 3 if self.problems else 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Unchanged:
 
 
 def unchanged(options: AnalyzeOptions) -> Unchanged | None:
-    """The report of these options, if an analysis that left nothing out wrote it and nothing has changed since.
+    """The report of these options, if nothing has changed since it was written that could change it.
 
     Raises `StoreBusy` where another varve writes to the store.
     """
@@ -60,7 +67,8 @@ def unchanged(options: AnalyzeOptions) -> Unchanged | None:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
         outside = [Path(path) for path in record["outside"]]
         told = record["done"]
-        done = Done(told["checkpoints"], told["units"], tuple(told["warnings"]), tuple(told["notes"]))
+        sentences = (tuple(told[which]) for which in ("warnings", "notes", "problems"))
+        done = Done(told["checkpoints"], told["units"], *sentences)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not _covers(options):
@@ -78,7 +86,7 @@ def inputs_of(options: AnalyzeOptions) -> str:
 
 def remember(options: AnalyzeOptions, before: str, done: Done | None, store: Store) -> None:
     """Records what the report was made from. `before`: `inputs_of` from before the analysis; `done`: None where
-    it left something out. Then, or where the inputs changed meanwhile, no record stays."""
+    another try may find more. Then, or where the inputs changed meanwhile, no record stays."""
     path = options.out_path / RECORD
     if done is None or not before or before != _inputs(options, ()):
         path.unlink(missing_ok=True)
@@ -181,10 +189,10 @@ def _tree(root: Path, but: Iterable[Path] = ()) -> Iterator[str]:
         if known is None:
             yield f"{path} -"
         elif not stat.S_ISDIR(known.st_mode):
-            yield f"{path} {known.st_size} {known.st_mtime_ns}"
+            yield f"{path} {known.st_size} {known.st_mtime_ns} {known.st_mode}"
         elif (known.st_dev, known.st_ino) not in seen:
             seen.add((known.st_dev, known.st_ino))
-            yield f"{path}"
+            yield f"{path} {known.st_mode}"
             with contextlib.suppress(OSError):  # a folder that cannot be listed holds nothing that can be read
                 waiting += sorted(path.iterdir(), reverse=True)
 

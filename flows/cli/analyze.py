@@ -60,7 +60,7 @@ def analyze(
     if (earlier := unchanged(options)) is not None:
         for line in console.nothing_new(earlier):
             console.say(line)
-        return 0
+        return earlier.done.exit_code
     from flows.cli.running import run_analyze
 
     return run_analyze(options, with_prefect=not no_flow)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flows import analysis, summary
-from flows.console import number, place, plural, report_lines, say
+from flows.console import number, place, plural, problem_lines, report_lines, say
 from flows.options import AnalyzeOptions
 from flows.running import PlainRunner
 
@@ -36,7 +36,7 @@ def run_ingest(options: AnalyzeOptions, with_prefect: bool) -> int:
     else:
         ingested = analysis.ingest_only(options, PlainRunner())
     problems = tuple(dict.fromkeys(map(str, ingested.problems)))
-    for line in summary.problem_lines(problems):
+    for line in problem_lines(problems):
         say(line)
     done = ingested.read - ingested.failed
     store = place(options.store_path)
@@ -54,7 +54,7 @@ def run_report(options: AnalyzeOptions, runs: Sequence[str], with_prefect: bool)
         written = report_flow(options.model_dump(mode="json"), list(runs) or None)
     else:
         written = analysis.report_only(options, list(runs) or None, PlainRunner())
-    for line in (*summary.content_lines(written), *summary.problem_lines(written.problems)):
+    for line in (*summary.content_lines(written), *problem_lines(written.problems)):
         say(line)
     say(f"\n{report_lines(written.html, written.zarr)}")
     return 3 if written.problems else 0

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from flows.analysis import Ingested, Outcome
+from flows.cli.app import run
+from flows.computing import Computed
 from flows.lock import StoreBusy, writing
 from flows.options import AnalyzeOptions
+from flows.reporting import Written
 from flows.unchanged import Done, inputs_of, remember, unchanged
 from pipeline.store import Store
 
-DONE = Done(2, 7, ("pure bf16",), ())
+DONE = Done(2, 7, ("pure bf16",), (), ("b.pt: damaged",))
 
 
 @pytest.fixture
@@ -136,6 +140,37 @@ def test_the_second_command_imports_nothing_heavy_and_leaves_the_report_alone(tm
     assert "Nothing to read: the store already holds 2 checkpoints" in text
     assert "Nothing to compute: the store already holds the results of " in text
     assert _times(tmp_path / "out") == before
+
+
+def test_a_file_that_cannot_be_read_is_reported_again_and_nothing_is_done_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for step in (1, 2):
+        _save_weights(tmp_path / "runs" / f"step_{step}.pt")
+    (tmp_path / "runs" / "step_3.pt").write_bytes(bytes(500))
+    arguments = ["analyze", "runs", "--out", "out", "--no-flow", "--analyzers", "weight_spectra"]
+    assert run(arguments) == 3
+    capsys.readouterr()
+    before = _times(tmp_path / "out")
+    assert run(arguments) == 3
+    text = capsys.readouterr().out
+    assert "1 problem:\n  step_3.pt: begins with zeros" in text and "The report is up to date." in text
+    assert _times(tmp_path / "out") == before
+    _save_weights(tmp_path / "runs" / "step_3.pt")
+    assert run(arguments) == 0
+
+
+def test_a_run_without_its_base_is_tried_again(tmp_path: Path) -> None:
+    computed, written = Computed(1, 0, 0, (), 0.1), Written(tmp_path, tmp_path, ())
+    for lacks_base in (True, False):
+        outcome = Outcome(Ingested(1, 0, 0, (), ("a",), lacks_base=lacks_base), computed, written)
+        assert outcome.is_settled is not lacks_base
+
+
+def _save_weights(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"layer.weight": torch.randn(8, 8)}, path)
 
 
 def _times(folder: Path) -> dict[Path, int]:
