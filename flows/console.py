@@ -76,7 +76,7 @@ def say(text: str = "") -> None:
     """A line for the reader, at once (a pipe would otherwise hold it back). A reader who has seen enough, as in
     `varve analyze RUNS | head`, does not end the work."""
     try:
-        print(text, flush=True)
+        print(_shown(text), flush=True)
     except BrokenPipeError:
         discard_output()
 
@@ -84,7 +84,15 @@ def say(text: str = "") -> None:
 def complain(text: str) -> None:
     """A line on stderr; where that is full nobody can be told."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(_shown(text), file=sys.stderr, flush=True)
+
+
+def _shown(text: str) -> str:
+    if text.isprintable():
+        return text
+    from pipeline.archive.text import shown
+
+    return shown(text)
 
 
 def is_terminal() -> bool:
@@ -246,11 +254,11 @@ def _bar(label: str, total: float) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[to_go]}"),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[to_go]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),  # names of an archive, which may hold "[/b]"
     )
     started = time.monotonic()
     with Progress(*columns, transient=False) as bar:

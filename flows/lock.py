@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analyzers.errors import StoreError
-from pipeline.store.scratch import store_errors
+from pipeline.store.scratch import open_lock, store_errors
 
 
 class StoreBusy(StoreError):  # noqa: N818 - a state, not a fault
@@ -61,19 +61,13 @@ def prepare(store: Path) -> Path:
 
 
 def _opened(path: Path) -> int:
-    """The lock, open for writing. It is no link, which could lead to any file of the user's, and accounts outside of
-    the user's group cannot open it: whoever can open a file can lock it for ever."""
     with store_errors(path, "lock"):
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
+            return open_lock(path)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise StoreError(f"{path} is a symbolic link, where the store has its lock: remove it") from error
             raise
-        status = os.fstat(descriptor)
-        if status.st_uid == os.geteuid() and status.st_mode & 0o007:  # as earlier versions made it
-            os.fchmod(descriptor, status.st_mode & 0o770)
-    return descriptor
 
 
 def _busy(store: Path, lock: Path) -> str:

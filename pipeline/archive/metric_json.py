@@ -8,7 +8,7 @@ from typing import Any
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.jsonfile import parse_json
-from pipeline.archive.text import encodable
+from pipeline.archive.text import visible
 
 _FORMS = 'a list of entries, {"log_history": [...]}, or one entry a line, such as {"step": 10, "loss": 0.5}'
 
@@ -26,7 +26,7 @@ def json_entries(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
         if not isinstance(entry, dict):
             raise ArchiveError(f"{path}, entry {number}: {json.dumps(entry)[:60]} is no entry; expected {_FORMS}")
     return [
-        (number, {encodable(key): str(value) for key, value in entry.items() if _is_cell(value)})
+        (number, {visible(key): str(value) for key, value in entry.items() if _is_cell(value)})
         for number, entry in entries
     ]
 

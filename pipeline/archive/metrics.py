@@ -12,6 +12,7 @@ from typing import Any
 from analyzers.errors import ArchiveError
 from pipeline.archive.guarded import boundary, short
 from pipeline.archive.jsonfile import read_json
+from pipeline.archive.text import visible
 
 STATE_FILE = "trainer_state.json"
 
@@ -78,7 +79,7 @@ def _row(entry: Any) -> dict[str, float]:
     """The numbers of one row of the log; NaN and infinities stay."""
     if not isinstance(entry, dict):
         return {}
-    numbers = {key: value for key, value in entry.items() if type(value) in (int, float)}
+    numbers = {visible(key): value for key, value in entry.items() if type(value) in (int, float)}
     # JSON's whole numbers have no limit, float64 has.
     return {key: float(value) for key, value in numbers.items() if type(value) is float or abs(value) < 2**1000}
 

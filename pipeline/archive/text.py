@@ -18,12 +18,20 @@ _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 """What no UTF-8 file, or no C string, can hold."""
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """And what a reader cannot see: control characters, line separators, marks that turn the direction of writing."""
+_NOT_SHOWN = re.compile(_HIDDEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+"""The same but for tabs and line breaks."""
 _ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 def visible(name: str) -> str:
     """A name of an archive as text. What is text already stays as it is, so that it may be called twice."""
     return name if name.isprintable() else _HIDDEN.sub(_escape, name)
+
+
+def shown(text: str) -> str:
+    """Lines for a terminal: what would move its cursor, change its colours or turn the direction of writing is
+    escaped."""
+    return text if text.isprintable() else _NOT_SHOWN.sub(_escape, text)
 
 
 def encodable(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.archive.metrics import Log
-from pipeline.archive.text import encodable
+from pipeline.archive.text import visible
 from pipeline.report.tables import legal_names
 
 NODE = "metrics"
@@ -33,7 +33,7 @@ def metrics_dataset(logs: Mapping[str, Log]) -> xr.Dataset | None:
             step = row.get("step")
             if step is None or not np.isfinite(step):
                 continue
-            numbers = {encodable(k): float(v) for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+            numbers = {visible(k): float(v) for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             merged.setdefault(run, {}).setdefault(int(step), {}).update(numbers)
             for name in numbers:
                 # Stores from before sources were recorded do not tell which file a log came from.

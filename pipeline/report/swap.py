@@ -86,7 +86,7 @@ def can_exchange(folder: Path) -> bool:
 
 def _turn_link(fresh: Path, target: Path) -> None:
     """Makes `target` a link to the new version; the one that it led to goes after."""
-    older = target.resolve() if target.is_symlink() else None
+    older = Path(os.path.realpath(target)) if target.is_symlink() else None
     version = target.with_name(f".{target.name}.{time.time_ns():016x}")
     fresh.rename(version)
     link = fresh_path(target)
@@ -118,7 +118,7 @@ def sweep(target: Path) -> None:
     """Removes what killed writers of `target` left beside it, and versions that nothing leads to."""
     if not target.parent.is_dir():
         return
-    current = target.resolve().name if target.is_symlink() else None
+    current = Path(os.path.realpath(target)).name if target.is_symlink() else None
     for path in target.parent.glob(f".{_literal(target.name)}.*"):
         rest = path.name.removeprefix(f".{target.name}.")
         if re.fullmatch(r"[0-9a-f]{16}", rest):

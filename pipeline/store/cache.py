@@ -27,7 +27,7 @@ from safetensors.torch import load, load_file, save, save_file
 from pipeline.archive.recipes import digest
 from pipeline.archive.text import encodable
 from pipeline.store.recent import Recent
-from pipeline.store.scratch import cache_path
+from pipeline.store.scratch import cache_path, open_lock
 
 _LOG = logging.getLogger(__name__)
 _STRIPES = 64
@@ -127,6 +127,7 @@ class DiskCache:
                 save_file(contiguous, made, metadata)
             else:
                 made.write_bytes(save(contiguous, metadata))
+            made.chmod(self.folder.stat().st_mode & 0o666)  # for those who share the store; the library gives 600
             status = made.stat()
             written = status.st_size
             made.replace(path)
@@ -181,7 +182,7 @@ class DiskCache:
         try:
             self.folder.mkdir(exist_ok=True)
             stripe = int(digest(path.name), 16) % _STRIPES
-            descriptor = os.open(self.folder / f"{stripe}.lock", os.O_RDWR | os.O_CREAT)
+            descriptor = open_lock(self.folder / f"{stripe}.lock")
         except OSError:  # a read-only folder: everybody makes their own
             yield
             return

@@ -11,14 +11,15 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+
+import blake3
 
 from analyzers.errors import ArchiveError, StoreError
 from pipeline.archive.text import path_text, real_path
 from pipeline.archive.types import Checkpoint, Layout, Problem, Run
 from pipeline.store.documents import create_document, replace_document
 from pipeline.store.records import Alias, CheckpointRecord, RunRecord
-from pipeline.store.scratch import store_errors
+from pipeline.store.scratch import open_lock, store_errors
 from pipeline.store.stamps import check_files, find_original, find_recorded, is_current, source_root
 from pipeline.store.store import Store
 from pipeline.store.writing import Tensors, TensorWriter, UnreadableTensorError
@@ -118,7 +119,7 @@ def record_run(
     store.check_writable()
     store.ensure_run(RunRecord(run.id, run.role, source=path_text(run.path)))
     folder = store.run_folder(run.id)
-    with store_errors(folder, "write"), _locked(folder):
+    with store_errors(folder, "write"), _locked(store, run.id):
         old = store.run(run.id)
         if not force:
             _check_same_source(store, old, run)
@@ -200,7 +201,7 @@ def _publish(store: Store, record: CheckpointRecord) -> CheckpointRecord:
 
 
 def _add_alias(store: Store, original: CheckpointRecord, checkpoint: Checkpoint) -> CheckpointRecord:
-    with _locked(store.run_folder(original.run)):
+    with _locked(store, original.run):
         others = tuple(alias for alias in original.aliases if alias.source != path_text(checkpoint.path))
         alias = Alias(path_text(checkpoint.path), checkpoint.files)
         record = dataclasses.replace(original, aliases=(*others, alias))
@@ -225,9 +226,9 @@ def _check_same_source(store: Store, old: RunRecord, run: Run) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(store: Store, run: str) -> Iterator[None]:
     """One process at a time reads and rewrites the documents of a run; the lock dies with its owner."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = open_lock(store.path / "tmp" / f"{blake3.blake3(run.encode()).hexdigest(length=16)}.lock")
     try:
         # Some network file systems have no locks: there, the last of two simultaneous writers counts.
         with suppress(OSError):

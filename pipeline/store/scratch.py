@@ -97,6 +97,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_lock(path: Path) -> int:
+    """A descriptor of the file that is locked, made where there is none. It is no link (ELOOP), which could lead to any
+    file of the user's, and accounts outside of the user's group cannot open it: whoever can open a file can lock it for
+    ever."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
+    status = os.fstat(descriptor)
+    if status.st_uid == os.geteuid() and status.st_mode & 0o007:  # as earlier versions made it
+        os.fchmod(descriptor, status.st_mode & 0o770)
+    return descriptor
+
+
 def clean(root: Path) -> list[Path]:
     """Removes what killed writers left in root/tmp; what a living process is writing stays. Returns what went."""
     removed = []

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +105,26 @@ def test_a_stated_time_to_go_replaces_the_one_by_pieces(
     first, second, _ = capsys.readouterr().out.splitlines()
     assert first == "computing: 1 of 4 (25 %): first"
     assert second == "computing: 2 of 4 (50 %), 3 to 8 min to go: angles"
+
+
+def test_no_name_of_an_archive_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for tell in (console.say, console.complain):
+        tell("run a\x1b[2J\x1b]0;title\x07\r\u202e\x9b31m is\n\tthere\n")
+    printed = capsys.readouterr()
+    expected = "run a\\x1b[2J\\x1b]0;title\\x07\\x0d\\u202e\\x9b31m is\n\tthere\n\n"
+    assert printed.out == printed.err == expected
+
+
+def test_a_bar_takes_names_as_they_are() -> None:
+    code = (
+        "import time; from flows import console\n"
+        "with console.progress('reading', 2) as advance: advance(2, 'a[/b]@1 [red]'); time.sleep(0.3)"
+    )
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=theirs, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "120"}
+    )
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+    assert b"a[/b]@1 [red]" in os.read(ours, 100_000)
+    os.close(ours)

@@ -53,3 +53,8 @@ def test_a_resumed_run_keeps_one_row_per_step_and_the_later_one() -> None:
 def test_training_and_evaluation_rows_of_one_step_stay_apart() -> None:
     rows = ({"step": 10.0, "loss": 1.0}, {"step": 10.0, "eval_loss": 2.0})
     assert len(merge_rows([TrainerState(10, rows=rows)])) == 2
+
+
+def test_a_metrics_name_is_visible(tmp_path: Path) -> None:
+    rows = [{"step": 5, "l\u202eoss\x1b[0m\n": 0.5}]
+    assert state(tmp_path, log_history=rows).rows == ({"step": 5.0, r"l\u202eoss\x1b[0m\x0a": 0.5},)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from pipeline.archive import open_archive, open_tensors
-from pipeline.archive.text import encodable, encodable_data, path_text, real_path, visible
+from pipeline.archive.text import encodable, encodable_data, path_text, real_path, shown, visible
 
 ANY_TEXT = st.text(st.characters(), max_size=12)
 """With surrogates, NUL and control characters."""
@@ -29,6 +30,14 @@ def test_a_visible_name_is_printable_utf8_and_stays_as_it_is(name: str) -> None:
     assert encodable(text) == text
     if name.isprintable():
         assert text == name
+
+
+@given(ANY_TEXT)
+def test_lines_for_a_terminal_keep_their_breaks_and_nothing_that_steers_it(text: str) -> None:
+    lines = shown(text)
+    assert "".join(visible(part) for part in re.split(r"[\t\n]", lines)) == re.sub(r"[\t\n]", "", lines)
+    assert [lines.count(mark) for mark in "\n\t"] == [text.count(mark) for mark in "\n\t"]
+    assert shown(lines) == lines
 
 
 @given(st.binary(min_size=1, max_size=12))

@@ -150,3 +150,12 @@ def test_small_entries_do_not_list_the_folder_each_time_and_the_bound_holds(
         assert len(looks) <= most, bound
     assert 90_000 < cache.nbytes() <= cache.max_bytes, "the smaller one is full"
     cache("leading", "399", never)
+
+
+def test_whoever_shares_the_store_reads_the_entries_and_only_they_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    folder.chmod(0o775)
+    DiskCache(folder, 10**6)("svd", "k", lambda: entry(1))
+    modes = {path.suffix: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes[".safetensors"] == 0o664 and modes[".lock"] & 0o007 == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,3 +278,12 @@ def test_ten_files_or_fewer_hold_three_hundred_small_matrices(store: Store) -> N
     record: CheckpointRecord = put(store, {f"layers.{i}": RNG.standard_normal((16, 16)) for i in range(300)})
     assert len(store.matrices(record)) == 300
     assert len(files_under(store.path)) - before <= 5, "pack (2), layout, run, manifest"
+
+
+def test_whoever_holds_a_lock_on_a_readable_folder_delays_nobody(store: Store) -> None:
+    record_run(store, run_of())
+    for folder in (store.path, store.path / "runs", store.run_folder("run")):
+        holder = os.open(folder, os.O_RDONLY)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        record_run(store, run_of(), base="other")
+        os.close(holder)

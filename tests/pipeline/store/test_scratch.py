@@ -14,7 +14,7 @@ import pytest
 from analyzers.errors import StoreError
 from pipeline.store import Store
 from pipeline.store.documents import FILE
-from pipeline.store.scratch import ABANDONED_AFTER_S, clean, publish, scratch, store_errors
+from pipeline.store.scratch import ABANDONED_AFTER_S, clean, open_lock, publish, scratch, store_errors
 
 LEAVE = """
 import os, sys
@@ -88,3 +88,14 @@ def test_a_system_error_names_the_path_and_the_way_out(code: int, words: str) ->
         store_errors(Path("/somewhere/S.zarr"), "write"),
     ):
         raise OSError(code, os.strerror(code))
+
+
+def test_a_lock_is_no_link_and_other_accounts_cannot_open_it(tmp_path: Path) -> None:
+    (tmp_path / "old.lock").touch(0o644)
+    for name in ("old.lock", "new.lock"):
+        os.close(open_lock(tmp_path / name))
+        assert (tmp_path / name).stat().st_mode & 0o007 == 0
+    (tmp_path / "link.lock").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        open_lock(tmp_path / "link.lock")
+    assert not (tmp_path / "elsewhere").exists()
