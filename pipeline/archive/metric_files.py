@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,7 @@ def read_metrics(path: Path) -> MetricFile:
     if looks_like_json(text):
         entries = json_entries(path, text)
         names = list(dict.fromkeys(name for _, entry in entries for name in entry))
-        rows = [(number, [entry.get(name, "") for name in names]) for number, entry in entries]
-        return _file(path, names, rows, ",")
+        return _file(path, names, entries, ",")
     delimiter = _delimiter(text)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -81,7 +81,9 @@ def read_metrics(path: Path) -> MetricFile:
         rows = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise ArchiveError(f"{path}: not a readable CSV: {error}") from error
-    return _file(path, names, rows, delimiter)
+    for number, cells in rows:
+        _check_cells(path, number, names, cells)
+    return _file(path, names, [(number, dict(zip(names, cells, strict=False))) for number, cells in rows], delimiter)
 
 
 def _text(content: bytes) -> str:
@@ -100,16 +102,23 @@ def _delimiter(text: str) -> str:
     return ","
 
 
-def _file(path: Path, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], delimiter: str) -> MetricFile:
+def _file(
+    path: Path, names: Sequence[str], rows: Sequence[tuple[int, Mapping[str, str]]], delimiter: str
+) -> MetricFile:
+    """`rows`: number and cells by the names of their columns, as many as the row has."""
     _check_header(path, names)
     run_column = next((name for wanted in RUNS for name in names if canonical(name) == wanted), None)
-    numeric = [name for name in names if name and name != run_column and canonical(name) not in _CLOCK]
-    texts = [{name: cell.strip() for name, cell in zip(names, cells, strict=False)} for _, cells in rows]
-    numbers = [{name: _number(row.get(name, ""), delimiter, _counts(name)) for name in numeric} for row in texts]
-    ignored = {n for n in numeric if _is_text([row.get(n, "") for row in texts], [row[n] for row in numbers])}
+    numeric = {n: _counts(n) for n in names if n and n != run_column and canonical(n) not in _CLOCK}
+    texts = [{name: cell.strip() for name, cell in cells.items()} for _, cells in rows]
+    numbers = [{n: _number(cell, delimiter, numeric[n]) for n, cell in row.items() if n in numeric} for row in texts]
+    columns: dict[str, list[float | str]] = {name: [] for name in numeric}
+    for values in numbers:
+        for name, value in values.items():
+            if value is not None:
+                columns[name].append(value)
+    ignored = {name for name, column in columns.items() if _is_text(column)}
     lines = []
-    for (number, cells), row, values in zip(rows, texts, numbers, strict=True):
-        _check_cells(path, number, names, cells)
+    for (number, _), row, values in zip(rows, texts, numbers, strict=True):
         _check_numbers(path, number, row, {n: v for n, v in values.items() if n not in ignored}, delimiter)
         run = row.get(run_column, "") if run_column is not None else None
         if run == "":
@@ -127,8 +136,8 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
         raise ArchiveError(
             f"{path}, line 1: no column 'step', 'epoch' or 'global_step'; it has: {', '.join(names) or 'nothing'}"
         )
-    for name in names:
-        if name and names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if name and count > 1:
             raise ArchiveError(f"{path}, line 1: two columns are called {name!r}; rename one")
 
 
@@ -162,11 +171,9 @@ def _number(cell: str, delimiter: str, is_step: bool) -> float | str | None:
         return cell
 
 
-def _is_text(cells: Sequence[str], values: Sequence[float | str | None]) -> bool:
+def _is_text(column: Sequence[float | str]) -> bool:
     """Whether a column holds no number, not even one that is written in an unusual way: phases, host names, times."""
-    words = [cell for cell, value in zip(cells, values, strict=True) if isinstance(value, str)]
-    all_words = len(words) == sum(value is not None for value in values)
-    return bool(words) and all_words and not any(_NUMBER_LIKE.fullmatch(word) for word in words)
+    return bool(column) and all(isinstance(cell, str) and not _NUMBER_LIKE.fullmatch(cell) for cell in column)
 
 
 def _is_tensorboard(names: Sequence[str]) -> bool:
@@ -189,7 +196,7 @@ def _by_title(read: MetricFile) -> MetricFile:
     """Weights & Biases titles a curve "RUN - METRIC" and adds the ends of its range: a line for each run."""
     names = list(dict.fromkeys(name for line in read.lines for name in line.values))
     curves = [name for name in names if " - " in name]
-    others = [name for name in names if name not in curves]
+    others = set(names).difference(curves)
     ranged = any(name.endswith(_WANDB_RANGE) for name in curves)
     if not curves or not (ranged or all(_counts(name) for name in others)):
         return read

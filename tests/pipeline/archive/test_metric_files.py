@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzers.errors import ArchiveError
+from pipeline.archive.metric_files import read_metrics
 from pipeline.archive.metrics_csv import Given, Target, logs_from, with_metrics
 from pipeline.archive.types import Archive, Run
 
@@ -178,3 +180,14 @@ def test_any_number_is_read_as_it_was_written(
     text = f"step{delimiter}loss\n" + "".join(f"{s}{delimiter}{repr(v).replace('.', point)}\n" for s, v in rows)
     read = rows_of(given_by(tmp_path_factory.mktemp("log"), text))["a/one"]
     assert [(row["step"], row["loss"]) for row in read] == rows
+
+
+def test_entries_with_names_of_their_own_take_memory_in_proportion(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f'{{"step": {i}, "k{i}": 0.5}}\n' for i in range(1500)))
+    tracemalloc.start()
+    read = read_metrics(log)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(read.lines) == 1500 and read.lines[7].values == {"step": 7.0, "k7": 0.5}
+    assert peak < 20e6, peak
