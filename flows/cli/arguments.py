@@ -16,8 +16,8 @@ Base = Annotated[
         "--base",
         metavar="BASE",
         help="What to compare with: PATH, RUN or RUN@STEP of this archive, or RUN_GLOB=PATH for some runs; repeatable. "
-        "By default, for an adapter: the catalog's map, a base/ beside it, the path in its config, the local Hugging "
-        "Face cache; for a full run a base/ beside it, else its own first step, which the report flags.",
+        "By default, for an adapter: the catalog's map, the path in its config, a base/ beside it, the local Hugging "
+        "Face cache; for a full run: the catalog's map, a base/ beside it, its own first step, which the report flags.",
     ),
 ]
 Analyzers = Annotated[
