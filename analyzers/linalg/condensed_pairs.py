@@ -72,17 +72,18 @@ class _Ritz:
 
 @dataclass(frozen=True)
 class _State:
-    """Pairs; UCUᵀy (b, c, p) by rows; the vectors y (b, c, p) and the low parts they are made of (b, d, p − kept), none
-    after the first problem."""
+    """Pairs; the low parts (b, d, p − kept) that they are made of; `found`, those of the vectors, and the norms of
+    their residuals (b, c); `anew`, (λ − D²)⁻¹ UCUᵀy. After the first problem only `anew` is there."""
 
     ritz: _Ritz
-    image: torch.Tensor
-    vectors: torch.Tensor
     low: torch.Tensor
+    found: torch.Tensor
+    residual: torch.Tensor
+    anew: torch.Tensor
 
     def part(self, of: torch.Tensor) -> _State:
         ritz = _Ritz(self.ritz.values[of], self.ritz.seen[of], self.ritz.turn[of])
-        return _State(ritz, self.image[of], self.vectors[of], self.low[of])
+        return _State(ritz, self.low[of], self.found[of], self.residual[of], self.anew[of])
 
 
 def condensed_scores(updates: RowUpdates, k: int, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,16 +99,15 @@ def condensed_scores(updates: RowUpdates, k: int, tolerance: float) -> tuple[tor
     state = _first(rows, k + GUARD, k)
     for step in range(_STEPS):
         state = _refined(rows, state)
-        ritz, image, vectors = state.ritz, state.image, state.vectors
-        wrong = torch.addcmul(image, rows.squares - ritz.values[..., None], vectors)
-        residual = torch.linalg.vector_norm(wrong, dim=2)
-        limit = tolerance * (ritz.values[:, :1] * ritz.values[:, :k].clamp(min=0)).sqrt()
-        converged = (residual[:, :k] <= limit).all(dim=1)
-        threshold = place_threshold(rows.squares[:, 0], Pairs(ritz.values, vectors.mT, residual, converged), k)
+        values = state.ritz.values
+        limit = tolerance * (values[:, :1] * values[:, :k].clamp(min=0)).sqrt()
+        converged = (state.residual[:, :k] <= limit).all(dim=1)
+        pairs = Pairs(values, state.found.mT, state.residual, converged)
+        threshold = place_threshold(rows.squares[:, 0], pairs, k)
         ready = converged & threshold.sound
         done, rest = ready.nonzero().squeeze(1), (~ready).nonzero().squeeze(1)
         if done.numel():
-            scores[waiting[done]] = _scores(rows, ritz, vectors, image, k)[done]
+            scores[waiting[done]] = _scores(rows, state, k)[done]
             of = slice(None) if not rest.numel() else done
             proven[waiting[done]] = _confirmed(rows, threshold, of)
         if not rest.numel() or step == _STEPS - 1:
@@ -131,23 +131,31 @@ def _first(rows: _Rows, count: int, k: int) -> _State:
     weighted = shift * gram - seen  # D² G = s G − U
     ritz, _ = _small(u[:, :, :kept], seen, gram, weighted, (tau, squares[:, 0, :kept]), count)
     ritz = _Ritz(ritz.values.double(), ritz.seen.double(), ritz.turn)
-    image = _core(rows.tau, ritz.seen).mT @ rows.columns
-    return _State(ritz, image, image[:, :0], image[:, :0, kept:])
+    anew, _ = _made_anew(rows, ritz)
+    none = anew[:, :0]
+    return _State(ritz, none, none, ritz.values, anew)
 
 
 def _refined(rows: _Rows, now: _State) -> _State:
-    """Pairs among the low parts of each vector at its own λ, and among those of earlier steps."""
-    tau, kept, ritz, image = rows.tau, rows.kept, now.ritz, now.image
-    count = ritz.values.shape[1]
-    squares = rows.squares[:, :, kept:]
-    low = image[:, :, kept:] / (ritz.values[:, :, None] - squares)
-    full = now.low.shape[1] >= _WIDEST * count
-    low = torch.cat([now.vectors[:, :, kept:] if full else now.low, low], dim=1)
-    seen, gram, weighted = rows.columns[:, :, kept:] @ low.mT, low @ low.mT, (squares * low) @ low.mT
-    problem = (tau, rows.squares[:, 0, :kept])
+    """Pairs among the low parts of each vector at its own λ, and among those of earlier steps. The residual of a pair
+    has no part along the kept base vectors, which are all in the problem."""
+    kept, count = rows.kept, now.anew.shape[1]
+    earlier = now.found if now.low.shape[1] >= _WIDEST * count else now.low
+    low = torch.cat([earlier, now.anew], dim=1) if earlier.shape[1] else now.anew
+    gram, weighted = low @ low.mT, (rows.squares[:, :, kept:] * low) @ low.mT
+    seen, problem = rows.columns[:, :, kept:] @ low.mT, (rows.tau, rows.squares[:, 0, :kept])
     ritz, turned = _small(rows.columns[:, :, :kept], seen, gram, weighted, problem, count)
-    vectors = torch.cat([ritz.turn[:, :kept].mT, turned.mT @ low], dim=2)
-    return _State(ritz, _core(tau, ritz.seen).mT @ rows.columns, vectors, low)
+    found = turned.mT @ low
+    anew, distance = _made_anew(rows, ritz)
+    residual = torch.linalg.vector_norm((anew - found).mul_(distance), dim=2)
+    return _State(ritz, low, found, residual, anew)
+
+
+def _made_anew(rows: _Rows, ritz: _Ritz) -> tuple[torch.Tensor, torch.Tensor]:
+    """(λ − D²)⁻¹ UCUᵀy of each vector on the low part, (b, c, p − kept), and λ − σ⁰²."""
+    image = _core(rows.tau, ritz.seen).mT @ rows.columns[:, :, rows.kept :]
+    distance = ritz.values[..., None] - rows.squares[:, :, rows.kept :]
+    return image.div_(distance), distance
 
 
 def _small(
@@ -187,16 +195,17 @@ def _core(tau: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return torch.cat([strength * (own + w[:, r:]), own], dim=1)
 
 
-def _scores(rows: _Rows, ritz: _Ritz, vectors: torch.Tensor, image: torch.Tensor, k: int) -> torch.Tensor:
-    """(b, 2, k), of low parts made anew by each vector's λ."""
-    r, kept = rows.tau.shape[-1], rows.kept
-    low = image[:, :k, kept:] / (ritz.values[:, :k, None] - rows.squares[:, :, kept:])
-    short = torch.cat([vectors[:, :k, :kept], low], dim=2)
-    short /= torch.linalg.vector_norm(short, dim=2, keepdim=True)
-    long = (rows.tau[..., None] * ritz.seen[:, :r, :k]).mT @ rows.inside
-    long += rows.sigma * short
-    sides = torch.stack([long.abs().amax(dim=2) / ritz.values[:, :k].sqrt(), short.abs().amax(dim=2)], dim=1)
-    return sides.clamp(max=1.0)
+def _scores(rows: _Rows, state: _State, k: int) -> torch.Tensor:
+    """(b, 2, k), with the low parts made anew."""
+    r, kept, ritz = rows.tau.shape[-1], rows.kept, state.ritz
+    high, low = ritz.turn[:, :kept, :k].mT, state.anew[:, :k]
+    length = torch.hypot(torch.linalg.vector_norm(high, dim=2), torch.linalg.vector_norm(low, dim=2))
+    long = (rows.tau[..., None] * ritz.seen[:, :r, :k] * length[:, None, :]).mT @ rows.inside
+    long[:, :, :kept].addcmul_(rows.sigma[:, :, :kept], high)
+    long[:, :, kept:].addcmul_(rows.sigma[:, :, kept:], low)
+    short = torch.maximum(high.abs().amax(dim=2), low.abs().amax(dim=2))
+    sides = torch.stack([long.abs().amax(dim=2) / ritz.values[:, :k].sqrt(), short], dim=1)
+    return (sides / length[:, None, :]).clamp(max=1.0)
 
 
 def _confirmed(rows: _Rows, threshold: Threshold, of: torch.Tensor | slice) -> torch.Tensor:

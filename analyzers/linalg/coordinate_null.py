@@ -17,8 +17,8 @@ from analyzers.linalg.base_coordinates import EPS, CoordinateUpdate
 from analyzers.linalg.condensed_pairs import MOST, RowUpdates, condensed_scores
 from analyzers.linalg.haar import haar_batch
 
-_NUMBERS_AT_ONCE = 1 << 17
-"""Rows of all the draws that are iterated together: enough for BLAS, and little enough to stay near the core."""
+_NUMBERS_AT_ONCE = 1 << 15
+"""Rows of all draws of a batch: its 150 calls cost some ms, and its arrays should not leave the core's caches."""
 _DEVICE_NUMBERS = 1 << 22
 """The same on an accelerator, which wants all draws at once."""
 _TOLERANCE = 3e-5

@@ -107,7 +107,7 @@ def test_a_leading_vector_that_was_not_found_is_noticed(monkeypatch: pytest.Monk
         """All but the first pair."""
         state = refined(rows, now)
         ritz = condensed_pairs._Ritz(state.ritz.values[:, 1:], state.ritz.seen[:, :, 1:], state.ritz.turn[:, :, 1:])
-        return condensed_pairs._State(ritz, state.image[:, 1:], state.vectors[:, 1:], state.low)
+        return condensed_pairs._State(ritz, state.low, state.found[:, 1:], state.residual[:, 1:], state.anew[:, 1:])
 
     assert bool(condensed_pairs.condensed_scores(updates, 4, 1e-2)[1].all())
     monkeypatch.setattr(condensed_pairs, "_refined", blind)

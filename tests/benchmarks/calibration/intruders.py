@@ -30,6 +30,9 @@ RUNS = 300
 """Of each shape."""
 MATRICES, RANK, FAMILY = 3, 4, 3
 STATISTIC = TotalNull()
+THIN = (136, 136)
+"""Where draws are made in the base's coordinates by small condensed problems; the shapes above take a dense Gram."""
+THIN_RUNS, THIN_MATRICES = 1000, 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ def rows(scale: float = 1.0) -> list[Row]:
         judged += here
         listed += _sizes(f"{shape[0]} × {shape[1]}", here)
     listed += _sizes("all shapes", judged)
+    thin = [judge(THIN, seed, THIN_MATRICES) for seed in range(math.ceil(THIN_RUNS * scale))]
+    listed += _sizes(f"{THIN[0]} × {THIN[1]}, one matrix", thin)
     families = [judged[i : i + FAMILY] for i in range(0, len(judged) - FAMILY + 1, FAMILY)]
     for level in (0.05, 0.01):
         hits = sum(bool((holm(np.stack([run.p for run in family])) <= level).any()) for family in families)
@@ -73,22 +78,22 @@ def _sizes(place: str, runs: list[Judged]) -> Iterator[Row]:
             yield Row(f"after: p ≤ {level}, {word}", place, level, hits, len(runs))
 
 
-def judge(shape: tuple[int, int], seed: int) -> Judged:
+def judge(shape: tuple[int, int], seed: int, matrices: int = MATRICES) -> Judged:
     """One run under the null, measured by the statistics themselves and drawn for until its p is clear."""
-    sweep = _draw(shape, seed)
+    sweep = _draw(shape, seed, matrices)
     p = monte_carlo_p(sweep.exceeding(STATISTIC.ks, STATISTIC.epsilons), sweep.draws)
     ks, epsilons = (10,), STATISTIC.epsilons
     count = count_below(sweep.observed, ks, epsilons).sum(axis=0)[0, 0]
     first = sweep.similarity[: STATISTIC.block].swapaxes(0, 1)
-    _, low, high = prediction_interval(null_sums(first, np.zeros(MATRICES, dtype=np.int64), 1, ks, epsilons))
+    _, low, high = prediction_interval(null_sums(first, np.zeros(matrices, dtype=np.int64), 1, ks, epsilons))
     outside = (count < low[0, 0, 0]) | (count > high[0, 0, 0])
     return Judged(p, sweep.draws, bool(outside[epsilons.index(0.5)]), bool(outside.any()))
 
 
-def _draw(shape: tuple[int, int], seed: int) -> Sweep:
+def _draw(shape: tuple[int, int], seed: int, matrices: int) -> Sweep:
     rng = np.random.default_rng((seed, *shape))
     observations = []
-    for index in range(MATRICES):
+    for index in range(matrices):
         base = rng.standard_normal(shape) * np.linspace(1.5, 0.5, shape[1])
         strength = np.sort(rng.uniform(0.4, 1.4, RANK))[::-1] * np.linalg.norm(base, 2)
         left, right = haar_frame(shape[0], RANK, rng), haar_frame(shape[1], RANK, rng)
