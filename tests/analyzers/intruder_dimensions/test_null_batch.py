@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyzers.contract import Context, LowRank, Sum, Unit
+from analyzers.contract import Context, LowRank, Observation, Sum, Unit
 from analyzers.errors import ContractError
 from analyzers.intruder_dimensions.null import IntruderNull
 from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
@@ -17,7 +17,7 @@ from tests.analyzers.intruder_dimensions.memory import measure, observe
 STATISTIC = IntruderNull(draws=3, k=4)
 
 
-def pair(shape: tuple[int, int], rank: int, seed: int):
+def pair(shape: tuple[int, int], rank: int, seed: int) -> Observation:
     draw = torch.Generator().manual_seed(seed)
     base = torch.randn(shape, generator=draw, dtype=torch.float64) * torch.linspace(1.5, 0.2, shape[1])
     update = LowRank(

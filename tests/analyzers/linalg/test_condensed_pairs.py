@@ -103,7 +103,7 @@ def test_a_leading_vector_that_was_not_found_is_noticed(monkeypatch: pytest.Monk
     updates = draw_updates([(strong, 0), (strong, 1)])
     refined = condensed_pairs._refined
 
-    def blind(rows, now):
+    def blind(rows: condensed_pairs._Rows, now: condensed_pairs._State) -> condensed_pairs._State:
         """All but the first pair."""
         state = refined(rows, now)
         ritz = condensed_pairs._Ritz(state.ritz.values[:, 1:], state.ritz.seen[:, :, 1:], state.ritz.turn[:, :, 1:])
