@@ -30,8 +30,12 @@ demo: $(VENV)/.stamp-core
 	@echo "open $(abspath $(DEMO))/out/report.html"
 	@echo "and for archives of your own: source $(VENV)/bin/activate; varve analyze RUNS/ --out out/"
 
+# Two processes of one BLAS thread each: the modules of the tests are shared out between them.
+test: export OMP_NUM_THREADS = 1
+test: export OPENBLAS_NUM_THREADS = 1
+test: export MKL_NUM_THREADS = 1
 test: $(VENV)/.stamp-dev
-	@$(BIN)/python -m pytest -m "not slow and not gpu" tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" tests
 
 test-all: $(VENV)/.stamp-dev
 	@$(BIN)/python -m pytest -m "not gpu" tests

@@ -6,15 +6,23 @@ from typing import Any
 
 from prefect import flow
 
-from flows import analysis, common, summary
-from flows.options import AnalyzeOptions
-from flows.running import PrefectRunner, errors_as_text
+from flows import common
+from flows.cli.words import summary
+from flows.prefect_runner import PrefectRunner, errors_as_text
+from pipeline.analysis import driver
+from pipeline.analysis.events import Listener
+from pipeline.analysis.outcome import Outcome
+from pipeline.analysis.resolve import Resolved
 
 
-@flow(**common.settings("analyze"))
-def analyze_flow(options: dict[str, Any]) -> analysis.Outcome:
-    """Ingests, computes what is missing, writes the report. `options`: the fields of `AnalyzeOptions`."""
-    with errors_as_text():
-        outcome = analysis.analyze(AnalyzeOptions(**options), PrefectRunner())
-    common.leave_artifact("varve-analyze", summary.markdown(outcome))
-    return outcome
+def analyze(resolved: Resolved, tell: Listener) -> Outcome:
+    """Ingests, computes what is missing, writes the report, as a flow whose parameter is the request."""
+
+    @flow(**common.settings("analyze"))
+    def analyze_flow(options: dict[str, Any]) -> Outcome:
+        with errors_as_text():
+            outcome = driver.analyze(resolved, PrefectRunner(), tell)
+        common.leave_artifact("varve-analyze", summary.markdown(outcome))
+        return outcome
+
+    return analyze_flow(resolved.request.model_dump(mode="json"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from flows.options import AnalyzeOptions
+from pipeline.analysis.request import AnalysisRequest
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -34,7 +34,7 @@ MISSED_AFTER = timedelta(minutes=2)
 _ENDED_BY_US = "the command `varve schedule` was stopped"
 
 
-def deployment_name(options: AnalyzeOptions) -> str:
+def deployment_name(options: AnalysisRequest) -> str:
     """Readable and one per store: the folder's name and eight digits of the store's path. What Prefect or a file's name
     cannot hold becomes a dash."""
     store = os.fsencode(os.path.realpath(options.store_path))
@@ -43,7 +43,7 @@ def deployment_name(options: AnalyzeOptions) -> str:
     return f"{label}-{hashlib.sha256(store).hexdigest()[:8]}"
 
 
-def describe(options: AnalyzeOptions, schedule: Schedule) -> RunnerDeployment:
+def describe(options: AnalysisRequest, schedule: Schedule) -> RunnerDeployment:
     """The deployment as Prefect's runner takes it."""
     from prefect.deployments.runner import EntrypointType, RunnerDeployment
     from prefect.schedules import Cron
@@ -62,7 +62,7 @@ def describe(options: AnalyzeOptions, schedule: Schedule) -> RunnerDeployment:
     return deployment
 
 
-def apply(options: AnalyzeOptions, schedule: Schedule) -> UUID:
+def apply(options: AnalysisRequest, schedule: Schedule) -> UUID:
     """Makes or changes the deployment on the server, unpaused, and lifts a limit that an older version had set."""
     deployment_id: UUID = describe(options, schedule).apply()  # type: ignore[assignment]  # async in name only
     with _client() as client:

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import psutil
 
 from flows import deployment, prefect_env, server
-from flows.options import AnalyzeOptions
 from flows.prefect_env import PrefectUnavailable
 from flows.schedule import Schedule
+from pipeline.analysis.request import AnalysisRequest
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -45,7 +45,7 @@ class Stopped(Exception):  # noqa: N818 - a request, not an error
 class Keeper:
     """Everything that one `varve schedule` watches."""
 
-    def __init__(self, options: AnalyzeOptions, schedule: Schedule, url: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, options: AnalysisRequest, schedule: Schedule, url: str, tell: Callable[[str], None]) -> None:
         self._options, self._schedule, self._tell = options, schedule, tell
         self._url = url
         recorded = server.recorded()

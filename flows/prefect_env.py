@@ -1,6 +1,6 @@
 """Prefect made ready: quiet, offline, and with an API that answers; no module of ours imports Prefect before this.
 
-Which API: the one that the user configured; else the local server that `varve schedule` keeps; else an ephemeral one.
+Which API: the one that the user configured; else the local server that `varve schedule` keeps; else none.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from analyzers.errors import VarveError
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # With the default of 20 s, concurrent starts of ephemeral servers fail.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     # The terminal shows our own lines; what Prefect logs still goes to its API.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
@@ -32,10 +30,10 @@ class PrefectUnavailable(VarveError):  # noqa: N818 - a state of the surrounding
 
 @dataclass(frozen=True)
 class Api:
-    """The Prefect API in use. `kind`: "configured" by the user, "local" kept by varve, or "ephemeral"."""
+    """The Prefect API in use: "configured" by the user, or "local", kept by varve."""
 
-    url: str | None
-    kind: Literal["configured", "local", "ephemeral"]
+    url: str
+    kind: Literal["configured", "local"]
 
 
 def prepare() -> None:
@@ -92,14 +90,14 @@ def _configured_authorization() -> dict[str, str]:
     return {"Authorization": f"Bearer {api.key.get_secret_value()}"} if api.key is not None else {}
 
 
-def choose_api() -> Api:
-    """The API to use; checks that a configured one answers. Raises `PrefectUnavailable`."""
+def choose_api() -> Api | None:
+    """The API to use, None where there is none; checks that a configured one answers. Raises `PrefectUnavailable`."""
     url = configured_url()
     if url is not None:
         if (trouble := trouble_with(url)) is not None:
             raise PrefectUnavailable(
                 f"PREFECT_API_URL is {url}, but that Prefect server cannot be used: {trouble}. "
-                f"Start it, or unset PREFECT_API_URL for a temporary server. {NO_FLOW_HINT}"
+                f"Start it, or unset PREFECT_API_URL. {NO_FLOW_HINT}"
             )
         return Api(url, "configured")
     from flows import server
@@ -107,7 +105,7 @@ def choose_api() -> Api:
     if (local := server.running()) is not None:
         use(local.url, local.auth)
         return Api(local.url, "local")
-    return Api(None, "ephemeral")
+    return None
 
 
 def use(url: str, auth: str) -> None:
@@ -118,20 +116,3 @@ def use(url: str, auth: str) -> None:
         from prefect.context import refresh_global_settings_context
 
         refresh_global_settings_context()
-
-
-def open_api(api: Api) -> Api:
-    """The chosen API, ready: a temporary server is started, so that its failure is told here and not in a flow.
-
-    Raises `PrefectUnavailable` with what to do when it does not start.
-    """
-    if api.kind != "ephemeral":
-        return api
-    from flows import server
-
-    try:
-        temporary = server.start_temporary()
-    except PrefectUnavailable as error:
-        raise PrefectUnavailable(f"{error}. `varve doctor` checks versions. {NO_FLOW_HINT}") from error
-    use(temporary.url, temporary.auth)
-    return Api(temporary.url, "ephemeral")

@@ -6,14 +6,20 @@ from typing import Any
 
 from prefect import flow
 
-from flows import analysis, common
-from flows.options import AnalyzeOptions
-from flows.reporting import Written
-from flows.running import PrefectRunner, errors_as_text
+from flows import common
+from flows.prefect_runner import PrefectRunner, errors_as_text
+from pipeline.analysis import driver
+from pipeline.analysis.events import Listener
+from pipeline.analysis.outcome import Written
+from pipeline.analysis.request import AnalysisRequest
 
 
-@flow(**common.settings("report"))
-def report_flow(options: dict[str, Any], runs: list[str] | None = None) -> Written:
-    """Derives and assembles the report anew. `runs`: globs on run ids; None for all."""
-    with errors_as_text():
-        return analysis.report_only(AnalyzeOptions(**options), runs, PrefectRunner())
+def report(request: AnalysisRequest, runs: list[str] | None, tell: Listener) -> Written:
+    """Derives and assembles the report anew, as a flow. `runs`: globs on run ids; None for all."""
+
+    @flow(**common.settings("report"))
+    def report_flow(options: dict[str, Any], runs: list[str] | None) -> Written:
+        with errors_as_text():
+            return driver.report_only(request, runs, PrefectRunner(), tell)
+
+    return report_flow(request.model_dump(mode="json"), runs)

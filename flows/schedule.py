@@ -74,7 +74,7 @@ def upcoming(schedule: Schedule, count: int = 3, start: datetime | None = None) 
 def ensure_server(tell: Callable[[str], None]) -> str:
     """The URL of a persistent API: the configured one, the local one, or a local one started now."""
     api = prefect_env.choose_api()
-    if api.kind == "configured" and api.url is not None:
+    if api is not None and api.kind == "configured":
         return api.url
     local = server.ensure(tell)
     prefect_env.use(local.url, local.auth)

@@ -1,7 +1,7 @@
-"""Prefect servers of this machine: the lasting one that schedules need, and a temporary one for a single command.
+"""The Prefect server of this machine that schedules need; it outlives the command that starts it.
 
-Both listen on loopback only, ask for a password that is made for them, and accept no page of another origin. The
-lasting server's address, process, password and log stand in PREFECT_HOME/varve-server.json, which only its owner can
+It listens on loopback only, asks for a password that is made for it, and accepts no page of another origin. Its
+address, process, password and log stand in PREFECT_HOME/varve-server.json, which only its owner can
 read; `varve schedule` and later commands find it there. An answer on a port is not enough to be taken for it: the
 process of the record must still live, and be the user's own.
 
@@ -11,7 +11,6 @@ started a server also keeps the port, and where the port was free for a moment t
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import secrets
@@ -103,7 +102,7 @@ def recorded() -> LocalServer | None:
 
 
 def running(seconds: float = 3.0) -> LocalServer | None:
-    """The lasting server that we started, if it lives and answers in time as Prefect does."""
+    """The server that we started, if it lives and answers in time as Prefect does."""
     server = recorded()
     if server is not None and server.alive and trouble_with(server.url, seconds, server.auth) is None:
         return server
@@ -145,34 +144,21 @@ def ensure(tell: Callable[[str], None], like: LocalServer | None = None) -> Loca
         return start(tell, like=last)
 
 
-def start_temporary() -> LocalServer:
-    """Starts a server that ends with this process, however it ends. Raises `PrefectUnavailable`."""
-    log = home() / "varve-temporary-server.log"
-    server, process = _launch(0, None, log, temporary=True)
-    atexit.register(_kill, server.pid)
-    _wait(server, process, f"see {log}")
-    return server
-
-
-def _launch(
-    port: int, auth: str | None, log: Path, temporary: bool = False
-) -> tuple[LocalServer, subprocess.Popen[bytes]]:
+def _launch(port: int, auth: str | None, log: Path) -> tuple[LocalServer, subprocess.Popen[bytes]]:
     """The server's process; it may not answer yet. Raises `PrefectUnavailable` where none can be started."""
     prepare()
     auth = auth or f"varve:{secrets.token_urlsafe(32)}"
     command = [sys.executable, "-P", "-m", "flows.server_process"]
-    listening = None
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         listening = _KEPT.get(port) or _listening(port)
         number = listening.getsockname()[1]
-        if not temporary:
-            _KEPT[number] = listening
+        _KEPT[number] = listening
         origin = f"http://127.0.0.1:{number}"
-        with log.open("wb" if temporary else "ab") as output:
+        with log.open("ab") as output:
             process = subprocess.Popen(
-                [*command, str(listening.fileno()), *(("temporary",) if temporary else ())],
-                stdin=subprocess.PIPE if temporary else subprocess.DEVNULL,
+                [*command, str(listening.fileno())],
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **_settings(origin, auth)},
@@ -181,9 +167,6 @@ def _launch(
             )
     except OSError as error:
         raise PrefectUnavailable(f"a Prefect server cannot be started, its log is {log}: {error}") from error
-    finally:
-        if temporary and listening is not None:
-            listening.close()
     began = psutil.Process(process.pid).create_time()
     return LocalServer(f"{origin}/api", process.pid, began, auth, str(log)), process
 

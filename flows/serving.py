@@ -10,7 +10,7 @@ import warnings
 
 from flows import prefect_env
 from flows.lifeline import end_with_parent
-from flows.options import AnalyzeOptions
+from pipeline.analysis.request import AnalysisRequest
 
 AT_ONCE = 2
 """Runs carried out at the same time. A run that is due while another works finds the store locked and steps aside."""
@@ -30,7 +30,7 @@ def main() -> None:
     from flows.deployment import describe
     from flows.schedule import Schedule
 
-    deployment = describe(AnalyzeOptions(**order["options"]), Schedule(**order["schedule"]))
+    deployment = describe(AnalysisRequest(**order["options"]), Schedule(**order["schedule"]))
     serve(deployment, pause_on_shutdown=False, print_starting_message=False, limit=AT_ONCE)
 
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analyzers.errors import VarveError as VarveError
-    from flows.notebook import analyze as analyze
-    from pipeline.api import assemble as assemble
-    from pipeline.api import compute as compute
-    from pipeline.api import ingest as ingest
-    from pipeline.api import scan as scan
-    from pipeline.api import write_report as write_report
+    from flows.cli.notebook import analyze as analyze
+    from pipeline.analysis.library import assemble as assemble
+    from pipeline.analysis.library import compute as compute
+    from pipeline.analysis.library import ingest as ingest
+    from pipeline.analysis.library import write_report as write_report
+    from pipeline.archive.scan import scan as scan
     from pipeline.report.exports import export as export
     from pipeline.report.files import load as open_report
     from pipeline.store.store import Store as Store
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Store": "pipeline.store.store:Store",
     "VarveError": "analyzers.errors:VarveError",
-    "analyze": "flows.notebook:analyze",
-    "assemble": "pipeline.api:assemble",
-    "compute": "pipeline.api:compute",
+    "analyze": "flows.cli.notebook:analyze",
+    "assemble": "pipeline.analysis.library:assemble",
+    "compute": "pipeline.analysis.library:compute",
     "export": "pipeline.report.exports:export",
-    "ingest": "pipeline.api:ingest",
+    "ingest": "pipeline.analysis.library:ingest",
     "open_report": "pipeline.report.files:load",
-    "scan": "pipeline.api:scan",
-    "write_report": "pipeline.api:write_report",
+    "scan": "pipeline.archive.scan:scan",
+    "write_report": "pipeline.analysis.library:write_report",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import analyze, catalog, doctor, export, ingest, inspect, plan, report, schedule, verify
-from flows.console import complain, discard_output, say
+from flows.cli.words.console import complain, discard_output, say
 
 _SURROUNDINGS = {
     errno.ENOSPC: "Free some space, or give another --out or --store; then run the same command to continue.",

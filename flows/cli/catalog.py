@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from analyzers.errors import ParameterError
-from flows.cli.arguments import AsJson
-from flows.console import json_text, say, table
+from flows.cli.options import AsJson
+from flows.cli.words.console import json_text, say, table
 
 app = typer.Typer(
     help="Named archives: list them, show one, or train a demo archive for real.",

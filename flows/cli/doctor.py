@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.arguments import AsJson, Scheduler
-from flows.console import json_text, plural, say, table
+from flows.cli.options import AsJson, Words, with_options
+from flows.cli.words.console import json_text, plural, say, table
 
 
+@with_options("scheduler")
 def doctor(
-    scheduler: Scheduler = None,
+    words: Words,
     store: Annotated[Path | None, typer.Option("--store", help="Also check that this store can be read.")] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -25,9 +26,9 @@ def doctor(
 
     Each problem is listed with its fix. Exit code 1 if there is a problem. Starts nothing and changes nothing.
     """
-    from flows.doctor import examine
+    from flows.cli.examination import examine
 
-    checks = examine(scheduler, store)
+    checks = examine(words["scheduler"], store)
     bad = [c for c in checks if c.state == "bad"]
     if as_json:
         say(json_text({"ok": not bad, "checks": [asdict(c) for c in checks]}))

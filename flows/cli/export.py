@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from analyzers.errors import ParameterError
-from flows.console import place, say
+from flows.cli.words.console import place, say
 
 
 def export(

@@ -7,20 +7,14 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import arguments as a
+from flows.cli.options import NoFlow, Words, request_of, with_options
 
 
+@with_options("runs", "base", "steps", "rehash", "name", "step_pattern", "step_scale", "metrics")
 def ingest(
-    runs: a.Runs,
+    words: Words,
     store: Annotated[Path, typer.Option("--store", help="The Zarr store; created if it does not exist.")],
-    base: a.Base = None,
-    steps: a.Steps = None,
-    rehash: a.Rehash = False,
-    name: a.Name = None,
-    step_pattern: a.StepPattern = None,
-    step_scale: a.StepScale = None,
-    metrics: a.Metrics = None,
-    no_flow: a.NoFlow = False,
+    no_flow: NoFlow = False,
 ) -> int:
     """Copy the checkpoints of an archive into a Zarr store, bit for bit; equal tensors are stored once.
 
@@ -31,11 +25,6 @@ def ingest(
 
     Checkpoints that are already there unchanged are not read again. Exit code 3 when something cannot be read.
     """
-    from flows.cli.request import options_from
     from flows.cli.running import run_ingest
 
-    options = options_from(
-        runs=runs, out=store.parent, store=store, base=base, steps=steps, rehash=rehash, name=name,
-        step_pattern=step_pattern, step_scale=step_scale, metrics=metrics,
-    )  # fmt: skip
-    return run_ingest(options, with_prefect=not no_flow)
+    return run_ingest(request_of(words, out=store.parent, store=store), with_prefect=not no_flow)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.arguments import AsJson, Name, Runs, StepPattern, StepScale
-from flows.console import json_text, number, plural, say, size, table
+from flows.cli.options import AsJson, Words, request_of, with_options
+from flows.cli.words.console import json_text, number, plural, say, size, table
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run, within
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 _STEPS_SHOWN = 6
 
 
+@with_options("runs", "name", "step_pattern", "step_scale")
 def inspect(
-    runs: Runs,
+    words: Words,
     parameters: Annotated[
         str | None,
         typer.Option(
@@ -27,9 +28,6 @@ def inspect(
             help="Show which matrices the parameters of this run become, and what is not measured and why.",
         ),
     ] = None,
-    name: Name = None,
-    step_pattern: StepPattern = None,
-    step_scale: StepScale = None,
     as_json: AsJson = False,
 ) -> int:
     """Show the runs, checkpoints, steps, formats, parameters and bytes of an archive; reads headers only.
@@ -41,13 +39,10 @@ def inspect(
 
     Exit code 3 when something in the archive cannot be read (it is listed), 2 when there is nothing to read.
     """
-    from flows.analysis import find_archive
-    from flows.options import AnalyzeOptions
-    from pipeline.intake import layout_of
+    from pipeline.analysis.intake import layout_of
+    from pipeline.analysis.resolve import find_archive
 
-    archive = find_archive(
-        AnalyzeOptions(runs=str(runs), out=".", name=name, step_pattern=step_pattern, step_scale=step_scale)
-    ).archive
+    archive = find_archive(request_of(words)).archive
     chosen = _chosen(archive, parameters)
     layouts = {run.id: layout_of(run.checkpoints[-1]) for run in chosen if run.checkpoints}
     if as_json:

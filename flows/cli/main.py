@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flows.console import complain, discard_output, ensure_streams, say, survive_any_text
+from flows.cli.words.console import complain, discard_output, ensure_streams, say, survive_any_text
 from flows.shadowing import put_ours_first, sentence, shadowed
 
 VERBS = (

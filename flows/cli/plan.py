@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from flows.cli import arguments as a
-
-if TYPE_CHECKING:
-    from flows.options import AnalyzeOptions
+from flows.cli.options import AsJson, Words, request_of, with_options
 
 
+@with_options(
+    "workers", "out", "store", "base", "analyzers", "settings", "include", "exclude", "steps", "rehash", "name",
+    "step_pattern", "step_scale", "tasks", "probes", "model", config=False,
+)  # fmt: skip
 def plan(
+    words: Words,
     runs: Annotated[
         Path | None,
         typer.Argument(metavar="[RUNS]", help="A folder of training runs, or the name of a catalog entry."),
@@ -43,23 +45,7 @@ def plan(
     gpu: Annotated[
         str | None, typer.Option("--gpu", metavar="NAME", help="Only this GPU (one whose data sheet varve knows).")
     ] = None,
-    workers: a.Workers = None,
-    out: a.Out = Path("out"),
-    store: a.Store = None,
-    base: a.Base = None,
-    analyzers: a.Analyzers = None,
-    set_: a.Set = None,
-    include: a.Include = None,
-    exclude: a.Exclude = None,
-    steps: a.Steps = None,
-    rehash: a.Rehash = False,
-    name: a.Name = None,
-    step_pattern: a.StepPattern = None,
-    step_scale: a.StepScale = None,
-    task: a.Task = None,
-    probe: a.Probe = None,
-    model: a.Model = None,
-    as_json: a.AsJson = False,
+    as_json: AsJson = False,
 ) -> int:
     """Estimate what an analysis would cost: units, bytes, operations, memory and time; reads headers only.
 
@@ -75,9 +61,9 @@ def plan(
     plan, 3 when something in the archive cannot be read.
     """
     from analyzers.errors import ParameterError
-    from flows import plan_text, planning
-    from flows.cli.request import options_from
-    from flows.console import say
+    from flows.cli.words import plan_text
+    from flows.cli.words.console import say
+    from pipeline.analysis import estimating
     from pipeline.compute.calibration import current
 
     if runs is None and paper is None and not calibrate:
@@ -90,24 +76,22 @@ def plan(
         raise ParameterError("--checkpoints, --adapter-rank and --dtype describe a model on paper: give --config FILE")
     chosen = plan_text.gpus(gpu)
     if calibrate:
-        measured, path = planning.calibrate(None if as_json else say)
+        measured, path = estimating.calibrate(None if as_json else say)
         if runs is None and paper is None:
             say(plan_text.calibration_json(measured) if as_json else plan_text.calibration_lines(measured, path))
             return 0
     calibration = current()
-    options: AnalyzeOptions = options_from(
-        runs=runs or Path("paper"), out=out, store=store, base=base, analyzers=analyzers, set_=set_, workers=workers,
-        include=include, exclude=exclude, steps=steps, rehash=rehash, name=name, step_pattern=step_pattern,
-        step_scale=step_scale, task=task, probe=probe, model=model,
-    )  # fmt: skip
+    request = request_of(words, runs=runs or Path("paper"))
+    workers = request.workers
     if paper is not None:
-        from flows import paper_plans
+        from flows.cli.words import paper_text
+        from pipeline.analysis import paper_plans
 
         models = paper_plans.read_models(paper, checkpoints, adapter_rank, dtype)
-        plans = paper_plans.plan_models(models, options, calibration)
-        show = paper_plans.as_json if as_json else paper_plans.text
+        plans = paper_plans.plan_models(models, request, calibration)
+        show = paper_text.as_json if as_json else paper_text.text
         say(show(plans, calibration, chosen, workers))
         return 0
-    planned = planning.plan_archive(options, calibration)
+    planned = estimating.plan_archive(request, calibration)
     say((plan_text.as_json if as_json else plan_text.text)(planned, calibration, chosen, workers))
     return 3 if planned.problems else 0

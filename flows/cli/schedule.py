@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from analyzers.errors import ParameterError
-from flows.cli import arguments as a
-from flows.console import say
+from flows.cli.options import ALL, Words, request_of, with_options
+from flows.cli.words.console import say
 
 
 def _stop_server(value: bool) -> None:
@@ -22,12 +21,12 @@ def _stop_server(value: bool) -> None:
     raise typer.Exit()
 
 
+@with_options(*(name for name in ALL if name != "profile"))
 def schedule(
-    runs: a.Runs,
+    words: Words,
     cron: Annotated[
         str, typer.Option("--cron", help='When: minute hour day month weekday; "0 2 * * *" is every night at two.')
     ],
-    out: a.Out = Path("out"),
     timezone: Annotated[
         str | None, typer.Option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]")
     ] = None,
@@ -38,26 +37,6 @@ def schedule(
             "--stop-server", is_eager=True, callback=_stop_server, help="Stop the server that varve started, and exit."
         ),
     ] = False,
-    base: a.Base = None,
-    analyzers: a.Analyzers = None,
-    set_: a.Set = None,
-    config: a.Config = None,
-    device: a.Device = "auto",
-    workers: a.Workers = None,
-    scheduler: a.Scheduler = None,
-    store: a.Store = None,
-    include: a.Include = None,
-    exclude: a.Exclude = None,
-    steps: a.Steps = None,
-    cache_bytes: a.CacheBytes = None,
-    rehash: a.Rehash = False,
-    name: a.Name = None,
-    step_pattern: a.StepPattern = None,
-    step_scale: a.StepScale = None,
-    task: a.Task = None,
-    probe: a.Probe = None,
-    metrics: a.Metrics = None,
-    model: a.Model = None,
 ) -> int:
     """Analyse new checkpoints on a schedule: a Prefect deployment, served until Ctrl-C.
 
@@ -74,25 +53,22 @@ def schedule(
     and leaves the server; the same command resumes it.
     """
     import data_catalog
-    from flows import analysis, keeper
+    from flows import keeper
     from flows import schedule as schedules
-    from flows.cli.request import options_from
+    from pipeline.analysis.resolve import check_schedule
 
+    runs = words["runs"]
     if not runs.is_dir() and data_catalog.find(str(runs)) is None:
         raise ParameterError(f"{runs} is neither a folder nor a catalog entry: there is nothing to schedule")
     when = schedules.checked(cron, timezone)
-    options = options_from(
-        runs=runs, out=out, store=store, base=base, analyzers=analyzers, set_=set_, config=config, device=device,
-        workers=workers, scheduler=scheduler, include=include, exclude=exclude, steps=steps, cache_bytes=cache_bytes,
-        rehash=rehash, name=name, step_pattern=step_pattern, step_scale=step_scale, task=task, probe=probe, model=model,
-        metrics=metrics,
-    )  # fmt: skip
-    analysis.check_schedule(options)
+    request = request_of(words)
+    if (reason := check_schedule(request)) is not None:
+        say(f"For the moment there is nothing to analyse: {reason}")
     times = ", ".join(t.strftime("%a %Y-%m-%d %H:%M") for t in schedules.upcoming(when))
     say(f"{when.cron} in {when.timezone}: next {times}")
     url = schedules.ensure_server(say)
     say(f"Prefect server: {url.removesuffix('/api')}")
-    keeper.Keeper(options, when, url, say).serve(now)
+    keeper.Keeper(request, when, url, say).serve(now)
     _farewell(url)
     return 0
 

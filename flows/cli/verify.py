@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from analyzers.errors import ParameterError
-from flows.cli.arguments import AsJson
-from flows.console import LOG_EVERY_SECONDS, json_text, plural, say, size
+from flows.cli.options import AsJson
+from flows.cli.words.console import LOG_EVERY_SECONDS, json_text, plural, say, size
 
 
 class Seen:
@@ -55,7 +55,7 @@ def verify(
 
     if is_report(store):
         return _told([{"reason": reason} for reason in verify_report(store)], [], as_json)
-    from flows.lock import writing
+    from pipeline.analysis.lock import writing
     from pipeline.store import Store, unchecked
     from pipeline.store import repair as repair_store
     from pipeline.store import verify as verify_store

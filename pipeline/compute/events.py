@@ -5,28 +5,40 @@ A `Progress` is any callable that takes an event; `silent` takes them and says n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan stands: units present and missing, things without a unit, and CPU seconds estimated for the missing."""
+    """The plan stands: units present and missing, about how many `further` trials searches will ask for, things
+    without a unit, and the CPU seconds estimated for the missing."""
 
     present: int
     missing: int
+    further: int
     skipped: int
     seconds: float
 
 
 @dataclass(frozen=True)
-class RoundStarted:
-    """A set of groups that wait for nothing is handed to the workers."""
+class ClusterOpened:
+    """Workers are there. `expected`: planned seconds of each statistic."""
 
-    statistics: tuple[str, ...]
-    groups: int
+    name: str
+    workers: int
+    expected: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    """Groups that wait for nothing go to the workers: so many units, about `after` more in later rounds, and the
+    planned seconds of each statistic."""
+
     units: int
-    seconds: float
+    after: int
+    expected: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -66,14 +78,14 @@ class Compacted:
     batches: int
 
 
-Event = Planned | RoundStarted | GroupFinished | UnitRetried | UnitFailed | Compacted
+ComputeEvent = Planned | ClusterOpened | RoundStarted | GroupFinished | UnitRetried | UnitFailed | Compacted
 
 
 class Progress(Protocol):
     """Takes events in the driver's thread, one at a time."""
 
-    def __call__(self, event: Event, /) -> None: ...
+    def __call__(self, event: ComputeEvent, /) -> None: ...
 
 
-def silent(event: Event, /) -> None:
+def silent(event: ComputeEvent, /) -> None:
     """Says nothing."""

@@ -7,16 +7,17 @@ once; an input is planned only where a unit that needs it is missing.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from analyzers.contract import Analyzer, IterativeStatistic
 from pipeline.compute.groups import Group, group_units
-from pipeline.store.addresses import Selection, Skip, Steps, UnitAddress
+from pipeline.store.addresses import Skip, UnitAddress
 from pipeline.store.found import KeyedUnits, joined
 from pipeline.store.prepared import Prepared
+from pipeline.store.selection import EVERYTHING, Selection
 from pipeline.store.sources import Sources
 from pipeline.store.trials import replay
 from pipeline.store.units import Units
@@ -97,34 +98,12 @@ class Plan:
         return max((group.memory_bytes for group in self.groups), default=0)
 
 
-def plan(
-    store: Store,
-    analyzers: Iterable[Analyzer],
-    runs: Collection[str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    steps: Steps | Collection[int] | None = None,
-    bases: Mapping[str, str] | None = None,
-) -> Plan:
+def plan(store: Store, analyzers: Iterable[Analyzer], selection: Selection = EVERYTHING) -> Plan:
     """What `compute` would do. Reads documents and indexes, no tensor.
 
-    runs: ids, default all. include, exclude: globs on matrix or tensor names. steps: what of each run (see
-    `pipeline.selection.parse_steps`). bases: run id → "run@step", over the recorded base. Raises `ParameterError` for
-    an unknown run, `ContractError` for statistics that break the contract.
+    Raises `ParameterError` for an unknown run, `ContractError` for statistics that break the contract.
     """
-    return plan_units(store, find_units(store, analyzers, select(runs, include, exclude, steps, bases)))
-
-
-def select(
-    runs: Collection[str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    steps: Steps | Collection[int] | None = None,
-    bases: Mapping[str, str] | None = None,
-) -> Selection:
-    """The selection that these arguments (see `plan`) describe."""
-    chosen = None if runs is None else tuple(runs)
-    return Selection(chosen, tuple(include), tuple(exclude), steps, dict(bases or {}))
+    return plan_units(store, find_units(store, analyzers, selection))
 
 
 def find_units(store: Store, analyzers: Iterable[Analyzer], selection: Selection) -> Units:

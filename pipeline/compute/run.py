@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from analyzers.contract import Analyzer, IterativeStatistic, Result, Statistic
 from pipeline.compute.allocator import collector_spared
 from pipeline.compute.cluster import Cluster, open_cluster
 from pipeline.compute.events import (
+    ClusterOpened,
     Compacted,
     GroupFinished,
     Planned,
@@ -31,14 +32,16 @@ from pipeline.compute.events import (
     silent,
 )
 from pipeline.compute.groups import Group, group_units, shared_out
+from pipeline.compute.pace import samples_first, seconds_by_statistic
 from pipeline.compute.plan import Plan, missing_jobs, plan
 from pipeline.compute.profile import Profile
 from pipeline.compute.provenance import provenance
 from pipeline.compute.work import CACHE_BYTES, Outcome, Previous, Work, run_group
-from pipeline.store.addresses import Skip, Steps, UnitAddress
+from pipeline.store.addresses import Skip, UnitAddress
 from pipeline.store.clock import Seconds, Spent
 from pipeline.store.failures import Failure
 from pipeline.store.found import AddressList, joined
+from pipeline.store.selection import EVERYTHING, Selection
 from pipeline.store.statistics import Reference, StatisticTable
 from pipeline.store.trials import is_stored
 
@@ -48,6 +51,10 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 """A unit is tried with its group once, then alone twice."""
 COMPACT_BATCHES = 32
+BATCH_SECONDS = 60.0
+"""Estimated seconds of wall time in one batch: a Prefect task each, and workers idle only at its end."""
+Call = Callable[[Callable[[Sequence[Group]], "Tally"], Sequence[Sequence[Group]]], Iterable["Tally"]]
+"""Calls a function on each batch, in order; `map`, or something that wraps each call."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Summary:
     measured: int
     unmeasurable: int
     failures: tuple[Failure, ...]
-    blocked: tuple[str, ...]
+    blocked: tuple[UnitAddress, ...]
     skips: tuple[Skip, ...]
     seconds: float
     cluster: str
@@ -107,46 +114,50 @@ def compute(
     analyzers: Iterable[Analyzer],
     cluster: Cluster | None = None,
     progress: Progress = silent,
-    runs: Collection[str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    steps: Steps | Collection[int] | None = None,
-    bases: Mapping[str, str] | None = None,
+    selection: Selection = EVERYTHING,
     cache_bytes: int = CACHE_BYTES,
     profile: Profile | None = None,
 ) -> Summary:
-    """Brings into the store what the analyzers need (see `plan` for the selection). Without a cluster, threads of
-    this process or processes of this machine, as the work suggests.
-
-    A unit that fails is tried again alone, twice, then recorded with its traceback; the rest goes on. Interrupting
-    leaves a good store: the same call completes it. `profile` gets where the time went.
-    """
-    started = time.perf_counter()
-    planned = plan(store, analyzers, runs, include, exclude, steps, bases)
-    progress(Planned(planned.present, planned.missing, len(planned.skips), planned.seconds))
-    if not planned.missing:
-        return Summary(planned.present, 0, 0, (), (), planned.skips, time.perf_counter() - started, "nothing to do")
-    if cluster is not None:
-        return _carry_out(store, planned, cluster, progress, started, cache_bytes, profile)
-    with open_cluster(plan=planned) as opened:
-        return _carry_out(store, planned, opened, progress, started, cache_bytes, profile)
+    """Brings into the store what the analyzers need. Without a cluster, threads of this process or processes of this
+    machine, as the work suggests. See `carry_out`."""
+    planned = plan(store, analyzers, selection)
+    progress(Planned(planned.present, planned.missing, planned.further, len(planned.skips), planned.seconds))
+    with nullcontext(cluster) if cluster is not None or not planned.missing else open_cluster(plan=planned) as opened:
+        return carry_out(store, planned, opened, progress, cache_bytes, profile)
 
 
-def _carry_out(
+def carry_out(
     store: Store,
     planned: Plan,
-    cluster: Cluster,
-    progress: Progress,
-    started: float,
-    cache_bytes: int,
-    profile: Profile | None,
+    cluster: Cluster | None,
+    progress: Progress = silent,
+    cache_bytes: int = CACHE_BYTES,
+    profile: Profile | None = None,
+    call: Call = map,
 ) -> Summary:
+    """Computes what a plan misses; `cluster` may be None where it misses nothing.
+
+    A unit that fails is tried again alone, twice, then recorded with its traceback; the rest goes on. Interrupting
+    leaves a good store: the same call completes it. `profile` gets where the time went. `call` calls each batch of
+    groups, one after the other in this thread: one batch at a time writes to the store.
+    """
+    started = time.perf_counter()
     total = Tally()
-    blocked: list[str] = []
-    for one in iter_rounds(store, planned):
-        blocked.extend(str(unit) for unit in one.blocked)
-        total += run_groups(store, one.groups, cluster, progress, cache_bytes, profile)
-    compact(store, {stage.prepared.name for stage in planned.stages}, progress)
+    blocked: list[UnitAddress] = []
+    if cluster is not None and planned.missing:
+        workers = max(cluster.workers, 1)
+        progress(ClusterOpened(cluster.name, workers, seconds_by_statistic(planned.groups)))
+
+        def run(batch: Sequence[Group]) -> Tally:
+            return run_groups(store, batch, cluster, progress, cache_bytes, profile)
+
+        for coming in iter_rounds(store, planned):
+            units = sum(len(group.units) for group in coming.groups)
+            progress(RoundStarted(units, coming.after, seconds_by_statistic(coming.groups)))
+            blocked += coming.blocked
+            batches = list(batched(samples_first(coming.groups, workers), BATCH_SECONDS * workers))
+            total = sum(call(run, batches), total)
+        compact(store, {stage.prepared.name for stage in planned.stages}, progress)
     return Summary(
         planned.present,
         total.measured,
@@ -155,8 +166,22 @@ def _carry_out(
         tuple(blocked),
         planned.skips,
         time.perf_counter() - started,
-        cluster.name,
+        cluster.name if cluster is not None else "nothing to do",
     )
+
+
+def batched(groups: Sequence[Group], seconds: float) -> Iterator[tuple[Group, ...]]:
+    """Consecutive groups of about `seconds` estimated CPU time together."""
+    batch: list[Group] = []
+    taken = 0.0
+    for group in groups:
+        if batch and taken + group.seconds > seconds:
+            yield tuple(batch)
+            batch, taken = [], 0.0
+        batch.append(group)
+        taken += group.seconds
+    if batch:
+        yield tuple(batch)
 
 
 def iter_rounds(store: Store, planned: Plan) -> Iterator[Round]:
@@ -232,9 +257,6 @@ def run_groups(
         return Tally()
     cluster.check_store(store.path.resolve())
     groups = shared_out(groups, cluster.workers)
-    names = tuple(dict.fromkeys(group.statistic.name for group in groups))
-    units = sum(len(group.units) for group in groups)
-    progress(RoundStarted(names, len(groups), units, sum(group.seconds for group in groups)))
     driver = _Driver(store, cluster, progress, deque(groups), cache_bytes, profile)
     started, worked = time.perf_counter(), profile.worked if profile else 0.0
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,12 @@ from pipeline.report.archive_tables import archive_nodes
 from pipeline.report.provenance import computed_by, root_attributes
 from pipeline.report.step_units import mark_units
 from pipeline.report.tables import RESERVED, legal_names
+from pipeline.store.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Derived, View
     from pipeline.report.spill import Spill
     from pipeline.report.view import StoreView
-    from pipeline.store.addresses import Steps
     from pipeline.store.store import Store
 
 PADDING_LIMIT = 256 * 2**20
@@ -31,21 +31,15 @@ PADDING_LIMIT = 256 * 2**20
 
 
 def derive(
-    store: Store,
-    analyzer: Analyzer,
-    runs: Collection[str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    steps: Steps | Collection[int] | None = None,
-    spill: Spill | None = None,
+    store: Store, analyzer: Analyzer, selection: Selection = EVERYTHING, spill: Spill | None = None
 ) -> tuple[Derived, ...]:
-    """What one analyzer says of the runs (all where None), from what is stored. The selection is `compute`'s.
+    """What one analyzer says of the selected runs, from what is stored. The selection is `compute`'s.
 
     One entry, or one for each group of runs that share axes (`pipeline.report.groups`). Large arrays go to `spill`.
     """
     from pipeline.report.view import StoreView
 
-    return _derived(analyzer, StoreView(store, [analyzer], runs, include, exclude, steps), spill)
+    return _derived(analyzer, StoreView(store, [analyzer], selection), spill)
 
 
 def _derived(analyzer: Analyzer, view: StoreView, spill: Spill | None = None) -> tuple[Derived, ...]:
@@ -69,10 +63,7 @@ def _of_matrices(analyzer: Analyzer) -> bool:
 def assemble(
     store: Store,
     analyzers: Sequence[Analyzer],
-    runs: Collection[str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    steps: Steps | Collection[int] | None = None,
+    selection: Selection = EVERYTHING,
     derived: Mapping[str, Sequence[Derived]] | None = None,
     problems: Sequence[str] = (),
     logs: Mapping[str, Log] | None = None,
@@ -86,7 +77,7 @@ def assemble(
     from pipeline.report.view import StoreView
     from pipeline.store.store import SCHEMA
 
-    view = StoreView(store, analyzers, runs, include, exclude, steps)
+    view = StoreView(store, analyzers, selection)
     ready = derived or {}
     members = [[run.id for run in part.runs] for part in view.groups()]
     parts = [(a, ready[a.name] if a.name in ready else _derived(a, view)) for a in analyzers]

@@ -13,12 +13,13 @@ import numpy as np
 
 from analyzers.contract import IterativeStatistic, Result, Statistic
 from analyzers.errors import StoreError
-from pipeline.store.addresses import Selection, Skip
+from pipeline.store.addresses import Skip
 from pipeline.store.columns import Columns, Piece
 from pipeline.store.failures import Failure
 from pipeline.store.found import Found, Place, Places
 from pipeline.store.keys import identity
 from pipeline.store.prepared import Prepared
+from pipeline.store.selection import Selection
 from pipeline.store.sources import Sources
 from pipeline.store.trials import reasons_of_trials
 from pipeline.store.units import Units

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +24,11 @@ from analyzers.errors import ContractError, Unmeasurable
 from pipeline.report.axes import dataset
 from pipeline.report.groups import Extent, group
 from pipeline.report.results import Results
-from pipeline.store.addresses import Because, Selection, Skip, Steps
+from pipeline.store.addresses import Because, Skip
 from pipeline.store.failures import Failure
 from pipeline.store.found import Place
 from pipeline.store.records import RunRecord
+from pipeline.store.selection import EVERYTHING, Selection
 from pipeline.store.trials import replay
 
 if TYPE_CHECKING:
@@ -40,18 +41,7 @@ class StoreView:
     runs, steps, matrices: the report's axes. Results are read when they are asked for.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        analyzers: Sequence[Analyzer],
-        runs: Collection[str] | None = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        steps: Steps | Collection[int] | None = None,
-        bases: Mapping[str, str] | None = None,
-    ) -> None:
-        chosen = None if runs is None else tuple(runs)
-        selection = Selection(chosen, tuple(include), tuple(exclude), steps, dict(bases or {}))
+    def __init__(self, store: Store, analyzers: Sequence[Analyzer], selection: Selection = EVERYTHING) -> None:
         self._results = Results(store, [s for a in analyzers for s in a.statistics()], selection)
         self._sources = sources = self._results.sources
         self.runs: tuple[RunInfo, ...] = tuple(self._run_info(record) for record in sources.runs)

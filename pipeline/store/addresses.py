@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from analyzers.contract import IterativeStatistic, MatrixInfo, Statistic, Trial
 from pipeline.archive.recipes import Recipe
@@ -126,39 +123,3 @@ class Skip:
     def of(because: Because, run: str, step: int | None, matrix: str | None, statistic: str | None) -> Skip:
         """The same reason, at a place."""
         return Skip(run, step, matrix, statistic, because.reason, because.wrong, because.code, because.cause)
-
-
-class Steps(Protocol):
-    """Chooses among a run's steps (`pipeline.selection.StepSelection`)."""
-
-    def of(self, steps: Sequence[int]) -> tuple[int, ...]: ...
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which part of a store is asked for. None and empty mean everything.
-
-    `include` and `exclude` are globs on canonical matrix names or on the names of the tensors they are cut from.
-    `bases` overrides the recorded base of a run: run id → "run@step".
-    """
-
-    runs: tuple[str, ...] | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    steps: Steps | Collection[int] | None = None
-    bases: Mapping[str, str] = field(default_factory=dict)
-
-    def chosen_steps(self, steps: Sequence[int]) -> tuple[int, ...]:
-        """The chosen ones of a run's steps, ascending."""
-        if self.steps is None:
-            return tuple(sorted(steps))
-        if isinstance(self.steps, Collection):
-            return tuple(sorted(set(steps).intersection(self.steps)))
-        return self.steps.of(steps)
-
-    def excluded(self, names: Sequence[str]) -> str | None:
-        """Why a matrix known by these names is left out, or None."""
-        if self.include and not any(fnmatchcase(name, glob) for name in names for glob in self.include):
-            return f"not among those included ({', '.join(self.include)})"
-        hit = next((glob for glob in self.exclude for name in names if fnmatchcase(name, glob)), None)
-        return f"excluded by {hit!r}" if hit else None

@@ -10,17 +10,16 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from analyzers.contract import MatrixInfo
-from analyzers.errors import ParameterError
 from pipeline.archive.architectures import Shapes, alike, architectures, not_merged, shapes_of
 from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
-from pipeline.store.addresses import Because, CheckpointSource, Selection, Skip, Source
+from pipeline.store.addresses import Because, CheckpointSource, Skip, Source
 from pipeline.store.reasons import LISTED, UNMATCHED
+from pipeline.store.selection import Selection
 
 if TYPE_CHECKING:
     from pipeline.store.records import CheckpointRecord, RunRecord
@@ -57,7 +56,7 @@ class Sources:
         self.store = store
         self.selection = selection
         self._all = {run.id: run for run in store.runs()}
-        self.runs: tuple[RunRecord, ...] = tuple(self._all[id] for id in _chosen(tuple(self._all), selection))
+        self.runs: tuple[RunRecord, ...] = tuple(self._all[id] for id in selection.chosen_runs(tuple(self._all)))
         self.skips: list[Skip] = []
         self._checkpoints: dict[str, dict[int, CheckpointRecord]] = {}
         self._steps: dict[str, tuple[int, ...]] = {}
@@ -93,7 +92,7 @@ class Sources:
             every = tuple(self.checkpoints(run))
             record = self._all.get(run)
             is_base = record is not None and record.role == "base"
-            self._steps[run] = every if is_base else self.selection.chosen_steps(every)
+            self._steps[run] = every if is_base else self.selection.steps.of(every)
         return self._steps[run]
 
     def architectures(self, run: str) -> tuple[tuple[int, ...], ...]:
@@ -431,18 +430,6 @@ class Sources:
             if reason:
                 self.skips.append(Skip(run, None, name, None, reason))
         return self._exclusions[run, name]
-
-
-def _chosen(all_ids: tuple[str, ...], selection: Selection) -> tuple[str, ...]:
-    if selection.runs is None:
-        return all_ids
-    for id in selection.runs:
-        if id not in all_ids:
-            near = get_close_matches(id, all_ids, n=2)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has: {', '.join(all_ids)}"
-            raise ParameterError(f"no run {id!r} in the store; {hint}")
-    wanted = set(selection.runs)
-    return tuple(id for id in all_ids if id in wanted)
 
 
 def _few(steps: tuple[int, ...]) -> str:

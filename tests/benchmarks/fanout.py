@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 import pipeline
 from analyzers.contract import Analyzer, Context, Cost, Derived, MatrixInfo, Result, Statistic, Unit, View
-from pipeline.api import configured
+from pipeline.analysis.library import configured
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.dask_cluster import local_cpu
 from pipeline.compute.plan import plan

@@ -23,7 +23,7 @@ import yaml
 import pipeline
 from data_catalog.recipes.minilm_sst2 import _encode, _logits, model_folder, read_sentences
 from data_catalog.recipes.saving import write_checkpoint
-from pipeline.api import analyzers_of
+from pipeline.analysis.resolve import analyzers_of
 from tests.benchmarks.intrinsic_mnist import crossing
 
 SEEN = 4900

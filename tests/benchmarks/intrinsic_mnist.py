@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import pipeline
 from analyzers.contract import Analyzer
-from pipeline.api import analyzers_of
+from pipeline.analysis.resolve import analyzers_of
 
 NETS = {"fc": 199_210, "lenet": 44_426}
 

@@ -26,9 +26,10 @@ import json, sys
 from pathlib import Path
 import torch
 import scipy.linalg
-from pipeline.api import analyzers_of
+from pipeline.analysis.resolve import analyzers_of
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.plan import plan
+from pipeline.store.selection import Selection
 from pipeline.compute.run import run_groups
 from pipeline.store import Store
 
@@ -38,7 +39,8 @@ def status(field):
 
 store, analyzer, statistic, include = Store.open(sys.argv[1], "a"), sys.argv[2], sys.argv[3], sys.argv[4].split(",")
 torch.set_num_threads(1)
-groups = [g for g in plan(store, analyzers_of([analyzer]), include=include).groups if g.statistic.name == statistic]
+parts = Selection(include=tuple(include))
+groups = [g for g in plan(store, analyzers_of([analyzer]), parts).groups if g.statistic.name == statistic]
 before = status("VmRSS")
 with ThreadCluster(1) as cluster:
     tally = run_groups(store, groups, cluster)
@@ -93,12 +95,13 @@ def ingest(runs: Path, store: Path) -> Peak:
 
 def measure(store: Path, analyzer: str) -> Iterator[Peak]:
     """The peaks of the analyzer's statistics, inputs first, each in a new process."""
-    from pipeline.api import analyzers_of
+    from pipeline.analysis.resolve import analyzers_of
     from pipeline.compute.plan import plan
     from pipeline.store import Store
+    from pipeline.store.selection import Selection
 
     include = [f"w{i}.weight" for i in range(_MEASURED)]
-    planned = plan(Store.open(store), analyzers_of([analyzer]), include=include)
+    planned = plan(Store.open(store), analyzers_of([analyzer]), Selection(include=tuple(include)))
     for name in dict.fromkeys(group.statistic.name for group in planned.groups):
         command = [sys.executable, "-c", _CHILD, str(store), analyzer, name, ",".join(include)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 from safetensors.torch import save_file
 
-from pipeline.api import scan
-from pipeline.intake import ingest_one, plan_intake
+from pipeline.analysis.intake import ingest_one, plan_intake
+from pipeline.archive.scan import scan
 from pipeline.store import Store
 from pipeline.store.content_findings import content_findings
 from tests.end_to_end.archives import varve

@@ -17,7 +17,7 @@ import pipeline
 from analyzers.contract import Context, Result, Unit
 from analyzers.intrinsic_dimension.landscape import Landscape
 from flows.cli.app import run
-from pipeline.api import analyzers_of
+from pipeline.analysis.resolve import analyzers_of
 from pipeline.models.tasks import read_task
 
 TASK = {

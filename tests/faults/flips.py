@@ -31,9 +31,9 @@ import pandas as pd
 import xarray as xr
 
 from analyzers.errors import VarveError
-from flows import analysis
-from flows.options import AnalyzeOptions
-from flows.running import PlainRunner
+from pipeline.analysis import driver
+from pipeline.analysis.request import AnalysisRequest
+from pipeline.analysis.resolve import resolve
 from pipeline.report import load, swap, verify_report
 from pipeline.store import Store, repair, verify
 from pipeline.store.packs import pack_index
@@ -52,17 +52,17 @@ class Values:
 _LARGE = {**SHAPES, "layers.1.mlp.up_proj.weight": (640, 512)}  # one tensor that gets an array of its own
 
 
-def options(root: Path) -> AnalyzeOptions:
+def options(root: Path) -> AnalysisRequest:
     """An analysis of the archive beside `root`'s folder, into `root`."""
     analyzers = ("weight_spectra", "intruder_dimensions")
-    return AnalyzeOptions(runs=str(root.parent / "runs"), out=str(root), analyzers=analyzers, workers=1)
+    return AnalysisRequest(runs=str(root.parent / "runs"), out=str(root), analyzers=analyzers, workers=1)
 
 
 def analyze(root: Path) -> tuple[Values, tuple[str, ...]]:
     """The numbers of the report, and the problems that the analysis names."""
     pack_index.cache_clear()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        outcome = analysis.analyze(options(root), PlainRunner())
+        outcome = driver.analyze(resolve(options(root)))
     return values_of(load(outcome.written.zarr)), outcome.problems
 
 

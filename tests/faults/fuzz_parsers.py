@@ -115,8 +115,8 @@ def child() -> None:
 def examine(folder: Path) -> list[str]:
     """All that is read of an archive; returns the reasons of its findings."""
     from analyzers.errors import ArchiveError
+    from pipeline.analysis.intake import layout_of
     from pipeline.archive import open_archive, open_tensors, resolve_base
-    from pipeline.intake import layout_of
 
     try:
         archive = open_archive(folder, "fuzzed")

@@ -103,7 +103,7 @@ def test_the_server_that_a_schedule_left_running_is_found_again(
     monkeypatch.setattr(prefect_env, "configured_url", lambda: None)
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
         monkeypatch.setenv(name, "")  # restored afterwards
-    assert prefect_env.choose_api().kind == "ephemeral"
+    assert prefect_env.choose_api() is None
     _record(home, healthy, os.getpid(), psutil.Process().create_time())
     assert prefect_env.choose_api() == Api(healthy, "local")
     assert os.environ["PREFECT_API_URL"] == healthy and os.environ["PREFECT_API_AUTH_STRING"] == AUTH
@@ -122,7 +122,7 @@ def test_a_foreign_server_at_the_default_port_is_not_used(
 ) -> None:
     monkeypatch.setattr(server, "DEFAULT_PORT", int(healthy.split(":")[2].removesuffix("/api")))
     monkeypatch.setattr(prefect_env, "configured_url", lambda: None)
-    assert server.running() is None and prefect_env.choose_api().kind == "ephemeral"
+    assert server.running() is None and prefect_env.choose_api() is None
 
 
 def test_the_password_is_in_no_text_about_the_server(home: Path) -> None:
@@ -148,13 +148,11 @@ def test_stopping_never_ends_a_process_that_got_the_number_of_a_dead_server(home
         other.wait()
 
 
-def test_a_temporary_server_that_does_not_start_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file"))
-    with pytest.raises(PrefectUnavailable, match=r"cannot be started.*varve doctor.*--no-flow"):
-        prefect_env.open_api(Api(None, "ephemeral"))
+    with pytest.raises(PrefectUnavailable, match="cannot be started"):
+        server.start()
 
 
 def test_what_the_user_set_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from analyzers.errors import ParameterError
-from flows import analysis, deployment, schedule
+from flows import deployment, schedule
 from flows.cli.app import run
-from flows.options import AnalyzeOptions
+from pipeline.analysis.request import AnalysisRequest
+from pipeline.analysis.resolve import check_schedule
 from tests.end_to_end.archives import write_run
 
 
@@ -54,7 +55,7 @@ def test_the_machines_zone_is_the_default(monkeypatch: pytest.MonkeyPatch, varia
 
 def test_one_store_has_one_deployment_whatever_the_options(tmp_path: Path) -> None:
     def name(**more: str) -> str:
-        return deployment.deployment_name(AnalyzeOptions(runs=str(tmp_path / "runs"), **more))
+        return deployment.deployment_name(AnalysisRequest(runs=str(tmp_path / "runs"), **more))
 
     assert name(out=str(tmp_path / "o"), steps="last") == name(out=str(tmp_path / "o"))
     assert name(out=str(tmp_path / "o")) != name(out=str(tmp_path / "p"))
@@ -66,12 +67,12 @@ def test_one_store_has_one_deployment_whatever_the_options(tmp_path: Path) -> No
 )
 def test_a_deployment_has_a_name_whatever_the_folder_and_the_store_are_called(tmp_path: Path, folder: bytes) -> None:
     place = str(tmp_path / os.fsdecode(folder))
-    options = AnalyzeOptions(runs=place, out=place)
+    options = AnalysisRequest(runs=place, out=place)
     name = deployment.deployment_name(options)
     described = deployment.describe(options, schedule.checked("0 2 * * *", "UTC"))
     assert described.name == name and name.isascii() and len(f"varve-{name}.serving") < 255
     assert json.loads(described.model_dump_json())["parameters"]["options"]["runs"] == options.runs
-    assert deployment.deployment_name(AnalyzeOptions(runs=place, out=str(tmp_path))) != name
+    assert deployment.deployment_name(AnalysisRequest(runs=place, out=str(tmp_path))) != name
 
 
 def test_a_missing_folder_or_a_wrong_cron_fails_before_any_server(
@@ -118,8 +119,7 @@ def test_what_would_fail_every_night_fails_before_any_server(
     assert told in printed and "Traceback" not in printed and len(printed) < 800, printed
 
 
-def test_an_empty_folder_can_be_scheduled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = AnalyzeOptions(runs=str(tmp_path / "runs"), out=str(tmp_path / "out"))
+def test_an_empty_folder_can_be_scheduled(tmp_path: Path) -> None:
+    request = AnalysisRequest(runs=str(tmp_path / "runs"), out=str(tmp_path / "out"))
     (tmp_path / "runs").mkdir()
-    analysis.check_schedule(options)
-    assert "nothing to analyse" in capsys.readouterr().out
+    assert "no checkpoint" in str(check_schedule(request))

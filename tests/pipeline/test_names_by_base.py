@@ -11,10 +11,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from pipeline import ingest
+from pipeline.analysis.intake import layout_of
 from pipeline.archive import open_archive
 from pipeline.archive.bases import BaseMatch, match_base, resolve_base
 from pipeline.archive.recipes import Dense, apply_ops
-from pipeline.intake import layout_of
 from pipeline.store import Store
 from tests.pipeline.archive.test_renaming import MODELS
 

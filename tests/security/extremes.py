@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from pipeline.intake import LAYOUT_SECONDS
+from pipeline.analysis.intake import LAYOUT_SECONDS
 from tests.faults.fuzz_parsers import SECONDS, TOLERANCE, examine
 
 MEGABYTES = 500

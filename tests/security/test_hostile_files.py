@@ -17,13 +17,13 @@ import torch
 from safetensors.numpy import save_file
 
 from analyzers.errors import ArchiveError
+from pipeline.analysis.intake import layout_of
 from pipeline.archive import open_archive, resolve_base
 from pipeline.archive.formats import recognise, scan
 from pipeline.archive.formats.pickle_data import read_pickle
 from pipeline.archive.guarded import boundary, open_regular, short
 from pipeline.archive.jsonfile import MAX_VALUES, read_json
 from pipeline.archive.module_patterns import names_module
-from pipeline.intake import layout_of
 
 SHAPE = (4, 3)
 

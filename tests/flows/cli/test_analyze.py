@@ -14,7 +14,7 @@ import xarray as xr
 from safetensors.numpy import load_file, save_file
 
 from flows.cli.app import run
-from flows.lock import writing
+from pipeline.analysis.lock import writing
 from pipeline.report.contents import Contents
 from pipeline.report.left_out import not_analysed
 from tests.flows.cli.conftest import Analysed

@@ -9,8 +9,8 @@ import xarray as xr
 
 import varve
 from analyzers.errors import ArchiveError
-from flows.analysis import find_archive, given_logs
-from flows.cli.request import options_from
+from pipeline.analysis.request import AnalysisRequest
+from pipeline.analysis.resolve import find_archive, given_logs
 from pipeline.archive.metrics import Log
 from pipeline.archive.types import Run
 from pipeline.report.archive_tables import archive_nodes
@@ -29,7 +29,7 @@ def logged(archive_logs: dict[str, Log]) -> xr.Dataset:
 def test_the_options_file_joins_what_the_run_logged_and_the_store_keeps_both_sources(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "one", [10, 20])
     (tmp_path / "log.csv").write_text("run,step,my_score\none,10,0.5\n")
-    options = options_from(runs=tmp_path / "runs", out=tmp_path / "out", metrics=[str(tmp_path / "log.csv")])
+    options = AnalysisRequest.of(runs=tmp_path / "runs", out=tmp_path / "out", metrics=[str(tmp_path / "log.csv")])
     (run,) = find_archive(options).archive.runs
     store = Store.open(tmp_path / "store.zarr", mode="a")
     record = record_run(store, run)
@@ -42,16 +42,16 @@ def test_the_options_file_joins_what_the_run_logged_and_the_store_keeps_both_sou
 
 def test_a_relative_file_means_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    options = options_from(runs=tmp_path, out=tmp_path / "out", metrics=["log.csv", "seed*=b.csv"])
+    options = AnalysisRequest.of(runs=tmp_path, out=tmp_path / "out", metrics=["log.csv", "seed*=b.csv"])
     assert options.metrics == (str(tmp_path / "log.csv"), f"seed*={tmp_path / 'b.csv'}")
 
 
 def test_a_report_refuses_a_file_that_it_cannot_use(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "one", 1)
-    (run,) = find_archive(options_from(runs=tmp_path / "runs", out=tmp_path / "out")).archive.runs
+    (run,) = find_archive(AnalysisRequest.of(runs=tmp_path / "runs", out=tmp_path / "out")).archive.runs
     store = Store.open(tmp_path / "store.zarr", mode="a")
     record_run(store, run)
-    options = options_from(runs=tmp_path / "store.zarr", out=tmp_path, metrics=[str(tmp_path / "absent.csv")])
+    options = AnalysisRequest.of(runs=tmp_path / "store.zarr", out=tmp_path, metrics=[str(tmp_path / "absent.csv")])
     with pytest.raises(ArchiveError, match="absent"):
         given_logs(store, options)
 
@@ -68,7 +68,7 @@ def test_given_metrics_belong_to_the_store_until_others_are_given(tmp_path: Path
     own = {"loss": 2.0} if has_own_log else {}
 
     def numbers_after(*metrics: str) -> dict[str, float]:
-        options = options_from(runs=tmp_path / "runs", out=tmp_path / "out", metrics=metrics)
+        options = AnalysisRequest.of(runs=tmp_path / "runs", out=tmp_path / "out", metrics=metrics)
         (run,) = find_archive(options).archive.runs
         record_run(store, run)
         return {name: value for row in store.run(run.id).log.rows for name, value in row.items() if name != "step"}
@@ -99,7 +99,9 @@ def test_a_report_shows_other_metrics_than_the_store_and_leaves_it_as_it_is(tmp_
     store = varve.ingest(tmp_path / "runs", tmp_path / "store.zarr", metrics=tmp_path / "first.csv")
     (record,) = store.runs()
     assert record.log.rows == ({"step": 10.0, "acc": 0.5},)
-    options = options_from(runs=store.path, out=tmp_path, store=store.path, metrics=[str(tmp_path / "second.csv")])
+    options = AnalysisRequest.of(
+        runs=store.path, out=tmp_path, store=store.path, metrics=[str(tmp_path / "second.csv")]
+    )
     assert given_logs(store, options)[record.id].rows == ({"step": 10.0, "f1": 0.75},)
     tables = archive_nodes(store, store.runs(), {}, logs=given_logs(store, options))
     assert tables["/metrics"]["metric"].values.tolist() == ["f1"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from pipeline.api import ingest
+from pipeline.analysis.library import ingest
 from pipeline.archive import open_archive, open_tensors, resolve_base
 from pipeline.archive.bases import ResolvedBase
 from tests.pipeline.archive.tiny import PROPERTY

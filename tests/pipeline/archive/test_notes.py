@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.analysis.intake import plan_intake
 from pipeline.archive import open_archive
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run, within
 from pipeline.archive.types import Archive, Run
-from pipeline.intake import plan_intake
 from pipeline.report.archive_tables import archive_nodes
 from pipeline.store import Store
 from tests.pipeline.archive.folders import save, trainer_checkpoint

@@ -22,6 +22,7 @@ from pipeline.compute.plan import Plan, plan
 from pipeline.compute.run import compute, run_groups
 from pipeline.compute.work import run_group
 from pipeline.store import Store
+from pipeline.store.selection import Selection
 from tests.pipeline.compute.plugins import Everything, Killer, Norm, calls
 from tests.pipeline.compute.stores import small_store
 
@@ -157,7 +158,7 @@ def test_impossible_wishes_are_refused() -> None:
 def test_a_worker_asked_for_a_device_it_has_not_says_so(store: Store) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    (group,) = plan(store, [Everything(Norm())], include=["layers.0.mlp.down_proj"], runs=["runs/base"]).groups
+    (group,) = plan(store, [Everything(Norm())], Selection(("runs/base",), ("layers.0.mlp.down_proj",))).groups
     with pytest.raises(ComputeError, match="this worker finds no CUDA device"):
         run_group(store.path, group, "cuda")
 

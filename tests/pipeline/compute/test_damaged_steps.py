@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from analyzers.contract import Analyzer, Context, Derived, Result, Statistic, Unit, View
-from flows.findings import skipped
-from pipeline.api import scan
+from pipeline.analysis.findings import skipped
+from pipeline.analysis.intake import ingest_one, plan_intake
+from pipeline.archive.scan import scan
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
-from pipeline.intake import ingest_one, plan_intake
 from pipeline.report.view import StoreView
 from pipeline.store import Store
 from pipeline.store.content_findings import content_findings

@@ -17,8 +17,8 @@ from pipeline.archive.recipes import Dense, LowRankProduct, Merged, recipe_key
 from pipeline.compute.plan import find_units
 from pipeline.compute.work import _store
 from pipeline.store import Store
-from pipeline.store.addresses import Selection
 from pipeline.store.keys import identity, key, seed_of
+from pipeline.store.selection import Selection
 from tests.pipeline.compute.plugins import Change, Everything, Norm, TopEntries, Total, Trace
 from tests.pipeline.compute.stores import LAYERS, ingest, weights, write_adapter, write_full
 from tests.pipeline.store.samples import put

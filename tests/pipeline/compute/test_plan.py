@@ -16,11 +16,11 @@ from pipeline.archive.types import Layout, MatrixSpec, TensorHeader
 from pipeline.compute.groups import GROUP_BYTES, group_units
 from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
-from pipeline.selection import parse_steps
 from pipeline.store import Store
 from pipeline.store.addresses import Skip
 from pipeline.store.binding import bind
 from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord
+from pipeline.store.selection import Selection, parse_steps
 from tests.pipeline.compute.plugins import Change, Everything, Norm, Relative, Step, Together, Total
 from tests.pipeline.compute.stores import LAYERS, ingest, small_store, weights, write_adapter, write_full
 
@@ -76,7 +76,9 @@ def test_a_stored_input_counts_as_present_only_while_a_missing_unit_needs_it(tmp
 
 
 def test_globs_choose_by_canonical_or_tensor_name_and_the_rest_is_listed(store: Store) -> None:
-    planned = plan(store, [Everything(Norm())], include=["*up_proj*"], exclude=["model.layers.1.*"])  # a tensor
+    planned = plan(
+        store, [Everything(Norm())], Selection(include=("*up_proj*",), exclude=("model.layers.1.*",))
+    )  # a tensor
     assert {job.matrix for job in planned.jobs if job.run != "runs/lora"} == {"layers.0.mlp.up_proj"}
     listed = {(s.matrix, s.reason) for s in planned.skips if s.run == "runs/full"}
     assert ("layers.0.mlp.down_proj", "not among those included (*up_proj*)") in listed
@@ -84,7 +86,7 @@ def test_globs_choose_by_canonical_or_tensor_name_and_the_rest_is_listed(store: 
 
 
 def test_runs_and_steps_choose_and_the_base_comes_along(store: Store) -> None:
-    planned = plan(store, [Everything(Norm(), Step())], runs=["runs/full"], steps=parse_steps("first,last"))
+    planned = plan(store, [Everything(Norm(), Step())], Selection(("runs/full",), steps=parse_steps("first,last")))
     of_norm = {(job.run, job.step) for job in planned.jobs if job.statistic.name == "test_norm"}
     assert of_norm == {("runs/full", 10), ("runs/full", 30), ("runs/base", 0)}
     pairs = [job for job in planned.jobs if job.statistic.name == "test_step"]
@@ -93,16 +95,16 @@ def test_runs_and_steps_choose_and_the_base_comes_along(store: Store) -> None:
 
 def test_an_unknown_run_names_the_nearest(store: Store) -> None:
     with pytest.raises(ParameterError, match="did you mean 'runs/full'"):
-        plan(store, [Everything(Norm())], runs=["runs/ful"])
+        plan(store, [Everything(Norm())], Selection(("runs/ful",)))
 
 
 def test_another_base_can_be_given(store: Store) -> None:
-    usual = plan(store, [Everything(Change())], runs=["runs/full"])
-    moved = plan(store, [Everything(Change())], runs=["runs/full"], bases={"runs/full": "runs/full@10"})
+    usual = plan(store, [Everything(Change())], Selection(("runs/full",)))
+    moved = plan(store, [Everything(Change())], Selection(("runs/full",), bases={"runs/full": "runs/full@10"}))
     assert {job.step for job in moved.jobs} == {20, 30}
     assert not {job.key for job in usual.jobs} & {job.key for job in moved.jobs}
     assert reasons(moved.skips, run="runs/full", step=10) == {"is the base itself"}
-    absent = plan(store, [Everything(Change())], runs=["runs/full"], bases={"runs/full": "runs/full@15"})
+    absent = plan(store, [Everything(Change())], Selection(("runs/full",), bases={"runs/full": "runs/full@15"}))
     assert not absent.jobs
     assert "its base 'runs/full@15' has no such step in the store (there are: 10, 20, 30)" in reasons(absent.skips)
 
@@ -140,7 +142,7 @@ def test_runs_with_different_bases_stand_in_different_units(tmp_path: Path) -> N
         write_full(root / run / "checkpoint-1", weights(ord(run[-1])))
     on = {"runs/r1": "runs/base-a@0", "runs/r2": "runs/base-b@0", "runs/r3": "runs/base-a@0"}
     store = ingest(root, tmp_path / "S.zarr", {run: (base, "given") for run, base in on.items()})
-    planned = plan(store, [Everything(Together())], include=["layers.0.mlp.up_proj"])
+    planned = plan(store, [Everything(Together())], Selection(include=("layers.0.mlp.up_proj",)))
     together = [job for job in planned.jobs if job.statistic.name == "test_together"]
     assert {tuple(m.run for m in job.members) for job in together} == {("runs/r1", "runs/r3"), ("runs/r2",)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.api import configured, ingest
+from pipeline.analysis.library import configured, ingest
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.profile import DRIVER, Profile
 from pipeline.compute.run import compute

@@ -10,7 +10,7 @@ import pytest
 
 from analyzers.contract import Context, Result, Statistic, Sum, Unit
 from pipeline.compute.cluster import ThreadCluster
-from pipeline.compute.events import Event, GroupFinished, Planned, UnitFailed, UnitRetried
+from pipeline.compute.events import ComputeEvent, GroupFinished, Planned, UnitFailed, UnitRetried
 from pipeline.compute.plan import plan
 from pipeline.compute.run import Summary, compute, iter_rounds, run_groups
 from pipeline.compute.work import run_group
@@ -90,7 +90,7 @@ def test_of_two_extents_asked_for_at_once_the_larger_is_computed(tmp_path: Path)
 
 def test_a_unit_that_fails_is_tried_three_times_then_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     store, log = small_store(tmp_path, steps=(10,)), str(tmp_path)
-    events: list[Event] = []
+    events: list[ComputeEvent] = []
     summary = run(store, Fragile(log=log), Norm(), progress=events.append)
     failing = [("runs/base", 0), ("runs/full", 10), ("runs/lora", 10)]
     for where, step in failing:
@@ -225,7 +225,7 @@ def test_many_small_batches_are_merged_at_the_end(tmp_path: Path) -> None:
     before = sum(1 for path in (store.path / "statistics" / "test_norm").iterdir() if path.is_dir())
     assert before >= 32
     write_full(tmp_path / "runs" / "more" / "checkpoint-1", weights(9))
-    events: list[Event] = []
+    events: list[ComputeEvent] = []
     run(ingest(tmp_path / "runs", store.path), Norm(), progress=events.append)
     after = sum(1 for path in (store.path / "statistics" / "test_norm").iterdir() if path.is_dir())
     assert after < before / 4

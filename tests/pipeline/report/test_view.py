@@ -22,13 +22,13 @@ from analyzers.contract import (
     View,
 )
 from analyzers.errors import ContractError, Unmeasurable
-from flows.findings import unmeasurable
+from pipeline.analysis.findings import unmeasurable
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.report.view import StoreView
-from pipeline.selection import parse_steps
 from pipeline.store import Store
+from pipeline.store.selection import Selection, parse_steps
 from tests.pipeline.compute.plugins import Bisect, Change, Everything, Norm, Series, Together, TopEntries, Total
 from tests.pipeline.compute.stores import small_store
 
@@ -176,7 +176,7 @@ def test_a_reference_is_the_base_s_own_result(view: StoreView) -> None:
 
 
 def test_a_view_of_one_run_still_knows_its_base(store: Store) -> None:
-    alone = StoreView(store, [Everything()], runs=["runs/lora"], steps=parse_steps("20"))
+    alone = StoreView(store, [Everything()], Selection(("runs/lora",), steps=parse_steps("20")))
     assert [run.id for run in alone.runs] == ["runs/lora"] and alone.steps.tolist() == [20]
     assert alone.matrices == ("layers.0.mlp.up_proj", UP)
     assert alone.reference(Norm(), "runs/lora", UP) is not None

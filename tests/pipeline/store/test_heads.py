@@ -14,14 +14,15 @@ import transformers as t
 from analyzers.contract import Analyzer, Derived, Statistic, Sum, Variable, View
 from analyzers.intrinsic_dimension.trajectory import Trajectory
 from analyzers.intruder_dimensions import IntruderDimensions
-from pipeline.api import ingest
+from pipeline.analysis.library import ingest
 from pipeline.archive.heads import is_head, ties_embeddings
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.models.stored import open_checkpoint
 from pipeline.store import Store
-from pipeline.store.addresses import CheckpointSource, Selection, Source
+from pipeline.store.addresses import CheckpointSource, Source
+from pipeline.store.selection import Selection
 from pipeline.store.sources import Reference, Sources
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -8,7 +8,8 @@ import torch
 
 import pipeline
 from pipeline.store import Store
-from pipeline.store.addresses import Because, Selection
+from pipeline.store.addresses import Because
+from pipeline.store.selection import Selection
 from pipeline.store.sources import Sources
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.api import ingest
+from pipeline.analysis.library import ingest
 from pipeline.archive.recipes import Dense, LowRankProduct
 from pipeline.archive.types import Checkpoint, Layout, MatrixSpec
 from pipeline.store import Store, ingest_checkpoint
-from pipeline.store.addresses import Selection
+from pipeline.store.selection import Selection
 from pipeline.store.sources import Reference, Sources
 from tests.pipeline.store.samples import MemoryArchive, MemoryReader, checkpoint_of, header, layout_of, put
 
