@@ -16,9 +16,9 @@ import pytest
 
 from flows import deployment, keeper, server
 from flows.keeper import Keeper
-from flows.options import AnalyzeOptions
 from flows.schedule import Schedule
 from flows.server import LocalServer
+from pipeline.analysis.request import AnalysisRequest
 
 
 class _Impostor(http.server.BaseHTTPRequestHandler):
@@ -66,7 +66,7 @@ def test_what_answers_at_the_port_of_a_dead_server_is_not_asked(
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
         monkeypatch.setenv(name, "")  # restored at the end
     told: list[str] = []
-    options = AnalyzeOptions(runs=str(tmp_path), out=str(tmp_path))
+    options = AnalysisRequest(runs=str(tmp_path), out=str(tmp_path))
     watching = Keeper(options, Schedule("0 2 * * *", "UTC"), dead.url, told.append)
     runs = watching._child = subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE)
     try:

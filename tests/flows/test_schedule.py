@@ -122,4 +122,4 @@ def test_what_would_fail_every_night_fails_before_any_server(
 def test_an_empty_folder_can_be_scheduled(tmp_path: Path) -> None:
     request = AnalysisRequest(runs=str(tmp_path / "runs"), out=str(tmp_path / "out"))
     (tmp_path / "runs").mkdir()
-    assert "no checkpoint" in str(check_schedule(request))
+    assert "no readable checkpoint" in str(check_schedule(request))
