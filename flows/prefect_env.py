@@ -1,7 +1,4 @@
-"""Prefect made ready: quiet, offline, and with an API that answers; no module of ours imports Prefect before this.
-
-Which API: the one that the user configured; else the local server that `varve schedule` keeps; else none.
-"""
+"""Prefect made ready: quiet, offline; no module of ours imports Prefect before this."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import base64
 import os
 import re
 import sys
-from dataclasses import dataclass
-from typing import Literal
 
 from analyzers.errors import VarveError
 
@@ -26,14 +21,6 @@ NO_FLOW_HINT = "Give --no-flow to run without Prefect."
 
 class PrefectUnavailable(VarveError):  # noqa: N818 - a state of the surroundings
     """No Prefect API answers, and none can be started."""
-
-
-@dataclass(frozen=True)
-class Api:
-    """The Prefect API in use: "configured" by the user, or "local", kept by varve."""
-
-    url: str
-    kind: Literal["configured", "local"]
 
 
 def prepare() -> None:
@@ -88,24 +75,6 @@ def _configured_authorization() -> dict[str, str]:
     if api.auth_string is not None:
         return _authorization(api.auth_string.get_secret_value())
     return {"Authorization": f"Bearer {api.key.get_secret_value()}"} if api.key is not None else {}
-
-
-def choose_api() -> Api | None:
-    """The API to use, None where there is none; checks that a configured one answers. Raises `PrefectUnavailable`."""
-    url = configured_url()
-    if url is not None:
-        if (trouble := trouble_with(url)) is not None:
-            raise PrefectUnavailable(
-                f"PREFECT_API_URL is {url}, but that Prefect server cannot be used: {trouble}. "
-                f"Start it, or unset PREFECT_API_URL. {NO_FLOW_HINT}"
-            )
-        return Api(url, "configured")
-    from flows import server
-
-    if (local := server.running()) is not None:
-        use(local.url, local.auth)
-        return Api(local.url, "local")
-    return None
 
 
 def use(url: str, auth: str) -> None:

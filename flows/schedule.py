@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from analyzers.errors import ParameterError
 from flows import prefect_env, server
+from flows.prefect_api import choose_api
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def upcoming(schedule: Schedule, count: int = 3, start: datetime | None = None) 
 
 def ensure_server(tell: Callable[[str], None]) -> str:
     """The URL of a persistent API: the configured one, the local one, or a local one started now."""
-    api = prefect_env.choose_api()
+    api = choose_api()
     if api is not None and api.kind == "configured":
         return api.url
     local = server.ensure(tell)

@@ -69,7 +69,7 @@ def _root(
 
 def _version() -> None:
     """Print the version."""
-    from flows.cli.main import version
+    from flows.cli.version import version
 
     say(f"varve {version()}")
 

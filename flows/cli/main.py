@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from flows.cli.version import version
 from flows.cli.words.console import complain, discard_output, ensure_streams, say, survive_any_text
 from flows.shadowing import put_ours_first, sentence, shadowed
 
@@ -26,16 +27,6 @@ def first_line(arguments: Sequence[str]) -> str | None:
     verb = "analyze" if arguments[0] == "analyse" else arguments[0]
     subject = next((a for a in arguments[1:] if not a.startswith("-")), "")
     return f"varve {version()} · {verb} {subject}".rstrip()
-
-
-def version() -> str:
-    """Of the installed distribution."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("varve")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def main() -> None:

@@ -65,9 +65,9 @@ def run_report(request: AnalysisRequest, runs: Sequence[str], with_prefect: bool
 def open_prefect() -> bool:
     """Whether there is a Prefect API: the one that is configured, or the server that `varve schedule` keeps. Where
     there is none, nobody waits for one to start. Raises `PrefectUnavailable` for a configured one that fails."""
-    from flows import prefect_env
+    from flows.prefect_api import choose_api
 
-    api = prefect_env.choose_api()
+    api = choose_api()
     if api is None:
         say("No Prefect server is configured or running: the analysis runs without one.")
         return False

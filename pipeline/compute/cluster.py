@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from analyzers.errors import ComputeError
 from pipeline.compute.allocator import keep_freed_memory
-from pipeline.store.limits import available_memory, cores
+from pipeline.store.limits import available_memory, cores, memory_per_worker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,11 +143,6 @@ class ThreadCluster:
 
     def check_store(self, path: Path) -> None:
         """This process opened the store: nothing to check."""
-
-
-def memory_per_worker(workers: int) -> int:
-    """Bytes that each of so many workers may use of what the machine, or the container, has free now."""
-    return int(0.9 * available_memory() / workers)
 
 
 def _set_torch_threads(count: int) -> None:

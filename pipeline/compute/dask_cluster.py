@@ -23,8 +23,8 @@ from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.security import Security
 
 from analyzers.errors import ComputeError
-from pipeline.compute.cluster import memory_per_worker
 from pipeline.compute.provenance import software
+from pipeline.store.limits import memory_per_worker
 
 if TYPE_CHECKING:
     from pipeline.compute.plan import Plan

@@ -103,3 +103,8 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""
+
+
+def memory_per_worker(workers: int) -> int:
+    """Bytes that each of so many workers may use of what the machine, or the container, has free now."""
+    return int(0.9 * available_memory() / workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,11 +12,16 @@ from analyzers.contract import Content, LowRank, Sum
 from pipeline.archive.recipes import Dense, LowRankProduct, Op, Recipe, apply_ops
 from pipeline.store.clock import spend
 
-if TYPE_CHECKING:
-    from pipeline.store.store import Store
+
+class Tensors(Protocol):
+    """Stored tensors by digest; `pipeline.store.store.Store` is one."""
+
+    def read_tensor(self, digest: str, rows: tuple[int, int] | None = None) -> np.ndarray: ...
+
+    def shape_of(self, digest: str) -> tuple[int, ...]: ...
 
 
-def load(store: Store, recipe: Recipe) -> Content:
+def load(store: Tensors, recipe: Recipe) -> Content:
     """The content of a recipe bound to digests, on the CPU, in storage dtype, oriented (out, in)."""
     if isinstance(recipe, Dense):
         return to_torch(read_dense(store, recipe))
@@ -25,7 +30,7 @@ def load(store: Store, recipe: Recipe) -> Content:
     return Sum(to_torch(read_dense(store, recipe.base)), _low_rank(store, recipe.delta))
 
 
-def read_dense(store: Store, recipe: Dense) -> np.ndarray:
+def read_dense(store: Tensors, recipe: Dense) -> np.ndarray:
     """The matrix as numpy. Of one expert of a fused (E, a, b) tensor, or q of a fused qkv, only its rows are read."""
     if not recipe.ops:
         return store.read_tensor(recipe.tensor)
@@ -85,5 +90,5 @@ def _owned(array: np.ndarray) -> np.ndarray:
     return array if array.flags.writeable else array.copy()
 
 
-def _low_rank(store: Store, recipe: LowRankProduct) -> LowRank:
+def _low_rank(store: Tensors, recipe: LowRankProduct) -> LowRank:
     return LowRank(to_torch(read_dense(store, recipe.b)), to_torch(read_dense(store, recipe.a)), recipe.scale)

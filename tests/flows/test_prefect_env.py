@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import prefect_env, server
-from flows.prefect_env import Api, PrefectUnavailable
+from flows import prefect_api, prefect_env, server
+from flows.prefect_api import Api
+from flows.prefect_env import PrefectUnavailable
 from tests.end_to_end.archives import varve, write_run
 
 AUTH = "varve:secret"
@@ -82,14 +83,14 @@ def test_what_merely_answers_is_not_taken_for_prefect(body: bytes) -> None:
 
 
 def test_a_configured_api_is_used(monkeypatch: pytest.MonkeyPatch, healthy: str, password: None) -> None:
-    monkeypatch.setattr(prefect_env, "configured_url", lambda: healthy)
-    assert prefect_env.choose_api() == Api(healthy, "configured")
+    monkeypatch.setattr(prefect_api, "configured_url", lambda: healthy)
+    assert prefect_api.choose_api() == Api(healthy, "configured")
 
 
 def test_a_configured_api_that_is_down_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefect_env, "configured_url", lambda: "http://127.0.0.1:9/api")
+    monkeypatch.setattr(prefect_api, "configured_url", lambda: "http://127.0.0.1:9/api")
     with pytest.raises(PrefectUnavailable, match=r"PREFECT_API_URL is http://127\.0\.0\.1:9/api.*--no-flow"):
-        prefect_env.choose_api()
+        prefect_api.choose_api()
 
 
 def _record(home: Path, url: str, pid: int, began: float) -> None:
@@ -100,12 +101,12 @@ def _record(home: Path, url: str, pid: int, began: float) -> None:
 def test_the_server_that_a_schedule_left_running_is_found_again(
     monkeypatch: pytest.MonkeyPatch, home: Path, healthy: str
 ) -> None:
-    monkeypatch.setattr(prefect_env, "configured_url", lambda: None)
+    monkeypatch.setattr(prefect_api, "configured_url", lambda: None)
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
         monkeypatch.setenv(name, "")  # restored afterwards
-    assert prefect_env.choose_api() is None
+    assert prefect_api.choose_api() is None
     _record(home, healthy, os.getpid(), psutil.Process().create_time())
-    assert prefect_env.choose_api() == Api(healthy, "local")
+    assert prefect_api.choose_api() == Api(healthy, "local")
     assert os.environ["PREFECT_API_URL"] == healthy and os.environ["PREFECT_API_AUTH_STRING"] == AUTH
 
 
@@ -121,8 +122,8 @@ def test_a_foreign_server_at_the_default_port_is_not_used(
     monkeypatch: pytest.MonkeyPatch, home: Path, healthy: str
 ) -> None:
     monkeypatch.setattr(server, "DEFAULT_PORT", int(healthy.split(":")[2].removesuffix("/api")))
-    monkeypatch.setattr(prefect_env, "configured_url", lambda: None)
-    assert server.running() is None and prefect_env.choose_api() is None
+    monkeypatch.setattr(prefect_api, "configured_url", lambda: None)
+    assert server.running() is None and prefect_api.choose_api() is None
 
 
 def test_the_password_is_in_no_text_about_the_server(home: Path) -> None:

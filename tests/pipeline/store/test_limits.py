@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.compute.cluster import memory_per_worker, open_cluster
+from pipeline.compute.cluster import open_cluster
 from pipeline.store import limits
+from pipeline.store.limits import memory_per_worker
 
 GIB = 2**30
 
