@@ -7,7 +7,33 @@ from typing import Annotated
 
 import typer
 
+from analyzers.errors import ParameterError
 from flows.cli.options import AsJson, Words, request_of, with_options
+
+Runs = Annotated[
+    Path | None, typer.Argument(metavar="[RUNS]", help="A folder of training runs, or the name of a catalog entry.")
+]
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate", help="Measure this machine first (about 20 s), and keep it for later plans.")
+]
+Paper = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Plan on paper: a transformers config.json, or a YAML of models. No weights are needed.",
+    ),
+]
+Checkpoints = Annotated[
+    int | None, typer.Option("--checkpoints", metavar="N", min=1, help="With --config: number of checkpoints in a run.")
+]
+AdapterRank = Annotated[
+    int | None, typer.Option("--adapter-rank", metavar="R", min=1, help="With --config: LoRA adapters of this rank.")
+]
+Dtype = Annotated[str | None, typer.Option("--dtype", metavar="DTYPE", help="With --config: the weights' dtype.")]
+Gpu = Annotated[
+    str | None, typer.Option("--gpu", metavar="NAME", help="Only this GPU (one whose data sheet varve knows).")
+]
 
 
 @with_options(
@@ -16,35 +42,13 @@ from flows.cli.options import AsJson, Words, request_of, with_options
 )  # fmt: skip
 def plan(
     words: Words,
-    runs: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUNS]", help="A folder of training runs, or the name of a catalog entry."),
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine first (about 20 s), and keep it for later plans.")
-    ] = False,
-    paper: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="Plan on paper: a transformers config.json, or a YAML of models. No weights are needed.",
-        ),
-    ] = None,
-    checkpoints: Annotated[
-        int | None,
-        typer.Option("--checkpoints", metavar="N", min=1, help="With --config: number of checkpoints in a run."),
-    ] = None,
-    adapter_rank: Annotated[
-        int | None,
-        typer.Option("--adapter-rank", metavar="R", min=1, help="With --config: LoRA adapters of this rank."),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="DTYPE", help="With --config: the weights' dtype.")
-    ] = None,
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="NAME", help="Only this GPU (one whose data sheet varve knows).")
-    ] = None,
+    runs: Runs = None,
+    calibrate: Calibrate = False,
+    paper: Paper = None,
+    checkpoints: Checkpoints = None,
+    adapter_rank: AdapterRank = None,
+    dtype: Dtype = None,
+    gpu: Gpu = None,
     as_json: AsJson = False,
 ) -> int:
     """Estimate what an analysis would cost: units, bytes, operations, memory and time; reads headers only.
@@ -60,20 +64,12 @@ def plan(
     tensor changes between checkpoints, and also shows the cost if none does. Exit code 2 when there is nothing to
     plan, 3 when something in the archive cannot be read.
     """
-    from analyzers.errors import ParameterError
     from flows.cli.words import plan_text
     from flows.cli.words.console import say
     from pipeline.analysis import estimating
     from pipeline.compute.calibration import current
 
-    if runs is None and paper is None and not calibrate:
-        raise ParameterError("nothing to plan: give a folder of RUNS, --config FILE, or --calibrate")
-    if runs is not None and paper is not None:
-        raise ParameterError(
-            f"RUNS {runs} and --config {paper}: plan either an archive or a model on paper: give one of the two"
-        )
-    if paper is None and (checkpoints or adapter_rank or dtype):
-        raise ParameterError("--checkpoints, --adapter-rank and --dtype describe a model on paper: give --config FILE")
+    _check(runs, paper, calibrate, bool(checkpoints or adapter_rank or dtype))
     chosen = plan_text.gpus(gpu)
     if calibrate:
         measured, path = estimating.calibrate(None if as_json else say)
@@ -95,3 +91,15 @@ def plan(
     planned = estimating.plan_archive(request, calibration)
     say((plan_text.as_json if as_json else plan_text.text)(planned, calibration, chosen, workers))
     return 3 if planned.problems else 0
+
+
+def _check(runs: Path | None, paper: Path | None, calibrate: bool, describes_paper: bool) -> None:
+    """What is planned must be clear. Raises `ParameterError`."""
+    if runs is None and paper is None and not calibrate:
+        raise ParameterError("nothing to plan: give a folder of RUNS, --config FILE, or --calibrate")
+    if runs is not None and paper is not None:
+        raise ParameterError(
+            f"RUNS {runs} and --config {paper}: plan either an archive or a model on paper: give one of the two"
+        )
+    if paper is None and describes_paper:
+        raise ParameterError("--checkpoints, --adapter-rank and --dtype describe a model on paper: give --config FILE")

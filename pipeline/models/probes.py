@@ -104,34 +104,18 @@ def _of_file(path: Path) -> Probe:
     batch_size = _whole(path, described, "batch_size", 16)
     rows: Rows | None
     vocabulary: int | None = None
-    padding = described.get("padding", 0)
     traces: TraceFiles | None = None
     tokens, rows = True, None
     inputs: np.ndarray
     if kind in ("text", "jsonl"):
         texts, rows = _texts(path, folder / str(described[kind]), kind, str(described.get("field", "text")))
         ids, vocabulary = _tokenized(path, texts, described)
-        lengths = np.array([len(one) for one in ids], dtype=np.int64)
+        lengths = np.array([len(text) for text in ids], dtype=np.int64)
         inputs = np.zeros((len(ids), int(lengths.max())), dtype=np.int64)
-        for row, one in enumerate(ids):
-            inputs[row, : len(one)] = one
+        for row, text in enumerate(ids):
+            inputs[row, : len(text)] = text
     elif kind == "tokens":
-        inputs = _array(path, folder / str(described["tokens"]))
-        if inputs.ndim != 2 or inputs.dtype.kind not in "iu" or inputs.size == 0 or inputs.min() < 0:
-            raise ParameterError(
-                f"{path}: tokens must be whole numbers ≥ 0 of shape (samples, length), found {inputs.dtype} "
-                f"{inputs.shape}" + (f", smallest {inputs.min()}" if inputs.size and inputs.dtype.kind in "if" else "")
-            )
-        inputs = inputs.astype(np.int64)
-        lengths = np.full(len(inputs), inputs.shape[1], dtype=np.int64)
-        if "lengths" in described:
-            lengths = _array(path, folder / str(described["lengths"])).astype(np.int64).ravel()
-        elif "padding" in described:
-            real = inputs != int(padding)
-            lengths = np.where(real.any(1), inputs.shape[1] - real[:, ::-1].argmax(1), 0)
-        if "max_length" in described:
-            most = _whole(path, described, "max_length", inputs.shape[1])
-            inputs, lengths = inputs[:, :most], np.minimum(lengths, most)
+        inputs, lengths = _tokens(path, folder, described)
     elif kind == "arrays":
         inputs, tokens = _array(path, folder / str(described["arrays"])), False
         lengths = np.ones(len(inputs), dtype=np.int64)
@@ -157,6 +141,27 @@ def _of_file(path: Path) -> Probe:
         vocabulary,
         traces=traces,
     )
+
+
+def _tokens(path: Path, folder: Path, described: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids (samples, length) of an array's file, and how many of each row are real."""
+    inputs = _array(path, folder / str(described["tokens"]))
+    if inputs.ndim != 2 or inputs.dtype.kind not in "iu" or inputs.size == 0 or inputs.min() < 0:
+        raise ParameterError(
+            f"{path}: tokens must be whole numbers ≥ 0 of shape (samples, length), found {inputs.dtype} "
+            f"{inputs.shape}" + (f", smallest {inputs.min()}" if inputs.size and inputs.dtype.kind in "if" else "")
+        )
+    inputs = inputs.astype(np.int64)
+    lengths = np.full(len(inputs), inputs.shape[1], dtype=np.int64)
+    if "lengths" in described:
+        lengths = _array(path, folder / str(described["lengths"])).astype(np.int64).ravel()
+    elif "padding" in described:
+        real = inputs != int(described["padding"])
+        lengths = np.where(real.any(1), inputs.shape[1] - real[:, ::-1].argmax(1), 0)
+    if "max_length" in described:
+        most = _whole(path, described, "max_length", inputs.shape[1])
+        inputs, lengths = inputs[:, :most], np.minimum(lengths, most)
+    return inputs, lengths
 
 
 def _described(path: Path) -> dict[str, Any]:

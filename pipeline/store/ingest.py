@@ -72,8 +72,23 @@ def ingest_checkpoint(
     check_files(checkpoint, root, "while it was read")
     if problems and not writer.digests:
         raise ArchiveError(f"none of the {len(problems)} tensors of {checkpoint.path} could be read: {problems[0]}")
+    record = _recorded(checkpoint, layout, layout_digest, writer, problems, tied)
+    store.ensure_run(RunRecord(checkpoint.run, adapter=checkpoint.kind == "adapter"))
+    original = find_original(store, checkpoint, record)
+    return _add_alias(store, original, checkpoint) if original is not None else _publish(store, record)
+
+
+def _recorded(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    layout_digest: str,
+    writer: TensorWriter,
+    problems: Sequence[Problem],
+    tied: tuple[tuple[int, ...], ...],
+) -> CheckpointRecord:
+    """The record of a checkpoint whose tensors are written."""
     digests = tuple(writer.digests.get(header.name) for header in layout.tensors)
-    record = CheckpointRecord(
+    return CheckpointRecord(
         run=checkpoint.run,
         step=checkpoint.step,
         revision=0,
@@ -94,9 +109,6 @@ def ingest_checkpoint(
         sketch="" if problems or writer.not_finite else writer.sketch.text(),
         step_unit=checkpoint.step_unit,
     )
-    store.ensure_run(RunRecord(checkpoint.run, adapter=checkpoint.kind == "adapter"))
-    original = find_original(store, checkpoint, record)
-    return _add_alias(store, original, checkpoint) if original is not None else _publish(store, record)
 
 
 def record_run(

@@ -13,7 +13,7 @@ from pipeline.archive.recipes import Dense, LowRankProduct, Op, Recipe, apply_op
 from pipeline.store.clock import spend
 
 
-class Tensors(Protocol):
+class StoredTensors(Protocol):
     """Stored tensors by digest; `pipeline.store.store.Store` is one."""
 
     def read_tensor(self, digest: str, rows: tuple[int, int] | None = None) -> np.ndarray: ...
@@ -21,7 +21,7 @@ class Tensors(Protocol):
     def shape_of(self, digest: str) -> tuple[int, ...]: ...
 
 
-def load(store: Tensors, recipe: Recipe) -> Content:
+def load(store: StoredTensors, recipe: Recipe) -> Content:
     """The content of a recipe bound to digests, on the CPU, in storage dtype, oriented (out, in)."""
     if isinstance(recipe, Dense):
         return to_torch(read_dense(store, recipe))
@@ -30,7 +30,7 @@ def load(store: Tensors, recipe: Recipe) -> Content:
     return Sum(to_torch(read_dense(store, recipe.base)), _low_rank(store, recipe.delta))
 
 
-def read_dense(store: Tensors, recipe: Dense) -> np.ndarray:
+def read_dense(store: StoredTensors, recipe: Dense) -> np.ndarray:
     """The matrix as numpy. Of one expert of a fused (E, a, b) tensor, or q of a fused qkv, only its rows are read."""
     if not recipe.ops:
         return store.read_tensor(recipe.tensor)
@@ -90,5 +90,5 @@ def _owned(array: np.ndarray) -> np.ndarray:
     return array if array.flags.writeable else array.copy()
 
 
-def _low_rank(store: Tensors, recipe: LowRankProduct) -> LowRank:
+def _low_rank(store: StoredTensors, recipe: LowRankProduct) -> LowRank:
     return LowRank(to_torch(read_dense(store, recipe.b)), to_torch(read_dense(store, recipe.a)), recipe.scale)
