@@ -133,12 +133,7 @@ class Landscape(IterativeStatistic):
         splits = type(splits)(splits.train.to(on), splits.tune.to(on), splits.score.to(on))
         trials = [unit.trial for unit in units if unit.trial is not None]
         checkpoint = _checkpoint(units[0])
-        setups: dict[int, _Setup] = {}
-        for trial in trials:
-            seed = int(trial["seed"])
-            if seed not in setups and (not setups or self._varies(next(iter(setups.values())))):
-                setups[seed] = self._setup(task, checkpoint, context, seed)
-            setups.setdefault(seed, next(iter(setups.values())))
+        setups = self._setups(task, checkpoint, context, [int(trial["seed"]) for trial in trials])
         first = next(iter(setups.values()))
         steps = task.training.steps * int(trials[0]["budget"])
         rates = [task.training.lr * search.RATE_STEP ** int(trial["rate"]) for trial in trials]
@@ -180,6 +175,15 @@ class Landscape(IterativeStatistic):
             }
             for curve, rate in zip(curves, rates, strict=True)
         ]
+
+    def _setups(self, task: Task, checkpoint: Checkpoint, context: Context, seeds: Sequence[int]) -> dict[int, _Setup]:
+        """By seed; one for all where nothing varies with it."""
+        setups: dict[int, _Setup] = {}
+        for seed in seeds:
+            if seed not in setups and (not setups or self._varies(next(iter(setups.values())))):
+                setups[seed] = self._setup(task, checkpoint, context, seed)
+            setups.setdefault(seed, next(iter(setups.values())))
+        return setups
 
     def _setup(self, task: Task, checkpoint: Checkpoint, context: Context, seed: int) -> _Setup:
         built = task.build(checkpoint, context.models, seed, self.control == "random_init")

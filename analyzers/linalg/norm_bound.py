@@ -2,6 +2,15 @@
 
 Cheap where a deterministic bound costs a factorization: a dozen products with a block of sixteen vectors tell that no
 large singular value hides in the part of a matrix that an iteration has not looked at.
+
+Theorem. Let x be a unit eigenvector of M for λ and G an n × b standard Gaussian drawn independently of M. For
+every polynomial p, ‖p(M)G‖_F ≥ |p(λ)| ‖xᵀG‖, and ‖xᵀG‖² is χ² with b degrees of freedom: but for one event of
+probability P(χ²_b < c), the same for all p, |p(λ)| ≤ ‖p(M)G‖_F/√c. (Dixon 1983 and Kuczyński & Woźniakowski 1992
+for one vector, Hochstenbach 2013 for the polynomials of Lanczos.) So p may be the best there is: with Lanczos'
+recurrence in the Frobenius inner product, V_i = q_i(M)G, and p = Σ q_i(λ) q_i, ‖p(M)G‖_F ≤ √ν ‖q(λ)‖ where ν is
+the norm of the Gram matrix of the V_i, which is measured: √c ‖q(λ)‖ ≤ √ν. The left side grows beyond the
+recurrence's own eigenvalues, and the greatest λ that is possible is found by bisection. `_Recurrence.possible`
+adds the rounding.
 """
 
 from __future__ import annotations
@@ -39,16 +48,7 @@ def deflated_bound(
     `gram`: X → Wᵀ(W X) on blocks (n, b) of `dtype`; `deflated`: Q (n, s) orthonormal, float64; `below`: what is wanted:
     it stops as soon as the bound is there, or sees that it cannot be, at the latest after `steps` products; `largest`:
     the greatest eigenvalue of QᵀAQ, 0 of none; `length`: rows of W. Also returned: a block (n, b) that is rich in what
-    M has at its upper end. The bound is infinite where nothing was shown.
-
-    Theorem. Let x be a unit eigenvector of M for λ and G an n × b standard Gaussian drawn independently of M. For
-    every polynomial p, ‖p(M)G‖_F ≥ |p(λ)| ‖xᵀG‖, and ‖xᵀG‖² is χ² with b degrees of freedom: but for one event of
-    probability P(χ²_b < c), the same for all p, |p(λ)| ≤ ‖p(M)G‖_F/√c. (Dixon 1983 and Kuczyński & Woźniakowski 1992
-    for one vector, Hochstenbach 2013 for the polynomials of Lanczos.) So p may be the best there is: with Lanczos'
-    recurrence in the Frobenius inner product, V_i = q_i(M)G, and p = Σ q_i(λ) q_i, ‖p(M)G‖_F ≤ √ν ‖q(λ)‖ where ν is
-    the norm of the Gram matrix of the V_i, which is measured: √c ‖q(λ)‖ ≤ √ν. The left side grows beyond the
-    recurrence's own eigenvalues, and the greatest λ that is possible is found by bisection. `_Recurrence.possible`
-    adds the rounding.
+    M has at its upper end. The bound is infinite where nothing was shown. The module says why it holds.
     """
     n = deflated.shape[0]
     basis = deflated.to(dtype)

@@ -61,21 +61,15 @@ def open_archive(
         raise ArchiveError(f"step scale {step_scale} is not between 0 and 10⁹")
     pattern = compile_pattern(step_pattern) if step_pattern else None
     path = real_path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - a symlinked root keeps its own name
+    is_file = _is_file(path)
     refused: list[Refused] = []
-    try:
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except OSError as error:
-        raise ArchiveError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    findings = Findings(path.parent if is_file else path)
     if is_file:
-        findings = Findings(path.parent)
         found = [single_file(path)]
         own_name = path.parent.name if found[0].own_folder else found[0].stem
-    elif is_folder:
-        findings = Findings(path)
+    else:
         found, refused = walk(findings)
         own_name = path.name
-    else:
-        raise ArchiveError(f"{path}: no such file or folder")
     own_name = own_name or "archive"
     shown_name = visible(unicodedata.normalize("NFC", name or own_name))
     opened = _whole_folders([read_weights(checkpoint, findings) for checkpoint in found])
@@ -103,6 +97,17 @@ def open_archive(
         dict(findings.others),
         tuple(findings.hints),
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether the path is a file; False for a folder. Raises `ArchiveError` for everything else."""
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    if not is_file and not is_folder:
+        raise ArchiveError(f"{path}: no such file or folder")
+    return is_file
 
 
 def require_runs(archive: Archive) -> Archive:
