@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("analyzers", "data_catalog", "pipeline", "flows", "varve")
@@ -96,6 +99,55 @@ def test_the_check_sees_a_wrong_import(tmp_path: Path) -> None:
 def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     long = {str(p): n for p, _ in modules() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 450}
     assert long == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = [
+        f"{module}.{node.name}: {lines} lines"
+        for path, module in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > 60
+    ]
+    assert long == []
+
+
+def test_no_class_name_stands_twice() -> None:
+    """Two classes of one name are one idea with two forms, or two ideas that a reader confuses."""
+    homes: dict[str, list[str]] = {}
+    for path, module in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that import one another, directly or through others (Tarjan's strongly connected
+    components)."""
+    graph = csr_matrix(
+        [[name in imported for name in imports] for imported in imports.values()],
+        dtype=np.int8,
+    )
+    _, labels = connected_components(graph, directed=True, connection="strong")
+    groups: dict[int, list[str]] = {}
+    for name, label in zip(imports, labels, strict=True):
+        groups.setdefault(int(label), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Also inside functions and for types: a circle means that neither module can be understood alone."""
+    known = dict.fromkeys(module for _, module in modules())
+    imports: dict[str, set[str]] = {}
+    for path, module in modules():
+        named = {name if name in known else name.rpartition(".")[0] for _, name in imports_of(path)}
+        imports[module] = {name for name in named if name in known and name != module}
+    assert circles(imports) == []
+
+
+def test_the_check_sees_a_circle() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_analyzers_open_no_file() -> None:
