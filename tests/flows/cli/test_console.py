@@ -117,7 +117,7 @@ def test_no_name_of_an_archive_steers_the_terminal(capsys: pytest.CaptureFixture
 
 def test_a_bar_takes_names_as_they_are() -> None:
     code = (
-        "import time; from flows import console\n"
+        "import time; from flows.cli.words import console\n"
         "with console.progress('reading', 2) as advance: advance(2, 'a[/b]@1 [red]'); time.sleep(0.3)"
     )
     ours, theirs = pty.openpty()

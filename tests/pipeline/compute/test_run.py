@@ -128,7 +128,7 @@ def test_what_needs_a_failed_unit_waits_for_it_and_is_not_stored(tmp_path: Path)
     first = run(store, OnFragile(log))
     assert (first.measured, len(first.failures), len(first.blocked)) == (3 + 3, 3, 3)
     assert not first.complete
-    assert all("layers.1" in blocked for blocked in first.blocked)
+    assert all("layers.1" in str(blocked) for blocked in first.blocked)
     fixed = run(store, OnFragile(log, times=3))
     assert fixed.complete and fixed.measured == 3 + 3
     found = StoreView(store, [Everything(OnFragile())]).get(OnFragile(), "runs/full", 10, "layers.1.mlp.up_proj")

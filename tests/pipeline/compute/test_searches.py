@@ -58,7 +58,7 @@ def test_a_trial_that_two_searches_share_is_computed_once_and_both_have_it(tmp_p
     counted = Counter(calls(str(tmp_path)))
     assert set(counted.values()) == {1}
     assert sum(line.endswith(" 0 0") for line in counted) == len(counted) // 7  # of 1 + 3 + 3 trials a matrix
-    view = StoreView(store, [Everything(one, two)], None)
+    view = StoreView(store, [Everything(one, two)])
     where = next(run.id for run in view.runs if 10 in run.steps and run.role == "run" and not run.adapter)
     name = next(m for m in view.matrices if view.trials(one, where, 10, m))
     for statistic in (one, two):

@@ -23,6 +23,7 @@ from pipeline.compute.run import compute
 from pipeline.report import assemble, export, groups, load, save, write_html
 from pipeline.report.groups import Extent, group, joint_rows, report_bytes
 from pipeline.store import Store
+from pipeline.store.selection import Selection
 
 ANALYZERS = (WeightSpectra(), IntruderDimensions(IntruderDimensions.Parameters(null=False)))
 
@@ -130,7 +131,7 @@ def test_each_group_is_the_report_of_its_runs(store: Store, tree: xr.DataTree) -
     for number, runs in enumerate(GROUPS, 1):
         part = tree[f"groups/{number}"]
         assert json.loads(part.attrs["runs"]) == list(runs)
-        alone = assemble(store, ANALYZERS, runs)
+        alone = assemble(store, ANALYZERS, Selection(tuple(runs)))
         for analyzer in ANALYZERS:
             xr.testing.assert_identical(
                 part[analyzer.name].to_dataset().drop_attrs(), alone[analyzer.name].to_dataset().drop_attrs()
@@ -201,7 +202,7 @@ def test_memory_grows_with_the_data_and_not_with_runs_times_steps_times_matrices
 
     def peak(chosen: Sequence[str]) -> int:
         tracemalloc.start()
-        kept = assemble(filled, ANALYZERS, chosen)
+        kept = assemble(filled, ANALYZERS, Selection(tuple(chosen)))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(kept["groups"].children) == len(chosen)
