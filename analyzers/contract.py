@@ -37,7 +37,7 @@ from pydantic import BaseModel, ConfigDict
 from analyzers import costs
 from analyzers.costs import Work
 from analyzers.errors import ContractError, Unmeasurable
-from analyzers.models import Checkpoint, Material, Models, NoModels
+from analyzers.models import Material, Models, NoModels, WholeCheckpoint
 
 Scope = Literal["matrix", "pair", "checkpoint", "run", "runs"]
 Result = Mapping[str, np.ndarray]
@@ -145,7 +145,7 @@ class Observation:
     reference: Matrix | None = None
     statistics: Mapping[str, Result] = field(default_factory=dict)
     reference_statistics: Mapping[str, Result] = field(default_factory=dict)
-    checkpoint: Checkpoint | None = None
+    checkpoint: WholeCheckpoint | None = None
 
 
 @dataclass(frozen=True)

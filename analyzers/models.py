@@ -38,7 +38,7 @@ class ParameterInfo:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class WholeCheckpoint:
     """A whole checkpoint, for statistics that `reads_models`: every parameter, biases and norms included.
 
     An adapter's are those of its base with the adapter merged. `config` is the model's config.json, empty where there
@@ -66,7 +66,7 @@ class Models(Protocol):
         """The task or probe set, read once per worker. Raises `ResourceError` where its data changed since."""
         ...
 
-    def build(self, checkpoint: Checkpoint, factory: str | None = None) -> torch.nn.Module:
+    def build(self, checkpoint: WholeCheckpoint, factory: str | None = None) -> torch.nn.Module:
         """The model with the checkpoint's parameters, on the CPU, in eval mode: from its config, or by the user's
         "package.module:factory". Raises `Unmeasurable` where no model can be built."""
         ...
@@ -79,6 +79,6 @@ class NoModels:
         """Raises `ContractError`."""
         raise ContractError(f"no {material.kind} can be opened here: {material.name}")
 
-    def build(self, checkpoint: Checkpoint, factory: str | None = None) -> torch.nn.Module:
+    def build(self, checkpoint: WholeCheckpoint, factory: str | None = None) -> torch.nn.Module:
         """Raises `ContractError`."""
         raise ContractError(f"no model of {checkpoint.run}@{checkpoint.step} can be built here")

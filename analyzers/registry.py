@@ -54,7 +54,7 @@ class AnalyzerInfo:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _AnalyzerEntry:
     name: str
     target: str
     origin: str
@@ -144,13 +144,13 @@ def configure(name: str, settings: Mapping[str, Any] | None = None) -> Analyzer:
         raise ParameterError("; ".join(_explain(name, schema, detail) for detail in error.errors())) from error
 
 
-def _entries() -> tuple[dict[str, _Entry], tuple[str, ...]]:
+def _entries() -> tuple[dict[str, _AnalyzerEntry], tuple[str, ...]]:
     """Name → entry, and the clashes. Built-in names win, then the distribution that sorts first: never the order in
     which the machine happens to list its packages."""
-    chosen = {name: _Entry(name, target, "built-in") for name, target in BUILT_IN.items()}
+    chosen = {name: _AnalyzerEntry(name, target, "built-in") for name, target in BUILT_IN.items()}
     clashing: list[str] = []
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, _origin(p), p.value)):
-        entry = _Entry(point.name, point.value, _origin(point))
+        entry = _AnalyzerEntry(point.name, point.value, _origin(point))
         holder = chosen.setdefault(entry.name, entry)
         if holder.target != entry.target:
             clashing.append(
@@ -166,7 +166,7 @@ def _origin(point: EntryPoint) -> str:
     return f"{point.dist.metadata['Name']} {point.dist.version}"
 
 
-def _load(entry: _Entry) -> type[Analyzer]:
+def _load(entry: _AnalyzerEntry) -> type[Analyzer]:
     module, _, attribute = entry.target.partition(":")
     try:
         found: object = importlib.import_module(module)
@@ -180,7 +180,7 @@ def _load(entry: _Entry) -> type[Analyzer]:
     return _checked(found, entry)
 
 
-def _checked(found: object, entry: _Entry) -> type[Analyzer]:
+def _checked(found: object, entry: _AnalyzerEntry) -> type[Analyzer]:
     """`found` if it keeps the class side of the contract."""
     from analyzers.contract import Analyzer
 
@@ -196,7 +196,7 @@ def _checked(found: object, entry: _Entry) -> type[Analyzer]:
     return found
 
 
-def _describe(entry: _Entry) -> AnalyzerInfo:
+def _describe(entry: _AnalyzerEntry) -> AnalyzerInfo:
     try:
         cls = _load(entry)
     except ContractError as error:

@@ -12,10 +12,10 @@ from pipeline.analysis import driver
 from pipeline.analysis.events import Listener
 from pipeline.analysis.outcome import Ingested
 from pipeline.analysis.request import AnalysisRequest
-from pipeline.analysis.resolve import Source
+from pipeline.analysis.resolve import ArchiveSource
 
 
-def ingest(source: Source, request: AnalysisRequest, tell: Listener) -> Ingested:
+def ingest(source: ArchiveSource, request: AnalysisRequest, tell: Listener) -> Ingested:
     """Brings new and changed checkpoints into the store, as a flow whose parameter is the request."""
 
     @flow(**common.settings("ingest"))

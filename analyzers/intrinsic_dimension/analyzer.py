@@ -16,7 +16,7 @@ from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.layers import of_representation
 from analyzers.intrinsic_dimension.paths import AXES, COMPONENTS, of_joint, of_trajectory
 from analyzers.intrinsic_dimension.representation import Representation
-from analyzers.intrinsic_dimension.search import Plan, Target
+from analyzers.intrinsic_dimension.search import SearchPlan, Target
 from analyzers.intrinsic_dimension.trajectory import Trajectory
 from analyzers.intrinsic_dimension.variables import BY_NAME, VARIABLES
 from analyzers.models import Material
@@ -124,7 +124,7 @@ class IntrinsicDimension(Analyzer):
         targets: list[Target] = [("local", level) for level in s.refined]
         targets += [("global", level) for level in s.refined if s.refine_global]
         budgets = (1, 2) if s.check_budget else (1,)
-        plan = Plan(tuple(targets), s.resolution, s.seeds, s.baseline_seeds, s.tune_seeds, s.d_max, budgets)
+        plan = SearchPlan(tuple(targets), s.resolution, s.seeds, s.baseline_seeds, s.tune_seeds, s.d_max, budgets)
         controls: tuple[Control, ...] = ("none", *CONTROLS) if s.controls else ("none",)
         kinds = [said for said, wanted in ((False, s.did), (True, s.said)) if wanted]
         return tuple(

@@ -89,7 +89,7 @@ class Draws:
     baseline: np.ndarray
 
 
-class Curve:
+class ScoreCurve:
     """Scores over d with their bootstrap. `scores`: d → (seeds,); 0 for no training. `baseline`: (seeds,). The same
     place in any of them is the same seed. `tuning` and `baseline_tuning`: standard deviations that repeated tuning adds
     to the mean at a d and to the baseline's."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from analyzers.contract import View
 from analyzers.intrinsic_dimension.budget import at_greatest_budget, changes
-from analyzers.intrinsic_dimension.crossing import Curve
+from analyzers.intrinsic_dimension.crossing import ScoreCurve
 from analyzers.intrinsic_dimension.doubts import doubts
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.search import FULL, Finished, Target
@@ -29,7 +29,7 @@ class Cell:
     `diverged_lr`: the least rate at which one diverged. `complete`: the search has ended."""
 
     found: Finished
-    curve: Curve | None
+    curve: ScoreCurve | None
     n_trials: int
     n_diverged: int
     diverged_lr: float
@@ -72,7 +72,7 @@ def cell_of(
     if baseline.size:
         scores = {d: finished.at_stop(d) for d in finished.scored_at()}
         scores[0] = np.array([finished.initial("score")])
-        curve = Curve(
+        curve = ScoreCurve(
             scores,
             baseline,
             stable_seed(where),
@@ -117,8 +117,8 @@ def of_landscape(
     return arrays, d
 
 
-def _best_of_run(found: Mapping[tuple[int, int, str, str], Cell]) -> dict[tuple[int, str, str], Curve]:
-    best: dict[tuple[int, str, str], Curve] = {}
+def _best_of_run(found: Mapping[tuple[int, int, str, str], Cell]) -> dict[tuple[int, str, str], ScoreCurve]:
+    best: dict[tuple[int, str, str], ScoreCurve] = {}
     for (r, _, task, method), cell in found.items():
         if cell.curve is not None:
             known = best.get((r, task, method))
@@ -157,7 +157,9 @@ def _fill_cell(arrays: Arrays, at: tuple[int, ...], cell: Cell, d: np.ndarray) -
         arrays["score_low"][where], arrays["score_high"][where] = max(curve.low[i], least), min(curve.high[i], most)
 
 
-def _fill_crossing(arrays: Arrays, at: tuple[int, ...], cell: Cell, threshold: str, level: float, best: Curve) -> None:
+def _fill_crossing(
+    arrays: Arrays, at: tuple[int, ...], cell: Cell, threshold: str, level: float, best: ScoreCurve
+) -> None:
     first, curve = cell.found.first, cell.curve
     assert first is not None and curve is not None
     kind, _, corrected = threshold.partition("_")

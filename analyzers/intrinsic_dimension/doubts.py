@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from analyzers.intrinsic_dimension.crossing import Crossing, Curve
+from analyzers.intrinsic_dimension.crossing import Crossing, ScoreCurve
 
 UNDECIDED, WIDE, NEAR_START, FLAT, INTERPOLATED, UNFINISHED, NOT_LEARNED, RATES, FEW_SEEDS = (
     1 << bit for bit in range(9)
@@ -35,7 +35,7 @@ LEAST_SEEDS = 3
 
 
 def doubts(
-    curve: Curve,
+    curve: ScoreCurve,
     threshold: float,
     found: Crossing,
     finished: bool,
@@ -64,7 +64,7 @@ def doubts(
     return sum(code for code, holds in told.items() if holds)
 
 
-def _sides(curve: Curve, value: float) -> tuple[int, ...]:
+def _sides(curve: ScoreCurve, value: float) -> tuple[int, ...]:
     """Where in the curve the trained d stand that enclose a value."""
     trained = [i for i, d in enumerate(curve.d) if d > 0]
     low = max((i for i in trained if curve.d[i] <= value), default=trained[0])
@@ -72,7 +72,7 @@ def _sides(curve: Curve, value: float) -> tuple[int, ...]:
     return low, high
 
 
-def _interpolated(curve: Curve, sides: tuple[int, ...], start: float) -> bool:
+def _interpolated(curve: ScoreCurve, sides: tuple[int, ...], start: float) -> bool:
     """Whether the trained d that enclose a value are far from each other, in d or in what is learned between them."""
     low, high = sides
     learned = curve.baseline - (start if math.isfinite(start) else 0.0)

@@ -15,7 +15,7 @@ import numpy as np
 
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.intrinsic_dimension.trajectory import common_parameters, cost_of_gram, products_of
-from analyzers.models import Checkpoint
+from analyzers.models import WholeCheckpoint
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class JointTrajectory(Statistic):
         }
 
 
-def _known(previous: Result | None, path: Sequence[Checkpoint], names: Sequence[str]) -> dict[int, int]:
+def _known(previous: Result | None, path: Sequence[WholeCheckpoint], names: Sequence[str]) -> dict[int, int]:
     """Index of a checkpoint → its index in the earlier result; none where that has other parameters or another w_0."""
     if previous is None or [str(name) for name in previous["names"]] != list(names):
         return {}

@@ -19,9 +19,9 @@ from analyzers.intrinsic_dimension import lora, search
 from analyzers.intrinsic_dimension.controls import Control, chance, controlled
 from analyzers.intrinsic_dimension.subspace import Direct, Everything, LayerScaled, Span, Steering, flat, spans_of
 from analyzers.intrinsic_dimension.task import Task
-from analyzers.intrinsic_dimension.training import Curve, Model, train_alone, train_ensemble
+from analyzers.intrinsic_dimension.training import Model, TrainingCurve, train_alone, train_ensemble
 from analyzers.linalg.projections import projection
-from analyzers.models import Checkpoint, Material
+from analyzers.models import Material, WholeCheckpoint
 
 MAPLESS = "one_hot"
 """Under whose key the trials stand that have no map."""
@@ -55,7 +55,7 @@ class Landscape(IterativeStatistic):
     control: Control = "none"
     trained: tuple[str, ...] = ("*",)
     lora_rank: int = 0
-    plan: search.Plan = field(default_factory=search.Plan)
+    plan: search.SearchPlan = field(default_factory=search.SearchPlan)
     ensemble: int = 32
 
     name: ClassVar[str] = "intrinsic_landscape"
@@ -139,7 +139,7 @@ class Landscape(IterativeStatistic):
         rates = [task.training.lr * search.RATE_STEP ** int(trial["rate"]) for trial in trials]
         seeds = [int(trial["seed"]) for trial in trials]
         d = int(trials[0]["d"])
-        curves: list[Curve] = []
+        curves: list[TrainingCurve] = []
         batched = getattr(first.module, "together", None) is not None or on.type != "cpu"
         largest = ENSEMBLE_PARAMETERS if batched else VMAP_PARAMETERS
         together = task.ensembles and len(first.theta0) <= largest and len(trials) > 1
@@ -176,7 +176,9 @@ class Landscape(IterativeStatistic):
             for curve, rate in zip(curves, rates, strict=True)
         ]
 
-    def _setups(self, task: Task, checkpoint: Checkpoint, context: Context, seeds: Sequence[int]) -> dict[int, _Setup]:
+    def _setups(
+        self, task: Task, checkpoint: WholeCheckpoint, context: Context, seeds: Sequence[int]
+    ) -> dict[int, _Setup]:
         """By seed; one for all where nothing varies with it."""
         setups: dict[int, _Setup] = {}
         for seed in seeds:
@@ -185,7 +187,7 @@ class Landscape(IterativeStatistic):
             setups.setdefault(seed, next(iter(setups.values())))
         return setups
 
-    def _setup(self, task: Task, checkpoint: Checkpoint, context: Context, seed: int) -> _Setup:
+    def _setup(self, task: Task, checkpoint: WholeCheckpoint, context: Context, seed: int) -> _Setup:
         built = task.build(checkpoint, context.models, seed, self.control == "random_init")
         module = built.module.to(torch.float32).eval()
         fresh = set(built.fresh)
@@ -219,7 +221,7 @@ def _map_seed(seed: int, d: int) -> int:
     return (seed * 1_000_003 + d) * 2_654_435_761 % 2**62
 
 
-def _checkpoint(unit: Unit) -> Checkpoint:
+def _checkpoint(unit: Unit) -> WholeCheckpoint:
     checkpoint = unit.only.checkpoint
     assert checkpoint is not None
     return checkpoint

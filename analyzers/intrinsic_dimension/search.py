@@ -43,7 +43,7 @@ Target = tuple[Literal["local", "global"], float]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """How a search is carried out. `targets`: the thresholds whose crossing is refined. `resolution`: the greatest
     ratio of a bracket's ends. `d_max`: 0 for D. `budgets` beyond 1 repeat baseline and bracket with that many times
     the steps."""
@@ -151,7 +151,7 @@ class Finished:
         return level * full
 
 
-def usual_trials(plan: Plan) -> int:
+def usual_trials(plan: SearchPlan) -> int:
     """About how many trials a search takes: four rates of the baseline; for each target twelve of the first d, the ends
     and between, and four d scored; a doubled budget repeats what was scored of a bracket."""
     tuned = plan.tune_seeds * (4 + 12 * len(plan.targets))
@@ -159,7 +159,9 @@ def usual_trials(plan: Plan) -> int:
     return tuned + plan.baseline_seeds + 4 * plan.seeds * len(plan.targets) + again
 
 
-def propose(results: Sequence[tuple[Trial, Result | Unmeasurable]], plan: Plan, said: bool = False) -> list[Trial]:
+def propose(
+    results: Sequence[tuple[Trial, Result | Unmeasurable]], plan: SearchPlan, said: bool = False
+) -> list[Trial]:
     """The trials of the next round; empty when every target is bracketed or known to be out of reach."""
     found = Finished.of(results, said)
     if found.first is None:
@@ -200,13 +202,13 @@ def bracket(found: Finished, target: Target) -> tuple[int, ...]:
     return (*sorted(below)[-1:], high)
 
 
-def _targets(found: Finished, plan: Plan) -> list[Target]:
+def _targets(found: Finished, plan: SearchPlan) -> list[Target]:
     assert found.first is not None
     has_reference = math.isfinite(float(found.first["reference"]))
     return [target for target in plan.targets if target[0] == "local" or has_reference]
 
 
-def _towards(found: Finished, target: Target, plan: Plan) -> list[Trial]:
+def _towards(found: Finished, target: Target, plan: SearchPlan) -> list[Trial]:
     """The next trials for one threshold."""
     d_min = found.d_min
     d_max = min(plan.d_max or found.n_full, found.n_full)
@@ -243,7 +245,9 @@ def _towards(found: Finished, target: Target, plan: Plan) -> list[Trial]:
     return _tuning(found, further, plan) or _scoring(found, further, plan.seeds, 1)
 
 
-def _beyond(found: Finished, target: Target, ends: tuple[int, ...], bounds: tuple[int, int], plan: Plan) -> int | None:
+def _beyond(
+    found: Finished, target: Target, ends: tuple[int, ...], bounds: tuple[int, int], plan: SearchPlan
+) -> int | None:
     """A d outside the bracket, where one of its ends is too near the threshold to tell, and nothing beyond tells."""
     threshold = found.threshold(target, "score")
     each = {d: found.at_stop(d) for d in found.scored_at() if len(found.scored[d, 1]) >= plan.seeds}
@@ -289,7 +293,7 @@ def _next(
     return min(max(middle, low + 1), high - 1)
 
 
-def _reached(found: Finished, target: Target, plan: Plan) -> dict[int, bool]:
+def _reached(found: Finished, target: Target, plan: SearchPlan) -> dict[int, bool]:
     """Whether the mean score of each completely scored d reached the threshold."""
     if len(found.scored[FULL, 1]) < plan.baseline_seeds:
         return {}
@@ -298,7 +302,7 @@ def _reached(found: Finished, target: Target, plan: Plan) -> dict[int, bool]:
     return {d: float(found.at_stop(d).mean()) >= threshold for d in complete}
 
 
-def _tuning(found: Finished, d: int, plan: Plan) -> list[Trial]:
+def _tuning(found: Finished, d: int, plan: SearchPlan) -> list[Trial]:
     """Rates still to be tried at d: the best one's neighbours, until the best lies between two."""
     tried = sorted(found.tuned[d]) if d in found.tuned else []
     if not tried:
@@ -340,7 +344,7 @@ def _nearest_rate(found: Finished, d: int) -> int:
     return found.best(min(known, key=lambda one: abs(math.log(one / d))))[0]
 
 
-def _tune(d: int, rates: Iterable[int], plan: Plan) -> list[Trial]:
+def _tune(d: int, rates: Iterable[int], plan: SearchPlan) -> list[Trial]:
     return [
         {"phase": "tune", "d": d, "seed": TUNE_SEED + i, "rate": rate, "budget": 1}
         for rate in rates

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from analyzers.models import Checkpoint, Models
+from analyzers.models import Models, WholeCheckpoint
 
 Metric = Literal["accuracy", "loss"]
 Split = Literal["train", "tune", "score"]
@@ -81,7 +81,7 @@ class Task(Protocol):
         """The examples of a split."""
         ...
 
-    def build(self, checkpoint: Checkpoint, models: Models, seed: int, random: bool) -> Built:
+    def build(self, checkpoint: WholeCheckpoint, models: Models, seed: int, random: bool) -> Built:
         """The model around the checkpoint; `random`: with freshly drawn parameters instead. The seed draws what the
         checkpoint does not give. Raises `Unmeasurable` where the checkpoint does not fit the task."""
         ...

@@ -30,7 +30,7 @@ EVALUATED = 4096
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrainingCurve:
     """One member's training. `steps` (K + 1,) begins with 0; `tune` and `score` are mean scores there, NaN from where
     it diverged; `loss` the mean training loss since the evaluation before. `diverged_at`: a step, or −1."""
 
@@ -130,7 +130,7 @@ def train_ensemble(
     seeds: Sequence[int],
     rates: Sequence[float],
     steps: int,
-) -> list[Curve]:
+) -> list[TrainingCurve]:
     """E members at once. theta0 (E, D) or (1, D); seeds and rates (a parameter's step) of each."""
     members = len(seeds)
     shapes = [span.shape for span in spans]
@@ -181,7 +181,7 @@ def train_ensemble(
 
 def train_alone(
     task: Task, model: Model, steering: Steering, splits: Splits, seed: int, rate: float, steps: int
-) -> Curve:
+) -> TrainingCurve:
     """One member in the model's own memory: beside it two vectors of D, and what the steering holds."""
     theta, held = model.bind()
 
@@ -236,7 +236,7 @@ def _train(
     n_full: int,
     gradient: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     evaluate: Callable[[torch.Tensor, Data], torch.Tensor],
-) -> list[Curve]:
+) -> list[TrainingCurve]:
     with _threads(n_full):
         return _rounds(task, steering, splits, seeds, rates, steps, device, gradient, evaluate)
 
@@ -251,7 +251,7 @@ def _rounds(
     device: torch.device,
     gradient: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     evaluate: Callable[[torch.Tensor, Data], torch.Tensor],
-) -> list[Curve]:
+) -> list[TrainingCurve]:
     v = steering.start(len(seeds), device)
     adam = _Adam.of(v)
     batches = {seed: _Batches(len(splits.train), task.training.batch_size, seed) for seed in seeds}
@@ -287,4 +287,4 @@ def _rounds(
         since += 1
     tune, score, loss = (np.stack(column, axis=1) for column in zip(*rows, strict=True))
     at = np.array(looks, dtype=np.int64)
-    return [Curve(at, tune[i], score[i], loss[i], int(diverged_at[i])) for i in range(len(seeds))]
+    return [TrainingCurve(at, tune[i], score[i], loss[i], int(diverged_at[i])) for i in range(len(seeds))]

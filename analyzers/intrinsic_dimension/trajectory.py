@@ -17,7 +17,7 @@ import torch
 from analyzers import costs
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import Unmeasurable
-from analyzers.models import Checkpoint, ParameterInfo
+from analyzers.models import ParameterInfo, WholeCheckpoint
 
 BLOCK_BYTES = 256 * 2**20
 """All T blocks together, in float64."""
@@ -98,7 +98,7 @@ def _groups(names: Sequence[str], count: int) -> tuple[str, ...]:
     return found if len(found) * count * count * 8 <= GRAM_BYTES else (WHOLE,)
 
 
-def common_parameters(path: Sequence[Checkpoint]) -> tuple[list[ParameterInfo], int]:
+def common_parameters(path: Sequence[WholeCheckpoint]) -> tuple[list[ParameterInfo], int]:
     """Parameters that every step has, floating and of one shape, in the first one's order; how many are not."""
     shapes = [{info.name: info.shape for info in one.parameters} for one in path]
     every = {name for of_step in shapes for name in of_step}
@@ -110,7 +110,7 @@ def common_parameters(path: Sequence[Checkpoint]) -> tuple[list[ParameterInfo], 
     return kept, len(every) - len(kept)
 
 
-def _key(checkpoint: Checkpoint, name: str) -> str:
+def _key(checkpoint: WholeCheckpoint, name: str) -> str:
     return next(info.key for info in checkpoint.parameters if info.name == name)
 
 
@@ -132,7 +132,7 @@ def cost_of_gram(infos: Sequence[MatrixInfo]) -> Cost:
 
 
 def products_of(
-    path: Sequence[Checkpoint], keys: Sequence[str], info: ParameterInfo, known: Collection[int]
+    path: Sequence[WholeCheckpoint], keys: Sequence[str], info: ParameterInfo, known: Collection[int]
 ) -> tuple[float, np.ndarray | None]:
     """‖w_0‖² of one parameter, and its (T, T) products, of no meaning between two that are `known` (indices); None
     where it never changes."""
@@ -172,7 +172,7 @@ def products_of(
     return square, small[np.ix_(index, index)]
 
 
-def _values(checkpoint: Checkpoint, info: ParameterInfo, start: int, stop: int) -> torch.Tensor:
+def _values(checkpoint: WholeCheckpoint, info: ParameterInfo, start: int, stop: int) -> torch.Tensor:
     """Rows of a parameter as a float64 vector."""
     found = checkpoint.rows(info.name, start, stop) if info.shape else checkpoint.read(info.name)
     return found.to(torch.float64).flatten()

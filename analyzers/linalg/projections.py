@@ -53,9 +53,9 @@ def projection(
     on = torch.device(device)
     if kind == "one_hot":
         return OneHot(n_full, n_sub, seed, on, cached)
-    makers: dict[str, type[Fastfood] | type[Dense] | type[Sparse]] = {
+    makers: dict[str, type[Fastfood] | type[DenseProjection] | type[Sparse]] = {
         "fastfood": Fastfood,
-        "dense": Dense,
+        "dense": DenseProjection,
         "sparse": Sparse,
     }
     if kind not in makers:
@@ -154,7 +154,7 @@ class Fastfood(Projection):
         return self._b * self._transform(back)[: self.shape[1]]
 
 
-class Dense(Projection):
+class DenseProjection(Projection):
     """Gaussian columns, normalised. 4 D d bytes: for small models, and as the yardstick of the others."""
 
     def __init__(self, n_full: int, n_sub: int, seed: int, device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from analyzers.errors import ResourceError, Unmeasurable, VarveError
-from analyzers.models import Checkpoint
+from analyzers.models import WholeCheckpoint
 from analyzers.pathway_metrics.probe import Probe
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
@@ -19,13 +19,13 @@ _GPU_SHARE = 0.8
 """Of a GPU's free memory, what a model may take: activations need the rest."""
 
 
-def without_place(error: VarveError, checkpoint: Checkpoint) -> VarveError:
+def without_place(error: VarveError, checkpoint: WholeCheckpoint) -> VarveError:
     """The same error without the checkpoint's name in front: it is listed beside its places, which may be several."""
     return type(error)(str(error).removeprefix(f"{checkpoint.run}@{checkpoint.step}: "))
 
 
 @dataclass(frozen=True)
-class Batch:
+class ProbeBatch:
     """A batch as hooks need it: `sample` int64 (B·T,) the sample of each token, `keep` (B·T,) bool or None for all."""
 
     sample: torch.Tensor
@@ -70,7 +70,9 @@ def _embeddings(model: torch.nn.Module) -> int | None:
 
 
 @torch.inference_mode()
-def run_probe(model: torch.nn.Module, probe: Probe, device: torch.device, begin: Callable[[Batch], None]) -> np.ndarray:
+def run_probe(
+    model: torch.nn.Module, probe: Probe, device: torch.device, begin: Callable[[ProbeBatch], None]
+) -> np.ndarray:
     """Every batch goes through the model; `begin` is told of each before its forward pass.
 
     Returns the loss per sample (N,) float32: cross-entropy at the last place against `labels`; without labels, for
@@ -86,7 +88,7 @@ def run_probe(model: torch.nn.Module, probe: Probe, device: torch.device, begin:
         mask = torch.from_numpy(np.arange(length) < probe.lengths[rows, None]).to(device)
         at = torch.from_numpy(rows).to(device)
         per_token = at.repeat_interleave(length)
-        begin(Batch(per_token, None if bool((probe.lengths[rows] == length).all()) else mask.flatten()))
+        begin(ProbeBatch(per_token, None if bool((probe.lengths[rows] == length).all()) else mask.flatten()))
         as_text = of_transformers and probe.tokens
         logits = _call(model, inputs, mask) if as_text else _logits(model(inputs))
         loss = _loss(logits, inputs, mask, probe, rows)

@@ -18,7 +18,7 @@ import torch
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import Unmeasurable, VarveError
 from analyzers.models import Material
-from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe, without_place
+from analyzers.pathway_metrics.forward import ProbeBatch, check_probe, run_probe, without_place
 from analyzers.pathway_metrics.pathways import Pathways
 from analyzers.pathway_metrics.probe import COLUMNS, Probe
 
@@ -74,7 +74,7 @@ class Neurons(Statistic):
             )
         check_probe(model, probe)
         sums: dict[str, torch.Tensor] = {}
-        current: list[Batch] = []
+        current: list[ProbeBatch] = []
         handles = [
             module.register_forward_pre_hook(_hook(name, sums, current, len(probe))) for name, module in found.items()
         ]
@@ -127,7 +127,7 @@ def neuron_pathways(stored: Result, top_k: int) -> Pathways:
 
 
 def _hook(
-    name: str, sums: dict[str, torch.Tensor], current: list[Batch], samples: int
+    name: str, sums: dict[str, torch.Tensor], current: list[ProbeBatch], samples: int
 ) -> Callable[[torch.nn.Module, Any], None]:
     def record(module: torch.nn.Module, arguments: Any) -> None:
         batch, values = current[0], arguments[0]

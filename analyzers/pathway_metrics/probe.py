@@ -15,19 +15,19 @@ Trace = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Column:
+class ProbeColumn:
     """One label per sample: `codes` (N,) int64 into `names`; −1 where a sample has none."""
 
     codes: np.ndarray
     names: tuple[str, ...]
 
     @staticmethod
-    def of(values: np.ndarray) -> Column:
+    def of(values: np.ndarray) -> ProbeColumn:
         """A column of any values; empty texts and NaN are no label."""
         texts = np.array(["" if v is None or v != v else str(v) for v in np.asarray(values).ravel().tolist()])
         names = [name for name in dict.fromkeys(sorted(texts.tolist(), key=_natural)) if name]
         at = {name: code for code, name in enumerate(names)}
-        return Column(np.array([at.get(text, -1) for text in texts.tolist()], dtype=np.int64), tuple(names))
+        return ProbeColumn(np.array([at.get(text, -1) for text in texts.tolist()], dtype=np.int64), tuple(names))
 
 
 def _natural(text: str) -> tuple[int, float, str]:
@@ -50,7 +50,7 @@ class Probe:
     lengths: np.ndarray
     tokens: bool = True
     labels: np.ndarray | None = None
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    columns: Mapping[str, ProbeColumn] = field(default_factory=dict)
     batch_size: int = 16
     vocabulary: int | None = None
     padding: int = 0

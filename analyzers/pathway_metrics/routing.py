@@ -12,7 +12,7 @@ import torch
 from analyzers.contract import Context, Cost, MatrixInfo, Result, Statistic, Unit
 from analyzers.errors import Unmeasurable, VarveError
 from analyzers.models import Material
-from analyzers.pathway_metrics.forward import Batch, check_probe, run_probe, without_place
+from analyzers.pathway_metrics.forward import ProbeBatch, check_probe, run_probe, without_place
 from analyzers.pathway_metrics.probe import COLUMNS, Probe, Trace
 from analyzers.pathway_metrics.routers import Router, find_routers, read_choice
 from analyzers.pathway_metrics.sums import LayerSums
@@ -90,9 +90,9 @@ class Routing(Statistic):
             )
         check_probe(model, probe)
         sums: dict[str, LayerSums] = {}
-        current: list[Batch] = []
+        current: list[ProbeBatch] = []
 
-        def begin(batch: Batch) -> None:
+        def begin(batch: ProbeBatch) -> None:
             current[:] = [batch]
 
         handles = [
@@ -181,7 +181,7 @@ class Routing(Statistic):
 
 
 def _hook(
-    router: Router, sums: dict[str, LayerSums], current: list[Batch], samples: int, of_tokens: bool
+    router: Router, sums: dict[str, LayerSums], current: list[ProbeBatch], samples: int, of_tokens: bool
 ) -> Callable[..., None]:
     def record(module: torch.nn.Module, arguments: Any, output: Any) -> None:
         choice = read_choice(output, router.name)

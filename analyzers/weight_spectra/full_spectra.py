@@ -19,7 +19,7 @@ PADDING_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SpectraPart:
     """The spectra of one run that share a length: indices into the view, and σ (count, length)."""
 
     steps: np.ndarray
@@ -50,16 +50,16 @@ def full_spectra(view: View, stacks: Sequence[Stack], shuffled: Sequence[Stack] 
     return datasets
 
 
-def _parts(stacks: Sequence[Stack], run: int) -> list[_Part]:
+def _parts(stacks: Sequence[Stack], run: int) -> list[_SpectraPart]:
     parts = []
     for stack in stacks:
         rows = np.flatnonzero(stack.run_index == run)
         if len(rows):
-            parts.append(_Part(stack.step_index[rows], stack.matrix_index[rows], stack.values[rows]))
+            parts.append(_SpectraPart(stack.step_index[rows], stack.matrix_index[rows], stack.values[rows]))
     return parts
 
 
-def _dataset(view: View, run: str, parts: list[_Part], others: list[_Part]) -> xr.Dataset:
+def _dataset(view: View, run: str, parts: list[_SpectraPart], others: list[_SpectraPart]) -> xr.Dataset:
     steps = np.unique(np.concatenate([part.steps for part in parts]))
     matrices = np.unique(np.concatenate([part.matrices for part in parts]))
     rank = max(part.values.shape[1] for part in parts)
@@ -79,7 +79,7 @@ def _dataset(view: View, run: str, parts: list[_Part], others: list[_Part]) -> x
     return xr.Dataset(variables, coordinates, {"run": run})
 
 
-def _filled(parts: list[_Part], steps: np.ndarray, matrices: np.ndarray, rank: int) -> np.ndarray:
+def _filled(parts: list[_SpectraPart], steps: np.ndarray, matrices: np.ndarray, rank: int) -> np.ndarray:
     filled = np.full((len(steps), len(matrices), rank), np.nan)
     for part in parts:
         known = np.isin(part.matrices, matrices) & np.isin(part.steps, steps)

@@ -33,7 +33,7 @@ class MixtureShape(Shape):
         }
 
 
-class Router(nn.Module):
+class RouterLayer(nn.Module):
     """Chooses experts for each token: the softmax over all of them, of which the largest are kept as they are."""
 
     def __init__(self, shape: MixtureShape) -> None:
@@ -70,7 +70,7 @@ class Mixture(nn.Module):
 
     def __init__(self, shape: MixtureShape) -> None:
         super().__init__()
-        self.gate = Router(shape)
+        self.gate = RouterLayer(shape)
         self.experts = Experts(shape)
         self.imbalance = torch.zeros(())
 

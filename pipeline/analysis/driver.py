@@ -9,7 +9,7 @@ from pipeline.analysis.events import Listener, silent
 from pipeline.analysis.lock import writing
 from pipeline.analysis.outcome import Ingested, Outcome, Written
 from pipeline.analysis.request import AnalysisRequest
-from pipeline.analysis.resolve import Resolved, Source, analyzers_for, chosen_runs, given_logs, materials_of
+from pipeline.analysis.resolve import ArchiveSource, Resolved, analyzers_for, chosen_runs, given_logs, materials_of
 from pipeline.analysis.runner import PlainRunner, Runner
 from pipeline.analysis.stages import compute, ingest, open_store, report
 from pipeline.analysis.unchanged import remember
@@ -33,7 +33,9 @@ def analyze(resolved: Resolved, runner: Runner = PLAIN, tell: Listener = silent)
     return outcome
 
 
-def ingest_only(source: Source, request: AnalysisRequest, runner: Runner = PLAIN, tell: Listener = silent) -> Ingested:
+def ingest_only(
+    source: ArchiveSource, request: AnalysisRequest, runner: Runner = PLAIN, tell: Listener = silent
+) -> Ingested:
     """What `varve ingest` does."""
     with writing(request.store_path):
         store = open_store(request.store_path)

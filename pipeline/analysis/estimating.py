@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.analysis.request import AnalysisRequest
-from pipeline.analysis.resolve import Source, analyzers_for, find_archive
+from pipeline.analysis.resolve import ArchiveSource, analyzers_for, find_archive
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedAnalysis:
     """The estimate if every new tensor differs from all others, and the one if all of a name are equal: what then
     happens lies between. `source_bytes` are those of the files' tensors."""
 
@@ -31,7 +31,7 @@ class Planned:
     problems: tuple[str, ...] = ()
 
 
-def plan_archive(request: AnalysisRequest, calibration: Calibration) -> Planned:
+def plan_archive(request: AnalysisRequest, calibration: Calibration) -> PlannedAnalysis:
     """The plan of `varve analyze` with this request; reads headers, and the store's documents where there is one."""
     from pipeline.analysis.intake import resolve_bases
 
@@ -43,12 +43,12 @@ def plan_archive(request: AnalysisRequest, calibration: Calibration) -> Planned:
     upper, lower = (
         _estimate(request, source, bases, known, analyzers, calibration, frozen) for frozen in (False, True)
     )
-    return Planned(source.archive.name, upper, lower, tuple(dict.fromkeys(map(str, said))))
+    return PlannedAnalysis(source.archive.name, upper, lower, tuple(dict.fromkeys(map(str, said))))
 
 
 def _estimate(
     request: AnalysisRequest,
-    source: Source,
+    source: ArchiveSource,
     bases: Any,
     known: Store | None,
     analyzers: Sequence[Analyzer],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.archive.types import Problem
     from pipeline.compute.plan import Plan
     from pipeline.store import Failure, Store
-    from pipeline.store.addresses import Skip, UnitAddress
+    from pipeline.store.addresses import Skip, UnitRef
 
 _SHOWN = 4
 _STEPS_SHOWN = 8
@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _MissingValue:
     """One value that is missing. `cause` is the reason that `reason` follows from, or `reason` itself."""
 
     reason: str
@@ -58,8 +58,8 @@ class _Entry:
     statistic: str
 
 
-def _entry(reason: str, place: Place, statistic: str, its_cause: str = "") -> _Entry:
-    return _Entry(reason, its_cause or cause(reason)[0], place, statistic)
+def _entry(reason: str, place: Place, statistic: str, its_cause: str = "") -> _MissingValue:
+    return _MissingValue(reason, its_cause or cause(reason)[0], place, statistic)
 
 
 def skipped(skips: Iterable[Skip]) -> list[Finding]:
@@ -84,7 +84,7 @@ def unmeasurable(store: Store, planned: Plan) -> list[Finding]:
     from analyzers.contract import IterativeStatistic  # brings torch, which no verb needs before it computes
     from pipeline.store.trials import reasons_of_trials
 
-    entries: list[_Entry] = []
+    entries: list[_MissingValue] = []
     for p in planned.units.prepared:
         units, places = planned.units.found(p).units, planned.units.found(p).places
         table = store.statistic(p.name)
@@ -116,7 +116,7 @@ def without_matrices(store: Store, runs: Iterable[str]) -> list[Finding]:
     return _together(entries)
 
 
-def failed(failures: Iterable[Failure], blocked: Iterable[UnitAddress] = ()) -> list[Finding]:
+def failed(failures: Iterable[Failure], blocked: Iterable[UnitRef] = ()) -> list[Finding]:
     """Units that raised, after their retries, with how many of those `blocked` wait for them."""
     failures = tuple(failures)
     waiting = _waiting({failure.key for failure in failures}, blocked)
@@ -143,7 +143,7 @@ def in_their_units(findings: Iterable[Finding], store: Store) -> list[Finding]:
     return listed
 
 
-def _waiting(failures: Collection[str], blocked: Iterable[UnitAddress]) -> dict[str, list[str]]:
+def _waiting(failures: Collection[str], blocked: Iterable[UnitRef]) -> dict[str, list[str]]:
     """By the key of a failed unit: the statistics of the units that wait for it, directly or through others. A unit
     that waits for several is counted with the first. `blocked` is in the order of the rounds."""
     root = {key: key for key in failures}
@@ -156,12 +156,12 @@ def _waiting(failures: Collection[str], blocked: Iterable[UnitAddress]) -> dict[
     return found
 
 
-def _together(entries: Iterable[_Entry]) -> list[Finding]:
+def _together(entries: Iterable[_MissingValue]) -> list[Finding]:
     """One finding per cause; what has no value because something else has none is counted with it, and not told again.
 
     Where the cause itself was not asked for (an input, a base that is no run), its consequences stand for it.
     """
-    by_cause: dict[str, list[_Entry]] = defaultdict(list)
+    by_cause: dict[str, list[_MissingValue]] = defaultdict(list)
     for entry in entries:
         by_cause[entry.cause].append(entry)
     listed: list[Finding] = []
@@ -171,18 +171,18 @@ def _together(entries: Iterable[_Entry]) -> list[Finding]:
             held = Counter(entry.statistic for entry in entries_of if entry.reason != reason)
             listed.append(Finding(reason, _places(direct), _statistics(direct), dict(held)))
             continue
-        by_reason: dict[str, list[_Entry]] = defaultdict(list)
+        by_reason: dict[str, list[_MissingValue]] = defaultdict(list)
         for entry in entries_of:
             by_reason[cause(entry.reason)[0]].append(entry)
         listed += [Finding(own, _places(group), _statistics(group)) for own, group in by_reason.items()]
     return listed
 
 
-def _places(entries: Sequence[_Entry]) -> tuple[Place, ...]:
+def _places(entries: Sequence[_MissingValue]) -> tuple[Place, ...]:
     return tuple(dict.fromkeys(entry.place for entry in entries))
 
 
-def _statistics(entries: Sequence[_Entry]) -> tuple[str, ...]:
+def _statistics(entries: Sequence[_MissingValue]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.statistic for entry in entries))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class ArchiveSource:
     """An archive with the bases that the catalog gives."""
 
     archive: Archive
@@ -36,7 +36,7 @@ class Resolved:
     the files to be read, from before they are read (`pipeline.analysis.unchanged`)."""
 
     request: AnalysisRequest
-    source: Source
+    source: ArchiveSource
     analyzers: tuple[Analyzer, ...]
     inputs: str = ""
 
@@ -79,7 +79,7 @@ def _check_against(archive: Archive, request: AnalysisRequest) -> None:
     request.selection().steps.check({run.id: [c.step for c in run.checkpoints] for run in archive.runs})
 
 
-def find_archive(request: AnalysisRequest) -> Source:
+def find_archive(request: AnalysisRequest) -> ArchiveSource:
     """The archive that is asked for: a folder, a file, or the name of a catalog entry. Raises `ArchiveError`."""
     import data_catalog
     from pipeline.archive import require_runs
@@ -90,7 +90,7 @@ def find_archive(request: AnalysisRequest) -> Source:
     files = files_of(request.metrics)
     if entry is None:
         archive = scan(request.runs, request.name, request.step_pattern, request.step_scale)
-        return Source(with_metrics(require_runs(archive), files, NONE in request.metrics))
+        return ArchiveSource(with_metrics(require_runs(archive), files, NONE in request.metrics))
     archive = scan(
         entry.folder,
         request.name or entry.name,
@@ -99,7 +99,7 @@ def find_archive(request: AnalysisRequest) -> Source:
         entry.run_ids,
     )
     logs = [(glob, entry.folder / Path(path).expanduser()) for glob, path in entry.metrics.items()]
-    return Source(with_metrics(require_runs(archive), (*logs, *files), NONE in request.metrics), entry.bases)
+    return ArchiveSource(with_metrics(require_runs(archive), (*logs, *files), NONE in request.metrics), entry.bases)
 
 
 def analyzers_for(request: AnalysisRequest, store: Store | None = None) -> tuple[Analyzer, ...]:

@@ -27,7 +27,7 @@ from pipeline.analysis.findings import failed, in_their_units, skipped, unmeasur
 from pipeline.analysis.intake import Intake, ingest_one, plan_intake
 from pipeline.analysis.outcome import Computed, Ingested, Written
 from pipeline.analysis.request import AnalysisRequest
-from pipeline.analysis.resolve import Source, analyzers_for
+from pipeline.analysis.resolve import ArchiveSource, analyzers_for
 from pipeline.analysis.runner import Failed, Runner
 from pipeline.archive.recipes import tensors_of
 from pipeline.archive.types import Checkpoint, Problem
@@ -50,7 +50,7 @@ def open_store(path: Path) -> Store:
     return Store.open(path, mode="a")
 
 
-def ingest(store: Store, source: Source, request: AnalysisRequest, runner: Runner, tell: Listener) -> Ingested:
+def ingest(store: Store, source: ArchiveSource, request: AnalysisRequest, runner: Runner, tell: Listener) -> Ingested:
     """Brings the archive's new and changed checkpoints into the store, one piece of work each."""
     tell(ArchiveFound(source.archive))
     steps = request.selection().steps

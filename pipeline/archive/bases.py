@@ -109,7 +109,7 @@ def resolve_base(
     `catalog_map`: run glob → path or RUN[@STEP], relative to the archive. `open_path` reads a folder that is outside
     the archive. What is given and cannot be found is an error; the other places are tried in turn.
     """
-    search = _Search(run, archive, open_path or _open_archive, [])
+    search = _BaseSearch(run, archive, open_path or _open_archive, [])
     options = parse_base_options([given]) if isinstance(given, str) else tuple(given or ())
     chosen = option_for(options, run, archive)
     if chosen is not None:
@@ -289,7 +289,7 @@ def _open_archive(path: Path, name: str) -> Archive:
 
 
 @dataclass
-class _Search:
+class _BaseSearch:
     """One run's search, with every place it looked at."""
 
     run: Run

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.archive.fused import Rows, config_for, gate_up, integer, model_type_of
+from pipeline.archive.fused import FusedRows, config_for, gate_up, integer, model_type_of
 from pipeline.archive.recipes import Op
 
 _TRANSPOSED = frozenset(("gpt_oss", "llama4", "llama4_text", "dbrx"))
@@ -69,7 +69,7 @@ def expert_cuts(
     rows, cols = (second, first) if transposed else (first, second)
     turn: tuple[Op, ...] = (("permute", 1, 0),) if transposed else ()
     orientation = "in_out" if transposed else "out_in"
-    parts: tuple[Rows, ...] = ()
+    parts: tuple[FusedRows, ...] = ()
     if leaf in _FUSED and rows % 2 == 0:
         model_type = model_type_of(config_for(path, config))
         by_biases = not model_type and transposed and f"{head}.{leaf}_bias" in shapes

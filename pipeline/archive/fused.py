@@ -28,7 +28,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Rows:
+class FusedRows:
     """A part of a matrix (rows, cols): axis 0 is seen as `grid`, one of its axes is sliced, and flattened again.
 
     An empty `grid` slices axis 0 itself. `rows` is what remains.
@@ -99,7 +99,7 @@ def heads_of(config: Mapping[str, Any], name: str = "") -> Heads | None:
     return Heads(heads, kv or heads, head_dim, kv is not None)
 
 
-def row_cuts(path: str, rows: int, cols: int, config: Mapping[str, Any]) -> tuple[Rows, ...]:
+def row_cuts(path: str, rows: int, cols: int, config: Mapping[str, Any]) -> tuple[FusedRows, ...]:
     """How a matrix (rows, cols) of this canonical path falls into parts; () when it is one matrix.
 
     `rows` and `cols` are those of the orientation (out, in). Each part's `suffix` is appended to the path.
@@ -121,30 +121,35 @@ def row_cuts(path: str, rows: int, cols: int, config: Mapping[str, Any]) -> tupl
     return ()
 
 
-def gate_up(rows: int, interleaved: bool = False) -> tuple[Rows, ...]:
+def gate_up(rows: int, interleaved: bool = False) -> tuple[FusedRows, ...]:
     """Gate (the branch that goes through the activation) and up: halves, or even and odd rows."""
     half = rows // 2
     if interleaved:
         return (
-            Rows("gate", "mlp.gate", half, (), 0, 0, rows, 2),
-            Rows("up", "mlp.up", half, (), 0, 1, rows, 2),
+            FusedRows("gate", "mlp.gate", half, (), 0, 0, rows, 2),
+            FusedRows("up", "mlp.up", half, (), 0, 1, rows, 2),
         )
-    return (Rows("gate", "mlp.gate", half, (), 0, 0, half), Rows("up", "mlp.up", half, (), 0, half, rows))
+    return (FusedRows("gate", "mlp.gate", half, (), 0, 0, half), FusedRows("up", "mlp.up", half, (), 0, half, rows))
 
 
 def _parts(grid: tuple[int, ...], axis: int, q: tuple[int, int], k: tuple[int, int], v: tuple[int, int],
-           per_slot: int) -> tuple[Rows, ...]:  # fmt: skip
+           per_slot: int) -> tuple[FusedRows, ...]:  # fmt: skip
     named = (("q", "query", q), ("k", "key", k), ("v", "value", v))
     return tuple(
-        Rows(suffix, f"attention.{kind}", (stop - start) * per_slot, grid, axis, start, stop)
+        FusedRows(suffix, f"attention.{kind}", (stop - start) * per_slot, grid, axis, start, stop)
         for suffix, kind, (start, stop) in named
     )
 
 
-def _sequential(leaf: str, path: str, rows: int, cols: int, heads: Heads | None, model_type: str) -> tuple[Rows, ...]:
+def _sequential(
+    leaf: str, path: str, rows: int, cols: int, heads: Heads | None, model_type: str
+) -> tuple[FusedRows, ...]:
     """All rows of q, then of k, then of v; the key and value parts smaller when their heads are grouped."""
     if leaf == "c_attn" and "crossattention" in path and rows == 2 * cols:  # GPT-2 reads q from its own q_attn
-        return (Rows("k", "attention.key", cols, (), 0, 0, cols), Rows("v", "attention.value", cols, (), 0, cols, rows))
+        return (
+            FusedRows("k", "attention.key", cols, (), 0, 0, cols),
+            FusedRows("v", "attention.value", cols, (), 0, cols, rows),
+        )
     if model_type == "codegen" and leaf == "qkv_proj" and rows % 12 == 0:  # four blocks of (q, v, k)
         return _parts((4, 3, rows // 12), 1, (0, 1), (2, 3), (1, 2), rows // 3)
     if model_type == "gpt_bigcode" and heads and heads.kv_heads == heads.heads and rows % (3 * heads.heads) == 0:
@@ -162,13 +167,15 @@ def _sequential(leaf: str, path: str, rows: int, cols: int, heads: Heads | None,
     return ()
 
 
-def _per_head(rows: int, heads: int) -> tuple[Rows, ...]:
+def _per_head(rows: int, heads: int) -> tuple[FusedRows, ...]:
     """q, k, v of head 0, then of head 1, …: grid (heads, 3, head_dim)."""
     dim = rows // (3 * heads)
     return _parts((heads, 3, dim), 1, (0, 1), (1, 2), (2, 3), heads * dim)
 
 
-def _query_key_value(rows: int, heads: Heads | None, config: Mapping[str, Any], model_type: str) -> tuple[Rows, ...]:
+def _query_key_value(
+    rows: int, heads: Heads | None, config: Mapping[str, Any], model_type: str
+) -> tuple[FusedRows, ...]:
     """GPT-NeoX and BLOOM per head; Falcon by its two switches; nothing is cut for a model that is not known."""
     if heads is None or not rows:
         return ()
@@ -191,13 +198,13 @@ def _falcon_plain(config: Mapping[str, Any]) -> bool:
     return not config.get("new_decoder_architecture") and not config.get("multi_query", True)
 
 
-def _latent_kv(rows: int, heads: Heads | None, config: Mapping[str, Any]) -> tuple[Rows, ...]:
+def _latent_kv(rows: int, heads: Heads | None, config: Mapping[str, Any]) -> tuple[FusedRows, ...]:
     """DeepSeek's kv_b_proj: per head the keys' rows (without rotary part), then the values'."""
     nope, value = integer(config, "qk_nope_head_dim"), integer(config, "v_head_dim")
     if heads is None or nope is None or value is None or rows != heads.heads * (nope + value):
         return ()
     grid = (heads.heads, nope + value)
     return (
-        Rows("k", "attention.key", heads.heads * nope, grid, 1, 0, nope),
-        Rows("v", "attention.value", heads.heads * value, grid, 1, nope, nope + value),
+        FusedRows("k", "attention.key", heads.heads * nope, grid, 1, 0, nope),
+        FusedRows("v", "attention.value", heads.heads * value, grid, 1, nope, nope + value),
     )

@@ -9,14 +9,14 @@ from typing import Any
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.findings import Findings
-from pipeline.archive.formats import Contents, detect, scan
+from pipeline.archive.formats import FileContents, detect, scan
 from pipeline.archive.formats.state import are_moments
 from pipeline.archive.guarded import leads_outside
 from pipeline.archive.jsonfile import read_json
 from pipeline.archive.metrics import STATE_FILE, TrainerState, read_trainer_state
 from pipeline.archive.placing import Placed
 from pipeline.archive.types import FileStamp, Problem
-from pipeline.archive.walk import ADAPTER_CONFIG, Found
+from pipeline.archive.walk import ADAPTER_CONFIG, FoundCheckpoint
 
 CONFIG = "config.json"
 SAVE_STATE_DICT = "save a dict of the model's tensors instead: torch.save(model.state_dict(), path)"
@@ -29,7 +29,7 @@ class Weights:
 
     path: Path
     format: str
-    contents: Contents
+    contents: FileContents
     adapter: dict[str, Any] | None = None
 
 
@@ -37,7 +37,7 @@ class Weights:
 class Opened:
     """A checkpoint by its files' names, opened. Without `weights` it cannot be read, or `holds_none`."""
 
-    found: Found
+    found: FoundCheckpoint
     weights: Weights | None = None
     holds_none: bool = False
 
@@ -49,7 +49,7 @@ class Headers:
     placed: Placed
     path: Path
     format: str
-    contents: Contents
+    contents: FileContents
     stamps: tuple[FileStamp, ...]
     config: dict[str, Any]
     adapter: dict[str, Any] | None = None
@@ -57,7 +57,7 @@ class Headers:
     problems: tuple[Problem, ...] = ()
 
 
-def read_weights(found: Found, findings: Findings) -> Opened:
+def read_weights(found: FoundCheckpoint, findings: Findings) -> Opened:
     """Opens the first of a checkpoint's files that can be read; each that cannot is a problem, or a note."""
     adapter: dict[str, Any] | None = None
     if found.kind == "adapter":
@@ -96,7 +96,7 @@ def read_headers(placed: Placed, weights: Weights, findings: Findings) -> Header
         return None
 
 
-def _unreadable(path: Path, error: ArchiveError | OSError, found: Found, findings: Findings) -> None:
+def _unreadable(path: Path, error: ArchiveError | OSError, found: FoundCheckpoint, findings: Findings) -> None:
     if path.suffix == ".bin" and not found.standard:
         # Any data may be called .bin: tokens, vocabularies.
         findings.note(path, f"not a checkpoint: {findings.made(path, error).reason}")
@@ -104,7 +104,7 @@ def _unreadable(path: Path, error: ArchiveError | OSError, found: Found, finding
         findings.problem(path, error)
 
 
-def _without_weights(path: Path, contents: Contents, found: Found, findings: Findings) -> bool:
+def _without_weights(path: Path, contents: FileContents, found: FoundCheckpoint, findings: Findings) -> bool:
     """Whether a file holds no weights. Its content decides whether that is training state, which is noted with the
     rest of its folder; another one is a problem if its name promises a checkpoint, else noted."""
     names = list(contents.places)
@@ -124,7 +124,7 @@ def _without_weights(path: Path, contents: Contents, found: Found, findings: Fin
     return True
 
 
-def _has_matrices(contents: Contents) -> bool:
+def _has_matrices(contents: FileContents) -> bool:
     """Whether a file whose name suggests training state holds a model after all."""
     return any(
         len(place.header.shape) >= 2 and "float" in place.header.dtype and _WEIGHT.search(name)

@@ -21,7 +21,7 @@ from pipeline.archive.orientation import inputs_first
 from pipeline.archive.prefixes import UNCHANGED, Prefix
 from pipeline.archive.quantised import quantised_parts
 from pipeline.archive.recipes import Dense, Op, Recipe
-from pipeline.archive.renaming import Stored, disk_names, stored_on_disk
+from pipeline.archive.renaming import StoredName, disk_names, stored_on_disk
 from pipeline.archive.stored import pieces_of
 from pipeline.archive.types import Layout, MatrixSpec, TensorHeader, Unmeasured
 from pipeline.archive.unmeasured import why_not
@@ -131,7 +131,7 @@ def _matrices(
     layers: _Layers,
     config: Mapping[str, Any],
     dialect: Dialect,
-    stored: Stored | None,
+    stored: StoredName | None,
 ) -> list[Draft]:
     """The matrices of one tensor of two or more axes; [] when its layout is not known. `name`: the tensor's on disk."""
     long = one_form(module_path(name), dialect)

@@ -1,6 +1,6 @@
 """Reads a training log that the user names: CSV as loggers and spreadsheets write it, or JSON.
 
-Each file becomes `Line`s: numbers by the names of their columns, the run where the file names one, and the line's
+Each file becomes `LogLine`s: numbers by the names of their columns, the run where the file names one, and the line's
 number for messages. `pipeline.archive.metrics_csv` decides what counts steps, and which run a line belongs to.
 """
 
@@ -37,7 +37,7 @@ _WANDB_RANGE = ("__MIN", "__MAX")
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     """A row: its number in the file, the run that it names, and its numbers."""
 
     number: int
@@ -51,7 +51,7 @@ class MetricFile:
     name says. `ignored` are columns that hold no number."""
 
     path: Path
-    lines: tuple[Line, ...]
+    lines: tuple[LogLine, ...]
     runs_by_column: bool = False
     run: str | None = None
     ignored: tuple[str, ...] = ()
@@ -123,7 +123,9 @@ def _file(
         run = row.get(run_column, "") if run_column is not None else None
         if run == "":
             raise ArchiveError(f"{path}, line {number}, column {run_column!r}: it is empty; name the run")
-        lines.append(Line(number, run, {n: v for n, v in values.items() if isinstance(v, float) and n not in ignored}))
+        lines.append(
+            LogLine(number, run, {n: v for n, v in values.items() if isinstance(v, float) and n not in ignored})
+        )
     read = MetricFile(path, tuple(lines), run_column is not None, None, tuple(sorted(ignored)))
     if _is_tensorboard(names):
         return _named_by_file(read, names)
@@ -186,7 +188,7 @@ def _named_by_file(read: MetricFile, names: Sequence[str]) -> MetricFile:
     assert parts is not None
     value = next(name for name in names if canonical(name) == "value")
     lines = [
-        Line(line.number, None, {parts["tag"] if name == value else name: v for name, v in line.values.items()})
+        LogLine(line.number, None, {parts["tag"] if name == value else name: v for name, v in line.values.items()})
         for line in read.lines
     ]
     return MetricFile(read.path, tuple(lines), run=parts["run"], ignored=read.ignored)
@@ -207,7 +209,7 @@ def _counts(name: str) -> bool:
     return any(canonical(name) in columns for columns in COLUMNS.values())
 
 
-def _split(lines: Sequence[Line], curves: set[str]) -> Iterator[Line]:
+def _split(lines: Sequence[LogLine], curves: set[str]) -> Iterator[LogLine]:
     for line in lines:
         shared = {name: value for name, value in line.values.items() if name not in curves}
         by_run: dict[str, dict[str, float]] = {}
@@ -216,4 +218,4 @@ def _split(lines: Sequence[Line], curves: set[str]) -> Iterator[Line]:
             if not metric.endswith(_WANDB_RANGE) and not _counts(metric):
                 by_run.setdefault(run.strip(), {})[metric.strip()] = line.values[title]
         for run in sorted(by_run):
-            yield Line(line.number, run, {**shared, **by_run[run]})
+            yield LogLine(line.number, run, {**shared, **by_run[run]})

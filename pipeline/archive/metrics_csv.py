@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from analyzers.errors import ArchiveError
-from pipeline.archive.metric_files import COLUMNS, STEPS, Line, MetricFile, canonical, read_metrics
+from pipeline.archive.metric_files import COLUMNS, STEPS, LogLine, MetricFile, canonical, read_metrics
 from pipeline.archive.metrics import Log
 from pipeline.archive.types import Archive
 
@@ -93,7 +93,7 @@ def logs_from(files: Sequence[tuple[str | None, Path]], targets: Sequence[Target
 
 def _assigned(
     file: MetricFile, glob: str | None, targets: Sequence[Target], chosen: Sequence[Target]
-) -> list[tuple[Line, Sequence[Target]]]:
+) -> list[tuple[LogLine, Sequence[Target]]]:
     """Each line with the runs that it belongs to."""
     if not file.lines:
         return []
@@ -130,7 +130,7 @@ def _matches(run: str, glob: str) -> bool:
     return fnmatchcase(run, glob) or fnmatchcase(run.rsplit("/", 1)[-1], glob)
 
 
-def _named(file: MetricFile, line: Line, targets: Sequence[Target], chosen: Sequence[Target]) -> list[Target]:
+def _named(file: MetricFile, line: LogLine, targets: Sequence[Target], chosen: Sequence[Target]) -> list[Target]:
     """The run that a line names, if it is one of the chosen ones."""
     name = (line.run or "").strip("/")
     named = _ending(name, targets)
@@ -147,7 +147,7 @@ def _named(file: MetricFile, line: Line, targets: Sequence[Target], chosen: Sequ
     return [target for target in named if target in chosen]
 
 
-def _row(path: Path, line: Line, target: Target) -> dict[str, float] | None:
+def _row(path: Path, line: LogLine, target: Target) -> dict[str, float] | None:
     """The numbers of a line, with the step on the run's clock; None between two epochs."""
     wanted = COLUMNS.get(target.unit, STEPS)
     column = next((name for column in wanted for name in line.values if canonical(name) == column), None)

@@ -12,11 +12,11 @@ from pathlib import Path
 from pipeline.archive.name_parts import ALIASES
 from pipeline.archive.series import NamedStep, Pattern, read_names
 from pipeline.archive.splitting import Placed, split_series
-from pipeline.archive.walk import Found
+from pipeline.archive.walk import FoundCheckpoint
 
 
 def place(
-    found: Sequence[Found],
+    found: Sequence[FoundCheckpoint],
     root_name: str,
     pattern: Pattern | None = None,
     no_series: Collection[Path] = (),
@@ -51,7 +51,7 @@ def _around_alias(parts: tuple[str, ...]) -> tuple[str, ...] | None:
 class _Names:
     """The named steps of every folder's files and subfolders, read together."""
 
-    def __init__(self, found: Sequence[Found], root_name: str, pattern: Pattern | None) -> None:
+    def __init__(self, found: Sequence[FoundCheckpoint], root_name: str, pattern: Pattern | None) -> None:
         self.root_name = root_name
         siblings: dict[tuple[tuple[str, ...], bool], set[str]] = {}
         for one in found:
@@ -64,10 +64,10 @@ class _Names:
         self._given = {at: read_names(names, at[1], pattern) if pattern else {} for at, names in siblings.items()}
         self._root = (read_names([root_name], False), read_names([root_name], False, pattern) if pattern else {})
 
-    def _parts(self, found: Found) -> tuple[str, ...]:
+    def _parts(self, found: FoundCheckpoint) -> tuple[str, ...]:
         return found.parts if found.own_folder else (*found.parts, found.stem)
 
-    def place(self, found: Found, is_no_step: bool) -> Placed:
+    def place(self, found: FoundCheckpoint, is_no_step: bool) -> Placed:
         """One checkpoint: by the user's pattern, else by the innermost name that tells a step."""
         names = (self.root_name, *self._parts(found))
         last = len(names) - 1
@@ -95,7 +95,7 @@ class _Names:
         self,
         tables: dict[tuple[tuple[str, ...], bool], dict[str, NamedStep]],
         root: dict[str, NamedStep],
-        found: Found,
+        found: FoundCheckpoint,
         names: tuple[str, ...],
         at: int,
     ) -> NamedStep | None:
@@ -105,7 +105,7 @@ class _Names:
         return tables.get((names[1:at], is_file), {}).get(names[at])
 
 
-def _without(names: tuple[str, ...], first: int, last: int, found: Found) -> tuple[str, ...]:
+def _without(names: tuple[str, ...], first: int, last: int, found: FoundCheckpoint) -> tuple[str, ...]:
     """The path below the root without the parts first..last; a file's generic stem ('model') names no run either."""
     after = names[last + 1 :]
     if after and not found.own_folder and not _series_of(after[-1]):

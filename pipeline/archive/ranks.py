@@ -36,7 +36,7 @@ Members = dict[tuple[str, ...], list[Headers]]
 
 
 @dataclass(frozen=True)
-class _Part:
+class _RankPart:
     """A file with a rank in its path. `place` is the path with every rank replaced: equal for the parts of one model.
 
     `strong`: its words name a part of a model; `rank8` alone may be a LoRA's rank.
@@ -52,7 +52,7 @@ class _Part:
 
 def without_parts(members: Members, findings: Findings) -> Members:
     """The members that are whole models; parts become one problem per kind of file, replicas a note."""
-    models: dict[str, list[_Part]] = defaultdict(list)
+    models: dict[str, list[_RankPart]] = defaultdict(list)
     for headers in (one for group in members.values() for one in group):
         if headers.placed.found.kind == "full" and (part := _part(headers, findings)) is not None:
             models[part.place].append(part)
@@ -73,24 +73,24 @@ def without_parts(members: Members, findings: Findings) -> Members:
     return {run: group for run, group in kept.items() if group}
 
 
-def _part(headers: Headers, findings: Findings) -> _Part | None:
+def _part(headers: Headers, findings: Findings) -> _RankPart | None:
     """The rank in a file's path or its metadata; None when neither speaks of one."""
     path = findings.relative(headers.path)
     count = max((headers.contents.steps.get(key, 0) for key in _WORLD_SIZES), default=0)
     if layer := _LAYER_FILE.search(path):
         place = f"{path[: layer.start()]}layer*"
-        return _Part(headers, place, (int(layer["number"]),), count, strong=True, layer_file=True)
+        return _RankPart(headers, place, (int(layer["number"]),), count, strong=True, layer_file=True)
     strong = list(_MODEL_RANK.finditer(path))
     ranks = strong or list(_ANY_RANK.finditer(path))
     if not ranks:
-        return _Part(headers, path, (0,), count, strong=True) if count > 1 else None
+        return _RankPart(headers, path, (0,), count, strong=True) if count > 1 else None
     count = max(count, *(int(rank["count"] or 0) for rank in ranks))
     place = (_MODEL_RANK if strong else _ANY_RANK).sub("*", path)
     numbers = (int(number) for rank in ranks for number in (rank["number"], rank["second"]) if number)
-    return _Part(headers, place, tuple(numbers), count, bool(strong))
+    return _RankPart(headers, place, tuple(numbers), count, bool(strong))
 
 
-def _ranks(parts: Sequence[_Part]) -> str | None:
+def _ranks(parts: Sequence[_RankPart]) -> str | None:
     """How many ranks these parts of one model come from, in words; None when each is a whole model."""
     told = max(part.count for part in parts)
     seen = {part.rank for part in parts}
@@ -113,13 +113,13 @@ def _ranks(parts: Sequence[_Part]) -> str | None:
     return None
 
 
-def _all_equal(parts: Sequence[_Part]) -> bool:
+def _all_equal(parts: Sequence[_RankPart]) -> bool:
     """Whether several parts hold the same weights: what data-parallel ranks save."""
     first = parts[0].headers.contents
     return len(parts) > 1 and all(same_weights(part.headers.contents, first) for part in parts[1:])
 
 
-def _replicas(parts: Sequence[_Part], findings: Findings) -> set[int]:
+def _replicas(parts: Sequence[_RankPart], findings: Findings) -> set[int]:
     """Of several ranks with the same weights, those beside the first; each is noted."""
     if len(parts) < 2 or not _all_equal(parts):
         return set()

@@ -18,7 +18,7 @@ import numpy as np
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
 from pipeline.archive.formats import scan
-from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.formats.contents import BytePlace, FileContents
 from pipeline.archive.guarded import open_regular
 from pipeline.archive.types import Checkpoint, TensorHeader
 from pipeline.archive.zip_members import open_member
@@ -48,7 +48,7 @@ def open_tensors(checkpoint: Checkpoint) -> TensorReader:
 class TensorReader(AbstractContextManager["TensorReader"]):
     """Reads tensors by name, whole or in row blocks. Not for several threads at once: open one each."""
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    def __init__(self, path: Path, contents: FileContents) -> None:
         self.path = path
         self._contents = contents
         self._open = ExitStack()
@@ -106,7 +106,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
         if place.crc32 is not None:
             self._check(place, crc)
 
-    def _place(self, name: str) -> Place:
+    def _place(self, name: str) -> BytePlace:
         try:
             return self._contents.places[name]
         except KeyError:
@@ -114,7 +114,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
                 f"{self.path}: {name}: not among the {len(self._contents.places)} that can be read"
             ) from None
 
-    def _rows(self, part: Place, whole: Place) -> np.ndarray:
+    def _rows(self, part: BytePlace, whole: BytePlace) -> np.ndarray:
         """The stored bytes of a part as an array of its shape; errors name the file and the tensor."""
         try:
             file = self._file(part)
@@ -122,7 +122,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
         except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise ArchiveError(f"{whole.path}: {whole.header.name}: cannot be read: {error}") from error
 
-    def _file(self, place: Place) -> IO[bytes]:
+    def _file(self, place: BytePlace) -> IO[bytes]:
         key = (place.path, place.member)
         if key not in self._files:
             opened = open_member(place.path, place.member) if place.member else open_regular(place.path, buffering=0)
@@ -130,7 +130,7 @@ class TensorReader(AbstractContextManager["TensorReader"]):
         return self._files[key]
 
     @staticmethod
-    def _check(place: Place, crc: int) -> None:
+    def _check(place: BytePlace, crc: int) -> None:
         if crc != place.crc32:
             raise ArchiveError(
                 f"{place.path}: {place.header.name}: damaged: its bytes have CRC-32 {crc:08x}, but the file says "
@@ -138,9 +138,9 @@ class TensorReader(AbstractContextManager["TensorReader"]):
             )
 
 
-def read_place(place: Place) -> np.ndarray:
+def read_place(place: BytePlace) -> np.ndarray:
     """The values of one place, its file opened for the purpose."""
-    with TensorReader(place.path, Contents({place.header.name: place}, (place.path,))) as reader:
+    with TensorReader(place.path, FileContents({place.header.name: place}, (place.path,))) as reader:
         return reader.read(place.header.name)
 
 
@@ -148,7 +148,7 @@ def _raw(values: np.ndarray) -> memoryview:
     return values.reshape(-1).view(np.uint8).data
 
 
-def _as_values(stored: np.ndarray, place: Place) -> np.ndarray:
+def _as_values(stored: np.ndarray, place: BytePlace) -> np.ndarray:
     """What the stored numbers mean: byte order, conjugation and negation applied."""
     if place.big_endian:
         stored = stored.byteswap()
@@ -157,7 +157,7 @@ def _as_values(stored: np.ndarray, place: Place) -> np.ndarray:
     return np.negative(stored) if place.negated else stored
 
 
-def _gather(file: IO[bytes], place: Place) -> np.ndarray:
+def _gather(file: IO[bytes], place: BytePlace) -> np.ndarray:
     """Reads one strided place into a new contiguous array."""
     dtype = NUMPY[place.header.dtype]
     out = np.empty(place.header.shape, dtype)

@@ -30,7 +30,7 @@ _SUPPORTED = frozenset(
         (("Chunk", "PermuteForRope"), (0, None)),
     ]
 )
-"""The operations from disk to memory, with their axes, that `Stored` describes. Other tensors keep their names."""
+"""The operations from disk to memory, with their axes, that `StoredName` describes. Other tensors keep their names."""
 _TABLE = "transformers_names.json"
 _PART = re.compile(r"(?:_proj)?(?:\.(?:weight|bias))?$")
 
@@ -44,7 +44,7 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredName:
     """How a tensor in a file holds one or several that transformers has in memory.
 
     `parts`: their names, in the order of their equal shares of the rows; () when it holds one. `alternating`: the rows
@@ -83,12 +83,12 @@ class Rule:
         return self.kind == "convert" and (self.operations, self.dims) in _SUPPORTED
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> StoredName:
         """How the tensor on disk holds those in memory."""
         turns = "PermuteForRope" in self.operations
         rotary = tuple(turns and self._is_rotary(name) for name in self.to_memory.replacements)
         cut = {"Chunk", "Interleave"} & set(self.operations)
-        return Stored(self.parts if cut else (), "Interleave" in self.operations, rotary if any(rotary) else ())
+        return StoredName(self.parts if cut else (), "Interleave" in self.operations, rotary if any(rotary) else ())
 
     def _is_rotary(self, name: str) -> bool:
         return not self.rotary or any(part in name for part in self.rotary)
@@ -138,7 +138,7 @@ def disk_names(names: Sequence[str], config: Mapping[str, Any]) -> tuple[str, ..
     return tuple(names) if form is None or form.on_disk else form.renamed
 
 
-def stored_on_disk(names: Sequence[str], config: Mapping[str, Any]) -> dict[str, Stored]:
+def stored_on_disk(names: Sequence[str], config: Mapping[str, Any]) -> dict[str, StoredName]:
     """How the tensors of a file hold those in memory, where they are not the same; {} for names in memory."""
     form = _form_of(names, config)
     if form is None or not form.on_disk:

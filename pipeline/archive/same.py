@@ -11,7 +11,7 @@ import numpy as np
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.formats import scan
-from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.formats.contents import BytePlace, FileContents
 from pipeline.archive.reader import TensorReader, read_place
 from pipeline.archive.types import Checkpoint
 
@@ -41,7 +41,7 @@ def same_checkpoint(one: Checkpoint, other: Checkpoint) -> bool:
     return True
 
 
-def same_weights(one: Contents, other: Contents) -> bool:
+def same_weights(one: FileContents, other: FileContents) -> bool:
     """Equal names, dtypes, shapes, and equal values in the middle of every tensor.
 
     A file whose values cannot be read is not treated as a copy; reading it in full reports the damage.
@@ -58,20 +58,20 @@ def same_weights(one: Contents, other: Contents) -> bool:
         return False
 
 
-def _sample(place: Place) -> np.ndarray:
+def _sample(place: BytePlace) -> np.ndarray:
     """Up to `SAMPLE_ELEMENTS` values from the middle, flattened."""
     for axis, size in enumerate(place.header.shape):
         place = _narrow(place, axis, size // 2, max(1, min(size - size // 2, _wanted(place, axis))))
     return read_place(place).reshape(-1)
 
 
-def _wanted(place: Place, axis: int) -> int:
+def _wanted(place: BytePlace, axis: int) -> int:
     """How many indices of an axis to keep, when all later axes are kept whole."""
     later = int(np.prod(place.header.shape[axis + 1 :], dtype=np.int64))
     return SAMPLE_ELEMENTS // max(1, later)
 
 
-def _narrow(place: Place, axis: int, start: int, count: int) -> Place:
+def _narrow(place: BytePlace, axis: int, start: int, count: int) -> BytePlace:
     shape = place.header.shape
     count = min(count, shape[axis] - start)
     header = replace(place.header, shape=(*shape[:axis], count, *shape[axis + 1 :]))

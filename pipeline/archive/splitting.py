@@ -11,7 +11,7 @@ from pipeline.archive.formats.metric_numbers import is_result
 from pipeline.archive.name_parts import GENERIC, is_mark, parse
 from pipeline.archive.series import Key, NamedStep, without_alias, without_version
 from pipeline.archive.steps import is_alias
-from pipeline.archive.walk import Found
+from pipeline.archive.walk import FoundCheckpoint
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Placed:
     `label`: the series' name, where `run` ends in it. `clock`: the key of the metadata that tells the steps of its run.
     """
 
-    found: Found
+    found: FoundCheckpoint
     run: tuple[str, ...]
     named: NamedStep | None
     beside_steps: bool = False

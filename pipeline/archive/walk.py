@@ -36,7 +36,7 @@ _STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """A checkpoint by its files' names. `parts` is the folder relative to the root; `paths` what to open, the first
     that can be read. With `own_folder` the folder is the checkpoint, else it is one file among several. `doubtful`: the
     name suggests training state, so that the file counts only if it holds matrices."""
@@ -64,11 +64,11 @@ class _Listing:
     """What the walk has seen so far."""
 
     findings: Findings
-    found: list[Found] = field(default_factory=list)
+    found: list[FoundCheckpoint] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
 
 
-def walk(findings: Findings) -> tuple[list[Found], list[Refused]]:
+def walk(findings: Findings) -> tuple[list[FoundCheckpoint], list[Refused]]:
     """Every checkpoint below the root, in a stable order, and the files of formats that are not read."""
     listing = _Listing(findings)
     seen: set[tuple[int, int]] = set()
@@ -122,11 +122,11 @@ def _is_folder(entry: os.DirEntry[str], findings: Findings) -> bool:
         return False
 
 
-def single_file(path: Path) -> Found:
+def single_file(path: Path) -> FoundCheckpoint:
     """One weights file, or one index, as the whole archive."""
     own_folder = _is_standard(path.name)
     is_adapter = path.name in _ADAPTER_NAMES and (path.parent / ADAPTER_CONFIG).is_file()
-    return Found(path.parent, (), (path,), "adapter" if is_adapter else "full", own_folder)
+    return FoundCheckpoint(path.parent, (), (path,), "adapter" if is_adapter else "full", own_folder)
 
 
 def own_weights(folder: Path) -> tuple[Path, ...]:
@@ -258,7 +258,7 @@ def _parts(folder: Path, findings: Findings) -> tuple[str, ...]:
     return parts[:-1] if len(ranks) == 1 else parts
 
 
-def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> Iterator[Found]:
+def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> Iterator[FoundCheckpoint]:
     """The checkpoints among a folder's weights files: the folder's own, and each file that stands for itself."""
     folder, weights = files.folder, files.weights
     parts = _parts(folder, findings)
@@ -268,7 +268,7 @@ def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> I
     standard = sorted(filter(_is_standard, others), key=_preference)
     others = [name for name in others if name not in standard]
     if is_adapter:
-        yield Found(folder, parts, tuple(folder / name for name in adapters), "adapter", own_folder=True)
+        yield FoundCheckpoint(folder, parts, tuple(folder / name for name in adapters), "adapter", own_folder=True)
         for name in standard:
             findings.problem(
                 folder / name, f"not read: full weights beside {adapters[0]}, which is read", "move them to base/"
@@ -280,7 +280,7 @@ def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> I
     elif has_adapter and not weights:
         findings.problem(folder / ADAPTER_CONFIG, f"no weights beside it: {' or '.join(_ADAPTER_NAMES)} is missing")
     if standard and not is_adapter:
-        yield Found(folder, parts, tuple(folder / name for name in standard), own_folder=True)
+        yield FoundCheckpoint(folder, parts, tuple(folder / name for name in standard), own_folder=True)
     named = [
         name
         for name in others
@@ -295,10 +295,10 @@ def _checkpoints(files: FolderFiles, has_adapter: bool, findings: Findings) -> I
                 findings.note(folder / name, f"skipped: the checkpoint here is {(adapters or standard)[0]}")
         others = named
     for name in others:
-        yield Found(folder, parts, (folder / name,), doubtful=name in files.doubtful or bool(standard))
+        yield FoundCheckpoint(folder, parts, (folder / name,), doubtful=name in files.doubtful or bool(standard))
 
 
-def _without_links_to_listed(listing: _Listing) -> list[Found]:
+def _without_links_to_listed(listing: _Listing) -> list[FoundCheckpoint]:
     """A link to a file that is listed itself ('latest.pt') is noted, not listed again."""
     real = {_real(path) for one in listing.found for path in one.paths if not path.is_symlink()}
     kept = []

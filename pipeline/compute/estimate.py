@@ -41,7 +41,7 @@ _RESULT_BYTES = 600
 
 
 @dataclass(frozen=True)
-class Line:
+class CostLine:
     """One statistic of a plan. `operations` by kind, floating-point ones for the dense kinds."""
 
     statistic: str
@@ -87,7 +87,7 @@ class Estimate:
     cache_bytes: float
     memory_bytes: int
     phases: Phases
-    lines: tuple[Line, ...]
+    lines: tuple[CostLine, ...]
     levels: tuple[tuple[float, float], ...]
     guesses: tuple[str, ...] = ()
     dense_seconds: float = 0.0
@@ -125,12 +125,12 @@ class Estimate:
         side by side, the largest group of each being the larger of both."""
         lines = {line.statistic: line for line in self.lines}
         for line in other.lines:
-            before = lines.get(line.statistic, Line(line.statistic, 0, 0.0, {}, 0.0))
+            before = lines.get(line.statistic, CostLine(line.statistic, 0, 0.0, {}, 0.0))
             operations = {
                 kind: before.operations.get(kind, 0.0) + times * line.operations.get(kind, 0.0)
                 for kind in {**before.operations, **line.operations}
             }
-            lines[line.statistic] = Line(
+            lines[line.statistic] = CostLine(
                 line.statistic,
                 round(before.units + times * line.units),
                 before.seconds + times * line.seconds,
@@ -194,7 +194,7 @@ def estimate(
         group_units(joined([stage.jobs for stage in level]), calibration=calibration) for level in planned.levels
     ]
     groups = [group for level in leveled for group in level]
-    lines: dict[str, Line] = {}
+    lines: dict[str, CostLine] = {}
     for group in groups:
         lines[group.statistic.name] = _line(lines.get(group.statistic.name), group)
     ingest = (
@@ -206,7 +206,7 @@ def estimate(
     vectors = [one for m, n in bases for one in (gram(m, n), eigh(min(m, n)), gemm(m, n, min(m, n)))]
     if vectors:
         made = {kind: sum(w.operations for w in vectors if w.kind == kind) for kind in ("gemm", "eigh")}
-        lines[BASES] = Line(BASES, 0, seconds(vectors, calibration.rates), made, 0.0)
+        lines[BASES] = CostLine(BASES, 0, seconds(vectors, calibration.rates), made, 0.0)
     levels = tuple((sum(g.seconds for g in level), max(g.seconds for g in level)) for level in leveled if level)
     overhead = planned.missing * handling.unit + len(groups) * handling.group
     report = handling.report + report_units * handling.report_unit
@@ -232,12 +232,12 @@ def estimate(
     )
 
 
-def _line(before: Line | None, group: Group) -> Line:
+def _line(before: CostLine | None, group: Group) -> CostLine:
     operations = dict(before.operations) if before else {}
     for one in group.work:
         operations[one.kind] = operations.get(one.kind, 0.0) + one.operations
     nbytes = group.result_bytes or _RESULT_BYTES * len(group.units)
-    return Line(
+    return CostLine(
         group.statistic.name,
         len(group.units) + (before.units if before else 0),
         group.seconds + (before.seconds if before else 0.0),

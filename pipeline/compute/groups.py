@@ -14,7 +14,7 @@ from analyzers.contract import Cost, IterativeStatistic, MatrixInfo, Statistic
 from analyzers.costs import Kind, Work
 from pipeline.archive.recipes import Merged
 from pipeline.compute.calibration import Calibration, current
-from pipeline.store.addresses import Source, UnitAddress
+from pipeline.store.addresses import MatrixRef, UnitRef
 from pipeline.store.found import AddressList
 from pipeline.store.keys import identity
 
@@ -34,7 +34,7 @@ class Group:
     and `result_bytes` are what its units say of theirs, the work summed by kind and side."""
 
     statistic: Statistic
-    units: Sequence[UnitAddress]
+    units: Sequence[UnitRef]
     seconds: float
     memory_bytes: int
     device: Literal["cpu", "any"]
@@ -55,7 +55,7 @@ class Group:
         cuts = [len(self.units) * i // count for i in range(count + 1)]
         return tuple(self._part(self.units[a:b]) for a, b in pairwise(cuts))
 
-    def _part(self, units: Sequence[UnitAddress]) -> Group:
+    def _part(self, units: Sequence[UnitRef]) -> Group:
         share = len(units) / len(self.units)
         work = tuple(replace(one, operations=share * one.operations) for one in self.work)
         nbytes = int(share * self.result_bytes)
@@ -63,7 +63,7 @@ class Group:
 
 
 def group_units(
-    units: Iterable[UnitAddress], seconds: float = GROUP_SECONDS, calibration: Calibration | None = None
+    units: Iterable[UnitRef], seconds: float = GROUP_SECONDS, calibration: Calibration | None = None
 ) -> tuple[Group, ...]:
     """Groups of at most `seconds` (a single unit may take longer), the longest first, by what was measured of this
     machine unless another `calibration` is given."""
@@ -136,7 +136,7 @@ class _Alike:
         return self._prices[min(at, len(self._prices) - 1)]
 
 
-def _split(units: Sequence[UnitAddress], alike: _Alike, seconds: float) -> Iterable[Group]:
+def _split(units: Sequence[UnitRef], alike: _Alike, seconds: float) -> Iterable[Group]:
     start = 0
     time, size = 0.0, 0
     for at in range(len(alike.numbers)):
@@ -149,7 +149,7 @@ def _split(units: Sequence[UnitAddress], alike: _Alike, seconds: float) -> Itera
     yield _group(units, alike, range(start, len(alike.numbers)))
 
 
-def _group(units: Sequence[UnitAddress], alike: _Alike, taken: range) -> Group:
+def _group(units: Sequence[UnitRef], alike: _Alike, taken: range) -> Group:
     sums: dict[tuple[Kind, int], float] = {}
     prices = [alike.price(at) for at in taken]
     for _, cost, _ in prices:
@@ -167,7 +167,7 @@ def _group(units: Sequence[UnitAddress], alike: _Alike, taken: range) -> Group:
     )
 
 
-def _shapes(unit: UnitAddress) -> tuple[object, ...]:
+def _shapes(unit: UnitRef) -> tuple[object, ...]:
     if unit.trial is not None and unit.matrix is None:  # trials of one checkpoint may be trained together
         return (unit.run, unit.step, unit.members)
     if len(unit.members) != 1 or unit.members[0].matrix is None:
@@ -178,7 +178,7 @@ def _shapes(unit: UnitAddress) -> tuple[object, ...]:
     return (info.shape, info.dtype, info.role, info.rank, type(member.matrix.recipe))
 
 
-def _cost(unit: UnitAddress, rates: Calibration) -> _Price:
+def _cost(unit: UnitRef, rates: Calibration) -> _Price:
     """The unit's seconds and cost, and the bytes of its matrices in float64 (0 where it reads none)."""
     infos = [_info(member.matrix) for member in unit.members if member.matrix is not None]
     nbytes = sum(8 * info.shape[0] * info.shape[1] for info in infos) if unit.statistic.reads_matrices else 0
@@ -188,7 +188,7 @@ def _cost(unit: UnitAddress, rates: Calibration) -> _Price:
     return rates.seconds(cost), cost, nbytes
 
 
-def _info(matrix: Source) -> MatrixInfo:
+def _info(matrix: MatrixRef) -> MatrixInfo:
     """An adapter on its base costs what its Δ does: where one is measured against the other, W is not expanded."""
     beside_delta = isinstance(matrix.recipe, Merged) and matrix.info.role != "merged"
     return replace(matrix.info, role="delta") if beside_delta else matrix.info

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from analyzers.contract import Analyzer, IterativeStatistic
 from pipeline.compute.groups import Group, group_units
-from pipeline.store.addresses import Skip, UnitAddress
+from pipeline.store.addresses import Skip, UnitRef
 from pipeline.store.found import KeyedUnits, joined
 from pipeline.store.prepared import Prepared
 from pipeline.store.selection import EVERYTHING, Selection
@@ -33,7 +33,7 @@ class Stage:
 
     prepared: Prepared
     wanted: KeyedUnits
-    jobs: Sequence[UnitAddress]
+    jobs: Sequence[UnitRef]
     further: int = 0
 
 
@@ -42,7 +42,7 @@ class Missing:
     """Units without a stored result (of an iterative statistic: its next trials), how many are `stored`, and about how
     many trials will come after."""
 
-    jobs: Sequence[UnitAddress]
+    jobs: Sequence[UnitRef]
     stored: int
     further: int = 0
 
@@ -60,7 +60,7 @@ class Plan:
     skips: tuple[Skip, ...]
 
     @cached_property
-    def jobs(self) -> Sequence[UnitAddress]:
+    def jobs(self) -> Sequence[UnitRef]:
         """All missing units."""
         return joined([stage.jobs for stage in self.stages])
 
@@ -117,7 +117,7 @@ def plan_units(store: Store, units: Units) -> Plan:
     for p in units.prepared:
         if p.identity in units.asked:
             units.of(p)
-    demanded = {p.identity: _Rows() for p in units.prepared}
+    demanded = {p.identity: _NeededRows() for p in units.prepared}
     stages: list[Stage] = []
     skips: list[Skip] = []
     present = 0
@@ -143,7 +143,7 @@ def plan_units(store: Store, units: Units) -> Plan:
     return Plan(units, tuple(stages), present, tuple(dict.fromkeys((*units.sources.skips, *skips))))
 
 
-class _Rows:
+class _NeededRows:
     """Which units of a statistic are needed, by the rows of their keys."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class _Rows:
         return array("i", (row for row, mark in enumerate(self._marks) if mark))
 
 
-def _demand(units: Units, p: Prepared, jobs: Iterable[UnitAddress], demanded: Mapping[str, _Rows]) -> None:
+def _demand(units: Units, p: Prepared, jobs: Iterable[UnitRef], demanded: Mapping[str, _NeededRows]) -> None:
     """Marks the units that the jobs of a statistic need as inputs."""
     of = {one.name: (demanded[one.identity], units.found(one).index) for one in p.inputs}
     for job in jobs:
@@ -183,7 +183,7 @@ def missing_jobs(store: Store, p: Prepared, wanted: KeyedUnits, skips: list[Skip
     if not isinstance(p.statistic, IterativeStatistic):
         jobs = wanted.where(table.extents(wanted.keys) < p.statistic.extent)
         return Missing(jobs, len(wanted) - len(jobs))
-    trials: list[UnitAddress] = []
+    trials: list[UnitRef] = []
     stored = further = 0
     for unit in wanted:
         try:

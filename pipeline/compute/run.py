@@ -36,13 +36,13 @@ from pipeline.compute.pace import samples_first, seconds_by_statistic
 from pipeline.compute.plan import Plan, missing_jobs, plan
 from pipeline.compute.profile import Profile
 from pipeline.compute.provenance import provenance
-from pipeline.compute.work import CACHE_BYTES, Outcome, Previous, Work, run_group
-from pipeline.store.addresses import Skip, UnitAddress
+from pipeline.compute.work import CACHE_BYTES, GroupWork, Previous, UnitOutcome, run_group
+from pipeline.store.addresses import Skip, UnitRef
 from pipeline.store.clock import Seconds, Spent
 from pipeline.store.failures import Failure
 from pipeline.store.found import AddressList, joined
 from pipeline.store.selection import EVERYTHING, Selection
-from pipeline.store.statistics import Reference, StatisticTable
+from pipeline.store.statistics import ResultReference, StatisticTable
 from pipeline.store.trials import is_stored
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Round:
     units come in later rounds, about where searches go on."""
 
     groups: tuple[Group, ...]
-    blocked: tuple[UnitAddress, ...] = ()
+    blocked: tuple[UnitRef, ...] = ()
     after: int = 0
 
     @property
@@ -97,7 +97,7 @@ class Summary:
     measured: int
     unmeasurable: int
     failures: tuple[Failure, ...]
-    blocked: tuple[UnitAddress, ...]
+    blocked: tuple[UnitRef, ...]
     skips: tuple[Skip, ...]
     seconds: float
     cluster: str
@@ -143,7 +143,7 @@ def carry_out(
     """
     started = time.perf_counter()
     total = Tally()
-    blocked: list[UnitAddress] = []
+    blocked: list[UnitRef] = []
     if cluster is not None and planned.missing:
         workers = max(cluster.workers, 1)
         progress(ClusterOpened(cluster.name, workers, seconds_by_statistic(planned.groups)))
@@ -204,11 +204,11 @@ def iter_rounds(store: Store, planned: Plan) -> Iterator[Round]:
             jobs, further = tuple(new.values()), sum(missing.further for missing in more)
 
 
-def _ready(store: Store, jobs: Sequence[UnitAddress]) -> tuple[Sequence[UnitAddress], tuple[UnitAddress, ...]]:
+def _ready(store: Store, jobs: Sequence[UnitRef]) -> tuple[Sequence[UnitRef], tuple[UnitRef, ...]]:
     """Jobs whose inputs are stored, and those that lack one."""
     tables: dict[str, StatisticTable] = {}  # each is looked at once: a table lists its folder to see what is new
     ready = array("i")
-    blocked: list[UnitAddress] = []
+    blocked: list[UnitRef] = []
     for number, job in enumerate(jobs):
         extents = {one.name: one.extent for one in job.statistic.inputs()} if job.input_keys else {}
         for name in extents.keys() - tables.keys():
@@ -313,13 +313,13 @@ def _driving(driver: _Driver, phase: str) -> AbstractContextManager[None]:
     return driver.profile.driving(phase) if driver.profile is not None else nullcontext()
 
 
-def _work(store: Store, group: Group) -> Work:
+def _work(store: Store, group: Group) -> GroupWork:
     """The group with the places of its inputs, and of earlier results that grow."""
     wanted: dict[str, set[str]] = {}
     for unit in group.units:
         for name, key in unit.input_keys:
             wanted.setdefault(name, set()).add(key)
-    inputs: list[Reference] = []
+    inputs: list[ResultReference] = []
     for name, keys in wanted.items():
         inputs.extend(store.statistic(name).lookup(sorted(keys)).values())
     previous: dict[str, Previous] = {}
@@ -330,13 +330,13 @@ def _work(store: Store, group: Group) -> Work:
                 if is_stored(table, key, group.statistic.extent):
                     previous[unit.key] = Previous(len(unit.prefixes) - index, table.lookup([key])[key])
                     break
-    return Work(group, tuple(inputs), previous)
+    return GroupWork(group, tuple(inputs), previous)
 
 
-def _digests(store: Store, work: Work) -> dict[str, str] | None:
+def _digests(store: Store, work: GroupWork) -> dict[str, str] | None:
     """The batches that a group's stored inputs are in, with their digests; None as in `StatisticTable.digests`."""
     references = (*work.inputs, *(previous.reference for previous in work.previous.values()))
-    by_statistic: dict[str, list[Reference]] = {}
+    by_statistic: dict[str, list[ResultReference]] = {}
     for reference in references:
         by_statistic.setdefault(reference.statistic, []).append(reference)
     found: dict[str, str] = {}
@@ -348,17 +348,17 @@ def _digests(store: Store, work: Work) -> dict[str, str] | None:
     return found
 
 
-def _outcomes(driver: _Driver, group: Group, handle: Any) -> list[Outcome]:
+def _outcomes(driver: _Driver, group: Group, handle: Any) -> list[UnitOutcome]:
     """The outcomes of a group; when it was lost as a whole (its worker died), each unit failed in the same way."""
     try:
-        outcomes: list[Outcome] = driver.cluster.result(handle)
+        outcomes: list[UnitOutcome] = driver.cluster.result(handle)
     except Exception as error:  # KilledWorker, a store that a worker cannot read, memory: the units are tried alone
         said = f"{type(error).__name__}: {error}"
-        return [Outcome(key, error=said, traceback=said) for key in group.keys]
+        return [UnitOutcome(key, error=said, traceback=said) for key in group.keys]
     return outcomes
 
 
-def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[Outcome]]]) -> None:
+def _store_outcomes(driver: _Driver, finished: Sequence[tuple[Group, list[UnitOutcome]]]) -> None:
     """Writes what has come, one batch per statistic and device, and sends failed units back to be tried alone."""
     batches: dict[tuple[int, str], tuple[Statistic, list[tuple[str, Result | str]]]] = {}
     inputs: dict[int, dict[str, str] | None] = {}
@@ -397,7 +397,7 @@ def _together(shares: Iterable[Spent]) -> Spent:
     return total
 
 
-def _failed(driver: _Driver, alone: Group, outcome: Outcome) -> int:
+def _failed(driver: _Driver, alone: Group, outcome: UnitOutcome) -> int:
     """Sends a failed unit back, or records it (1) after its last attempt."""
     unit = alone.units[0]
     tried = driver.attempts.get(outcome.key, 0) + 1

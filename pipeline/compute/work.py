@@ -27,12 +27,12 @@ from pipeline.compute.profile import numerics
 from pipeline.compute.room import free, with_room
 from pipeline.models.opening import MODELS
 from pipeline.models.stored import open_checkpoint
-from pipeline.store.addresses import Member, Source, UnitAddress
+from pipeline.store.addresses import MatrixRef, Member, UnitRef
 from pipeline.store.cache import DiskCache, cache_path
 from pipeline.store.clock import Ledger, Spent, is_running, spend
 from pipeline.store.keys import seed_of
 from pipeline.store.reasons import of_input
-from pipeline.store.statistics import Reference, read_references
+from pipeline.store.statistics import ResultReference, read_references
 from pipeline.store.store import Store, store_identity
 
 MAX_RESULT_BYTES = 64 * 2**20
@@ -48,20 +48,20 @@ class Previous:
     """A stored result over the first `count` steps of a run's statistic that grows."""
 
     count: int
-    reference: Reference
+    reference: ResultReference
 
 
 @dataclass(frozen=True)
-class Work:
+class GroupWork:
     """A group with the places of the stored results it needs: `inputs` of all its units, `previous` by unit key."""
 
     group: Group
-    inputs: tuple[Reference, ...] = ()
+    inputs: tuple[ResultReference, ...] = ()
     previous: Mapping[str, Previous] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class UnitOutcome:
     """What came of one unit: a `result`, or a `reason` why the data have none, or an `error` with its traceback.
 
     `final` marks an error that a retry cannot fix, `no_room` one that is lack of memory. `device` and `seconds`
@@ -82,11 +82,11 @@ class Outcome:
 
 def run_group(
     store_path: str | Path,
-    work: Work | Group,
+    work: GroupWork | Group,
     device: str = "cpu",
     cache_bytes: int = CACHE_BYTES,
     profile: bool = False,
-) -> list[Outcome]:
+) -> list[UnitOutcome]:
     """Computes the units of a group, each answering for itself. `device`: "cpu", "cuda", or "auto" for what there is.
     The cache of large intermediates beside the store keeps at most `cache_bytes` (0: nothing). `profile`: each outcome
     carries its share of the time that the group took, phase by phase.
@@ -94,7 +94,7 @@ def run_group(
     Raises only what concerns the group as a whole: a store that cannot be opened, a device that is not there.
     """
     keep_freed_memory()
-    work = work if isinstance(work, Work) else Work(work)
+    work = work if isinstance(work, GroupWork) else GroupWork(work)
     if not profile:
         return _run(store_path, work, device, cache_bytes)
     ledger = Ledger()
@@ -104,20 +104,20 @@ def run_group(
     return [replace(outcome, spent=share) for outcome in outcomes]
 
 
-def _run(store_path: str | Path, work: Work, device: str, cache_bytes: int) -> list[Outcome]:
+def _run(store_path: str | Path, work: GroupWork, device: str, cache_bytes: int) -> list[UnitOutcome]:
     group = work.group
     on = _device(device if group.device == "any" else "cpu")
     store = _store(str(store_path))
     stored = _stored(str(store_path), work)
     cache = _cache(str(store_path), cache_bytes)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, UnitOutcome] = {}
     waiting = group.units
     for place in (on, torch.device("cpu")):  # what does not fit on a device even alone is computed beside it
-        units: list[tuple[UnitAddress, Unit]] = []
+        units: list[tuple[UnitRef, Unit]] = []
         for address in waiting:
             unit = _unit(store, address, work, stored, place)
             if isinstance(unit, str):
-                outcomes[address.key] = Outcome(address.key, reason=unit)
+                outcomes[address.key] = UnitOutcome(address.key, reason=unit)
             else:
                 units.append((address, unit))
         outcomes.update((outcome.key, outcome) for outcome in _compute(group, units, place, cache))
@@ -129,11 +129,11 @@ def _run(store_path: str | Path, work: Work, device: str, cache_bytes: int) -> l
     return [outcomes[address.key] for address in group.units]
 
 
-def _compute(group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.device, cache: Cache) -> list[Outcome]:
+def _compute(group: Group, units: Sequence[tuple[UnitRef, Unit]], on: torch.device, cache: Cache) -> list[UnitOutcome]:
     if not units:
         return []
 
-    def batch(some: Sequence[tuple[UnitAddress, Unit]]) -> Sequence[Any]:
+    def batch(some: Sequence[tuple[UnitRef, Unit]]) -> Sequence[Any]:
         contexts = [Context(on, seed_of(address.key), cache, MODELS) for address, _ in some]
         results = group.statistic.compute_batch([unit for _, unit in some], contexts)
         if len(results) != len(some):
@@ -152,19 +152,19 @@ def _compute(group: Group, units: Sequence[tuple[UnitAddress, Unit]], on: torch.
     return [_outcome(address, result, named, seconds) for (address, _), result in zip(units, results, strict=True)]
 
 
-def _outcome(address: UnitAddress, result: object, device: str, seconds: float) -> Outcome:
+def _outcome(address: UnitRef, result: object, device: str, seconds: float) -> UnitOutcome:
     if not isinstance(result, BaseException):
         try:
-            return Outcome(address.key, result=checked(result, str(address)), device=device, seconds=seconds)
+            return UnitOutcome(address.key, result=checked(result, str(address)), device=device, seconds=seconds)
         except ContractError as broken:
             result = broken
     if isinstance(result, Unmeasurable):
-        return Outcome(address.key, reason=str(result), device=device, seconds=seconds)
+        return UnitOutcome(address.key, reason=str(result), device=device, seconds=seconds)
     text = "".join(traceback.format_exception(result))
     error = f"{type(result).__name__}: {result}"
     final = isinstance(result, ContractError | ParameterError | ResourceError)
     no_room = isinstance(result, torch.OutOfMemoryError)
-    return Outcome(
+    return UnitOutcome(
         address.key, None, None, error, text[-20_000:], final=final, no_room=no_room, device=device, seconds=seconds
     )
 
@@ -194,7 +194,7 @@ def checked(result: object, where: str) -> Result:
 
 
 def _unit(
-    store: Store, address: UnitAddress, work: Work, stored: Mapping[str, Result | str], on: torch.device
+    store: Store, address: UnitRef, work: GroupWork, stored: Mapping[str, Result | str], on: torch.device
 ) -> Unit | str:
     """The unit with its inputs, or why it has no result: an input that it cannot do without has none.
 
@@ -256,7 +256,7 @@ def _observation(
     )
 
 
-def _matrix(store: Store, source: Source | None, on: torch.device, held: Held | None) -> Matrix | None:
+def _matrix(store: Store, source: MatrixRef | None, on: torch.device, held: Held | None) -> Matrix | None:
     if source is None:
         return None
     return Matrix(source.info, source.key, functools.partial(_load, store, source.recipe, on, held))
@@ -288,7 +288,7 @@ def _to_device(content: Content, on: torch.device) -> Content:
     return content.to(on)
 
 
-def _stored(path: str, work: Work) -> dict[str, Result | str]:
+def _stored(path: str, work: GroupWork) -> dict[str, Result | str]:
     references = (*work.inputs, *(previous.reference for previous in work.previous.values()))
     with spend("read"):
         return read_references(path, references) if references else {}

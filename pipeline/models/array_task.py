@@ -9,7 +9,7 @@ import torch
 
 from analyzers.errors import ParameterError, Unmeasurable
 from analyzers.intrinsic_dimension.task import Built, Data, Metric, Split, Training
-from analyzers.models import Checkpoint, Models
+from analyzers.models import Models, WholeCheckpoint
 from pipeline.models import nets
 from pipeline.models.task_data import (
     Arrays,
@@ -23,7 +23,7 @@ from pipeline.models.task_data import (
     read_npz,
     split,
 )
-from pipeline.models.task_file import ArrayTask, Part
+from pipeline.models.task_file import ArrayTask, DataPart
 
 FRACTIONS = {"train": 0.6, "tune": 0.15, "score": 0.25}
 TUNE_OF_TRAIN = {"train": 0.9, "tune": 0.1}
@@ -51,7 +51,7 @@ class Classification:
         """The examples of a split."""
         return self.splits[split]
 
-    def build(self, checkpoint: Checkpoint, models: Models, seed: int, random: bool) -> Built:
+    def build(self, checkpoint: WholeCheckpoint, models: Models, seed: int, random: bool) -> Built:
         """The net with the checkpoint's parameters, or freshly drawn ones. Raises `Unmeasurable` where it does not fit
         the data."""
         if self.model in ("mlp", "lenet"):
@@ -79,7 +79,7 @@ class Classification:
         order = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(seed))
         return Data((x.reshape(len(x), -1)[:, order].reshape(x.shape),), data.targets)
 
-    def _check(self, net: nets.Chain, checkpoint: Checkpoint) -> None:
+    def _check(self, net: nets.Chain, checkpoint: WholeCheckpoint) -> None:
         where = f"{checkpoint.run}@{checkpoint.step}"
         (x,) = self.splits["train"].inputs
         wanted = nets.expected_inputs(net)
@@ -124,7 +124,7 @@ def read_array_task(told: ArrayTask, folder: Path) -> tuple[Classification, list
     return task, digests
 
 
-def _arrays(told: ArrayTask, part: str | Part, folder: Path, digests: list[str]) -> Arrays:
+def _arrays(told: ArrayTask, part: str | DataPart, folder: Path, digests: list[str]) -> Arrays:
     where = f"task {told.name}"
     if part == "digits":
         return checked(digits(), where)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from analyzers.errors import ParameterError, ResourceError, Unmeasurable
-from analyzers.models import Checkpoint, ParameterInfo
+from analyzers.models import ParameterInfo, WholeCheckpoint
 from pipeline.models.factories import import_factory
 from pipeline.models.offline import check_size, local_config, offline, without_pretrained
 from pipeline.models.offload import disk_placement
@@ -33,7 +33,9 @@ _EXPERT = re.compile(r"(?P<head>.*experts\.)(?P<expert>\d{1,9})(?P<tail>\..*)")
 _SHOWN = 4
 
 
-def build_model(checkpoint: Checkpoint, factory: str | None = None, memory_bytes: int | None = None) -> torch.nn.Module:
+def build_model(
+    checkpoint: WholeCheckpoint, factory: str | None = None, memory_bytes: int | None = None
+) -> torch.nn.Module:
     """The model with the checkpoint's parameters, in eval mode, on the CPU.
 
     Without a `factory`: the class that config.json names, by transformers, in the checkpoint's commonest float dtype.
@@ -50,14 +52,14 @@ def build_model(checkpoint: Checkpoint, factory: str | None = None, memory_bytes
     return _by_transformers(checkpoint, memory_bytes)
 
 
-def _where(checkpoint: Checkpoint) -> str:
+def _where(checkpoint: WholeCheckpoint) -> str:
     return f"{checkpoint.run}@{checkpoint.step}"
 
 
 # -- the user's own module
 
 
-def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
+def _by_factory(checkpoint: WholeCheckpoint, factory: str) -> torch.nn.Module:
     make = import_factory(factory, "--model")
     try:
         model = make(dict(checkpoint.config))
@@ -101,7 +103,7 @@ def _by_factory(checkpoint: Checkpoint, factory: str) -> torch.nn.Module:
 class _Lazy:
     """A stored tensor as transformers wants those of a file: read when it is sliced."""
 
-    def __init__(self, checkpoint: Checkpoint, info: ParameterInfo, name: str) -> None:
+    def __init__(self, checkpoint: WholeCheckpoint, info: ParameterInfo, name: str) -> None:
         self._read, self._name, self._shape = checkpoint.read, name, info.shape
 
     def __getitem__(self, index: Any) -> torch.Tensor:
@@ -115,7 +117,7 @@ _LAZY_IMPORTS = threading.Lock()
 """transformers imports its parts when they are first asked for; two threads at once find them half made."""
 
 
-def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.nn.Module:
+def _by_transformers(checkpoint: WholeCheckpoint, memory_bytes: int | None) -> torch.nn.Module:
     where = _where(checkpoint)
     config = clean_config(checkpoint)
     try:
@@ -166,7 +168,7 @@ def _by_transformers(checkpoint: Checkpoint, memory_bytes: int | None) -> torch.
     return built
 
 
-def clean_config(checkpoint: Checkpoint) -> dict[str, Any]:
+def clean_config(checkpoint: WholeCheckpoint) -> dict[str, Any]:
     """The config without what would run or fetch code. Raises `Unmeasurable` where there is none or it cannot serve."""
     where, config = _where(checkpoint), dict(checkpoint.config)
     if not config:
@@ -214,7 +216,7 @@ def _class_of(transformers: Any, made: Any, config: Mapping[str, Any], where: st
     )
 
 
-def commonest_dtype(checkpoint: Checkpoint) -> torch.dtype:
+def commonest_dtype(checkpoint: WholeCheckpoint) -> torch.dtype:
     """The float dtype that most entries are stored in; float32 where that is none a CPU computes in (fp8)."""
     counts: Counter[str] = Counter()
     for info in checkpoint.parameters:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from analyzers.errors import Unmeasurable
-from analyzers.models import Checkpoint, ParameterInfo
+from analyzers.models import ParameterInfo, WholeCheckpoint
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
@@ -69,7 +69,7 @@ class Chain(torch.nn.Module):
         return x
 
 
-def chain(checkpoint: Checkpoint, kind: str, activation: str, random_seed: int | None = None) -> Chain:
+def chain(checkpoint: WholeCheckpoint, kind: str, activation: str, random_seed: int | None = None) -> Chain:
     """The net that the parameters make, in the natural order of their names. `kind`: "mlp" or "lenet".
 
     random_seed: torch's own initialisation from that seed instead of the stored values. Raises `Unmeasurable` where
@@ -120,7 +120,7 @@ def _check_chain(weights: list[ParameterInfo], where: str, kind: str) -> None:
             )
 
 
-def _load(layer: torch.nn.Module, checkpoint: Checkpoint, weight: str, bias: str) -> None:
+def _load(layer: torch.nn.Module, checkpoint: WholeCheckpoint, weight: str, bias: str) -> None:
     with torch.no_grad():
         layer.get_parameter("weight").copy_(checkpoint.read(weight))
         if layer.bias is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from analyzers.errors import ResourceError
-from analyzers.models import Checkpoint
+from analyzers.models import WholeCheckpoint
 from pipeline.store.limits import available_memory
 
 SHARE = 0.8
@@ -38,7 +38,7 @@ class Placement:
 
 
 @contextmanager
-def disk_placement(checkpoint: Checkpoint, dtype: torch.dtype, memory_bytes: int | None) -> Iterator[Placement]:
+def disk_placement(checkpoint: WholeCheckpoint, dtype: torch.dtype, memory_bytes: int | None) -> Iterator[Placement]:
     """Where the parameters of a model of this checkpoint go: all in memory, or by layers on disk beyond the limit.
 
     The scratch folder is TMPDIR's and takes as much as does not fit. Raises `ResourceError` without accelerate or room.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from analyzers.errors import ResourceError
-from analyzers.models import Checkpoint, Material
+from analyzers.models import Material, WholeCheckpoint
 
 
 class WorkerModels:
@@ -18,7 +18,7 @@ class WorkerModels:
         """The task or probe set; kept, since every unit of a worker asks for the same few."""
         return _open(material)
 
-    def build(self, checkpoint: Checkpoint, factory: str | None = None) -> torch.nn.Module:
+    def build(self, checkpoint: WholeCheckpoint, factory: str | None = None) -> torch.nn.Module:
         """The model with the checkpoint's parameters. Raises `Unmeasurable` where none can be built."""
         from pipeline.models.build import build_model
 

@@ -28,7 +28,7 @@ import blake3
 import numpy as np
 
 from analyzers.errors import ParameterError
-from analyzers.pathway_metrics.probe import COLUMNS, Column, Probe
+from analyzers.pathway_metrics.probe import COLUMNS, Probe, ProbeColumn
 from pipeline.archive.text import real_path
 from pipeline.models.factories import import_factory
 from pipeline.models.trace_files import TraceFiles
@@ -42,7 +42,7 @@ _MOST = 2**31
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """The objects of a JSONL file, with the number of the line that each stands in."""
 
     file: Path
@@ -102,7 +102,7 @@ def _of_file(path: Path) -> Probe:
     kind, folder = kinds[0], path.parent
     name = str(described.get("name", path.stem))
     batch_size = _whole(path, described, "batch_size", 16)
-    rows: Rows | None
+    rows: TableRows | None
     vocabulary: int | None = None
     traces: TraceFiles | None = None
     tokens, rows = True, None
@@ -195,7 +195,7 @@ def _array(path: Path, file: Path) -> np.ndarray:
     return loaded
 
 
-def _texts(path: Path, file: Path, kind: str, field: str) -> tuple[list[str], Rows | None]:
+def _texts(path: Path, file: Path, kind: str, field: str) -> tuple[list[str], TableRows | None]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -218,7 +218,7 @@ def _texts(path: Path, file: Path, kind: str, field: str) -> tuple[list[str], Ro
             raise ParameterError(f"{path}: {file}, line {number}: no text in the field {field!r}; it has: {has}")
         rows.append(row)
         numbers.append(number)
-    return _some([str(row[field]) for row in rows], path, file), Rows(file, tuple(rows), tuple(numbers))
+    return _some([str(row[field]) for row in rows], path, file), TableRows(file, tuple(rows), tuple(numbers))
 
 
 def _some(texts: list[str], path: Path, file: Path) -> list[str]:
@@ -265,7 +265,7 @@ def _check_lengths(path: Path, inputs: np.ndarray, lengths: np.ndarray, kind: st
         )
 
 
-def _values(path: Path, folder: Path, given: Any, rows: Rows | None, count: int, what: str) -> np.ndarray:
+def _values(path: Path, folder: Path, given: Any, rows: TableRows | None, count: int, what: str) -> np.ndarray:
     """One value per sample: a field of the JSONL, an .npy file, or a file with one label per line."""
     if not isinstance(given, str):
         raise ParameterError(f"{path}: {what} names a file or a field, found {given!r}")
@@ -301,7 +301,7 @@ def _values(path: Path, folder: Path, given: Any, rows: Rows | None, count: int,
     return values
 
 
-def _columns(path: Path, folder: Path, given: Any, rows: Rows | None, count: int) -> dict[str, Column]:
+def _columns(path: Path, folder: Path, given: Any, rows: TableRows | None, count: int) -> dict[str, ProbeColumn]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -312,6 +312,6 @@ def _columns(path: Path, folder: Path, given: Any, rows: Rows | None, count: int
     if unknown:
         raise ParameterError(f"{path}: unknown column {unknown[0]!r}; known: {', '.join(COLUMNS)}")
     return {
-        str(name): Column.of(_values(path, folder, value, rows, count, f"column {name}"))
+        str(name): ProbeColumn.of(_values(path, folder, value, rows, count, f"column {name}"))
         for name, value in given.items()
     }

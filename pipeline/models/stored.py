@@ -16,12 +16,12 @@ import torch
 
 from analyzers.contract import LowRank
 from analyzers.errors import ComputeError, Unmeasurable
-from analyzers.models import Checkpoint, ParameterInfo
+from analyzers.models import ParameterInfo, WholeCheckpoint
 from pipeline.archive.heads import is_head, stands_like, tied_name, turned
 from pipeline.archive.names import without_wrappers
 from pipeline.archive.recipes import Dense, LowRankProduct, Op, digest, tensors_of, to_json
 from pipeline.archive.types import Layout
-from pipeline.store.addresses import CheckpointSource
+from pipeline.store.addresses import CheckpointRef
 from pipeline.store.load import to_torch
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Update = tuple[tuple[Op, ...], LowRankProduct]
 """Where in a tensor an adapter's Δ is added (the operations that cut its matrix from the tensor), and the Δ."""
 
 
-def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
+def open_checkpoint(store: Store, source: CheckpointRef) -> WholeCheckpoint:
     """The checkpoint with all its parameters; tensors are read when asked for.
 
     Raises `ComputeError` where it is no longer in the store, `Unmeasurable` where an adapter cannot be merged.
@@ -45,7 +45,7 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
         digests = {name: stored[there] for name, there in names.items()}
         infos = tuple(ParameterInfo(n, headers[names[n]].shape, headers[names[n]].dtype, digests[n]) for n in names)
         read, rows = functools.partial(_read, store, digests, {}), functools.partial(_read_rows, store, digests, {})
-        return Checkpoint(source.run, source.step, source.key, record.config, infos, read, rows)
+        return WholeCheckpoint(source.run, source.step, source.key, record.config, infos, read, rows)
     of_base = _record(store, source.base)
     merge = _merge(store, record, of_base)
     digests = {**_whole(store, of_base), **merge.tensors}
@@ -60,10 +60,10 @@ def open_checkpoint(store: Store, source: CheckpointSource) -> Checkpoint:
     )
     config = record.config or of_base.config
     config = {**config, "tie_word_embeddings": False} if merge.unties else config
-    return Checkpoint(source.run, source.step, source.key, config, infos, read, rows)
+    return WholeCheckpoint(source.run, source.step, source.key, config, infos, read, rows)
 
 
-def _record(store: Store, source: CheckpointSource) -> CheckpointRecord:
+def _record(store: Store, source: CheckpointRef) -> CheckpointRecord:
     found = next((r for r in store.revisions(source.run, source.step) if r.revision == source.revision), None)
     if found is None:
         raise ComputeError(f"{source.run}@{source.step} (revision {source.revision}) is no longer in {store.path}")

@@ -28,7 +28,7 @@ class TrainingSettings(BaseModel):
     evaluations: int = Field(default=4, ge=1)
 
 
-class Part(BaseModel):
+class DataPart(BaseModel):
     """Two idx files, or an npz file with its array names."""
 
     model_config = _STRICT
@@ -45,7 +45,7 @@ class ArrayTask(BaseModel):
 
     kind: Literal["classification"]
     name: str = Field(min_length=1)
-    data: str | Part | dict[Literal["train", "score"], Part]
+    data: str | DataPart | dict[Literal["train", "score"], DataPart]
     inputs: str = Field("inputs", description="npz: the array of examples")
     labels: str = Field("labels", description="npz: the array of classes")
     scale: float = Field(1.0, gt=0)

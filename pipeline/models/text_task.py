@@ -13,7 +13,7 @@ import torch
 
 from analyzers.errors import ParameterError, Unmeasurable
 from analyzers.intrinsic_dimension.task import Built, Data, Metric, Split, Training
-from analyzers.models import Checkpoint, Models
+from analyzers.models import Models, WholeCheckpoint
 from pipeline.models.array_task import FRACTIONS, TUNE_OF_TRAIN, reinitialised
 from pipeline.models.task_data import existing, file_digest, limited, split
 from pipeline.models.task_file import TextTask
@@ -72,7 +72,7 @@ class Text:
         """The examples of a split."""
         return self.splits[split]
 
-    def build(self, checkpoint: Checkpoint, models: Models, seed: int, random: bool) -> Built:
+    def build(self, checkpoint: WholeCheckpoint, models: Models, seed: int, random: bool) -> Built:
         """The checkpoint's model; for classes with its own head where it has one of that many outputs, else a fresh
         one. Raises `Unmeasurable` where the model does not fit the tokens."""
         where = f"{checkpoint.run}@{checkpoint.step}"

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.report import groups
-from pipeline.report.blocks import Table, from_rows, number
+from pipeline.report.blocks import PageTable, from_rows, number
 from pipeline.report.compare import analyzer_nodes, compares_runs, quartiles
 from pipeline.report.roles import Roles
 
@@ -18,7 +18,7 @@ LISTED = 50
 """Pairs of a table on the page; report.zarr has all."""
 
 
-def tables_between_runs(tree: xr.DataTree) -> Iterator[Table]:
+def tables_between_runs(tree: xr.DataTree) -> Iterator[PageTable]:
     """A table for each key variable over (run, other_run, matrix): its median over the matrices of both runs."""
     roles = Roles.from_tree(tree)
     for node in analyzer_nodes(tree):
@@ -70,7 +70,7 @@ def _pairs(arrays: Sequence[xr.DataArray], roles: Roles, last: dict[str, int]) -
             }
 
 
-def _table(name: str, long_name: str, rows: list[dict[str, Any]]) -> Table:
+def _table(name: str, long_name: str, rows: list[dict[str, Any]]) -> PageTable:
     columns = {"run": "run", "last": "at step", "other": "other run", "other_last": "at its step"}
     columns |= {"median": "median", "quartiles": "quartiles", "matrices": "matrices"}
     caption = f"{name.replace('_', ' ')}: {long_name}. Median and quartiles over the matrices that both runs have."

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.report import groups
-from pipeline.report.blocks import Table, from_rows
+from pipeline.report.blocks import PageTable, from_rows
 from pipeline.report.compare import prefer
 from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.intruder_totals import NODE
@@ -86,7 +86,7 @@ def births_figure(births: Sequence[Births], look: Look, label: str) -> Image | N
         return image(figure, f"Births of intruder dimensions ({label})", caption, f"Line plot. {said}.")
 
 
-def births_table(births: Sequence[Births], label: str) -> Table | None:
+def births_table(births: Sequence[Births], label: str) -> PageTable | None:
     """When the first, half and nine tenths of each run's intruders stood; None where there is none."""
     rows = []
     for one in births:

@@ -29,7 +29,7 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """Cells are text, already formatted; `numeric` columns are set right-aligned."""
 
     caption: str
@@ -62,7 +62,7 @@ class Details:
     kind: str = "details"
 
 
-Block = Prose | Table | Gallery | Details
+Block = Prose | PageTable | Gallery | Details
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ def number(value: Any, digits: int = 3, sign: bool = False) -> str:
 
 def from_rows(
     caption: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], limit: int | None = None
-) -> Table:
+) -> PageTable:
     """A table of the named columns (key → heading); columns that are empty in every row are left out."""
     there = {k: h for k, h in columns.items() if any(row.get(k) not in (None, "") for row in rows)}
     numeric = tuple(all(not isinstance(row.get(k), str) or row.get(k) == "" for row in rows) for k in there)
     cells = tuple(tuple(number(row.get(k)) for k in there) for row in rows[:limit])
     more = f" The first {limit} of {len(rows)}." if limit is not None and len(rows) > limit else ""
-    return Table(caption + more, tuple(there.values()), cells, numeric)
+    return PageTable(caption + more, tuple(there.values()), cells, numeric)
 
 
 def gallery(images: Iterable[Image | None]) -> tuple[Gallery, ...]:

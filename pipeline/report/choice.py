@@ -26,7 +26,7 @@ _LISTED = 12
 
 
 @dataclass(frozen=True)
-class Place:
+class ChosenPlace:
     """A variable, or a metric that the training logged: the path of its node in the tree, and the node's name as it is
     written in a glob, without groups."""
 
@@ -61,7 +61,7 @@ def without_vectors(tree: xr.DataTree) -> tuple[xr.DataTree, tuple[str, ...]]:
     return _only(tree, [place for place in places if not place.is_vector]), tuple(names)
 
 
-def places_of(tree: xr.DataTree) -> list[Place]:
+def places_of(tree: xr.DataTree) -> list[ChosenPlace]:
     """Every variable of the report."""
     places = []
     for path, dataset in datasets_of(tree).items():
@@ -70,10 +70,10 @@ def places_of(tree: xr.DataTree) -> list[Place]:
         is_table = node.partition("/")[0] in RESERVED
         per_run = "runs" in node.split("/")[1:-1]
         if node == LOGGED and "metric" in dataset.coords:  # earlier reports have a variable for each metric
-            places += [Place(path, node, str(name), False) for name in dataset["metric"].values]
+            places += [ChosenPlace(path, node, str(name), False) for name in dataset["metric"].values]
         for name, variable in dataset.data_vars.items():
             is_long = per_run or any(_is_long(dataset, str(dim)) for dim in variable.dims)
-            places.append(Place(path, node, str(name), is_long and not is_table))
+            places.append(ChosenPlace(path, node, str(name), is_long and not is_table))
     return places
 
 
@@ -83,7 +83,7 @@ def _is_long(dataset: xr.Dataset, dim: str) -> bool:
     return dim not in LEADING and not is_text and dataset.sizes[dim] > VECTOR_LENGTH
 
 
-def _meant(places: Sequence[Place], glob: str) -> list[Place]:
+def _meant(places: Sequence[ChosenPlace], glob: str) -> list[ChosenPlace]:
     hits = [place for place in places if place.matches(glob)]
     if not hits:
         raise ReportError(f"no variable of the report matches {glob!r}: {_hint(places, glob)}")
@@ -91,7 +91,7 @@ def _meant(places: Sequence[Place], glob: str) -> list[Place]:
     return hits if glob == "*" or "/" in glob or not measured else measured
 
 
-def _hint(places: Iterable[Place], glob: str) -> str:
+def _hint(places: Iterable[ChosenPlace], glob: str) -> str:
     measured = sorted({place.name for place in places if place.is_measured})
     known = dict.fromkeys(measured) | {p.name: None for p in places}
     if "/" in glob:
@@ -112,7 +112,7 @@ def _of(dataset: xr.Dataset, names: set[str]) -> xr.Dataset:
     return dataset[variables]
 
 
-def _only(tree: xr.DataTree, places: Iterable[Place]) -> xr.DataTree:
+def _only(tree: xr.DataTree, places: Iterable[ChosenPlace]) -> xr.DataTree:
     names: dict[str, set[str]] = {}
     for place in places:
         names.setdefault(place.path, set()).add(place.name)

@@ -178,7 +178,7 @@ def quartiles(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Series:
+class ComparedSeries:
     """One run's curve: (step,) steps at which something was measured; quartiles over matrices at each."""
 
     run: str
@@ -188,12 +188,12 @@ class Series:
     high: np.ndarray
 
 
-def series_of(variable: KeyVariable) -> list[Series]:
+def series_of(variable: KeyVariable) -> list[ComparedSeries]:
     """Each run's median and quartiles over its matrices, at its own steps. Runs without a value are left out."""
     return [one for values in (variable.values, *variable.further) for one in _series(values)]
 
 
-def _series(values: xr.DataArray) -> list[Series]:
+def _series(values: xr.DataArray) -> list[ComparedSeries]:
     for dim in ("run", "step", "matrix"):
         if dim not in values.dims:
             values = values.expand_dims({dim: ["all" if dim == "run" else 0]})
@@ -204,5 +204,5 @@ def _series(values: xr.DataArray) -> list[Series]:
     for i, run in enumerate(values["run"].values):
         there = ~np.isnan(median[i])
         if there.any():
-            curves.append(Series(str(run), steps[there], low[i][there], median[i][there], high[i][there]))
+            curves.append(ComparedSeries(str(run), steps[there], low[i][there], median[i][there], high[i][there]))
     return curves

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from analyzers.pathway_metrics.correlation import correlation, of_differences
 from analyzers.pathway_metrics.variables import CORRELATED
-from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table, from_rows, number
+from pipeline.report.blocks import Block, Details, Gallery, PageTable, Prose, Section, from_rows, number
 from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.logged import Logged
 from pipeline.report.look import Look
@@ -281,7 +281,7 @@ def specialisation_figure(at: xr.Dataset, runs: Sequence[str], look: Look, of: s
         return image(figure, f"{of.capitalize()} specialisation", caption, f"Bars. Largest {ends}.")
 
 
-def _last_steps(at: xr.Dataset, runs: Sequence[str]) -> Table:
+def _last_steps(at: xr.Dataset, runs: Sequence[str]) -> PageTable:
     rows = []
     for run in runs:
         course = {name: _course(at, name, run) for name in CORRELATED}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from pipeline.report.compare import KeyVariable, Series, series_of
+from pipeline.report.compare import ComparedSeries, KeyVariable, series_of
 from pipeline.report.figures import Image, canvas, image, place
 from pipeline.report.look import Look
 from pipeline.report.style import RunStyle, literal
@@ -78,7 +78,7 @@ def draw_line(axes: Axes, steps: np.ndarray, values: np.ndarray, style: RunStyle
     )
 
 
-def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: str) -> Image:
+def _dots(variable: KeyVariable, series: Sequence[ComparedSeries], look: Look, title: str) -> Image:
     """One point with its quartiles per run, for runs of a single step and for what has no steps. At most 30 runs."""
     shown = series[:30]
     stepped = "step" in variable.values.dims
@@ -106,7 +106,7 @@ def _dots(variable: KeyVariable, series: Sequence[Series], look: Look, title: st
         return image(figure, title, caption, f"Dot plot: {title}. {_ends(shown, look)}")
 
 
-def _ends(series: Sequence[Series], look: Look) -> str:
+def _ends(series: Sequence[ComparedSeries], look: Look) -> str:
     """What the plot shows, in words, for readers who do not see it."""
     parts = [
         f"{one.run}: {one.median[0]:.3g}"

@@ -14,9 +14,9 @@ import numpy as np
 from analyzers.contract import IterativeStatistic, Result, Statistic
 from analyzers.errors import StoreError
 from pipeline.store.addresses import Skip
-from pipeline.store.columns import Columns, Piece
+from pipeline.store.columns import ColumnPiece, Columns
 from pipeline.store.failures import Failure
-from pipeline.store.found import Found, Place, Places
+from pipeline.store.found import FoundUnits, Place, Places
 from pipeline.store.keys import identity
 from pipeline.store.prepared import Prepared
 from pipeline.store.selection import Selection
@@ -101,7 +101,7 @@ class Results:
         assert p is not None
         return units, p
 
-    def found(self, statistic: Statistic) -> Found:
+    def found(self, statistic: Statistic) -> FoundUnits:
         """All units of a statistic."""
         units, p = self.prepared(statistic)
         return units.of(p)
@@ -219,7 +219,7 @@ def _by_unit(places: Places, of: Index, runs: Collection[str] | None) -> tuple[S
     return places.index.keys_of(units[order]), np.cumsum([0, *counts[order]]), index.reshape(-1, 3)[by_unit]
 
 
-def _bounded(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+def _bounded(pieces: Sequence[ColumnPiece]) -> Iterator[Sequence[ColumnPiece]]:
     """The pieces of one shape and dtype cut into parts of `STACK_BYTES`, by ascending positions."""
     positions = np.sort(np.concatenate([piece.positions for piece in pieces]))
     column, row = pieces[0].column, int(pieces[0].rows[0])
@@ -232,7 +232,7 @@ def _bounded(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
         first, last = positions[start], positions[min(start + count, len(positions)) - 1]
         inside = ((piece, (piece.positions >= first) & (piece.positions <= last)) for piece in pieces)
         yield [
-            Piece(piece.batch, piece.column, piece.rows[chosen], piece.positions[chosen])
+            ColumnPiece(piece.batch, piece.column, piece.rows[chosen], piece.positions[chosen])
             for piece, chosen in inside
             if chosen.any()
         ]

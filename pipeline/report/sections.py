@@ -10,7 +10,7 @@ import xarray as xr
 from pipeline.report import intruder_totals
 from pipeline.report.between_runs import tables_between_runs
 from pipeline.report.birth_figures import births_figure, births_of, births_table
-from pipeline.report.blocks import Block, Details, Prose, Section, Table, from_rows, gallery, number, several
+from pipeline.report.blocks import Block, Details, PageTable, Prose, Section, from_rows, gallery, number, several
 from pipeline.report.compare import COUNTED, KeyVariable, compares, key_variables, measured_nodes
 from pipeline.report.content_blocks import content_blocks
 from pipeline.report.contents import Contents, archive_rows
@@ -214,7 +214,7 @@ def _intruders(tree: xr.DataTree, look: Look) -> Section | None:
     return Section("intruders", "Intruder dimensions beside their controls", tuple(blocks))
 
 
-def _totals_table(totals: Sequence[Totals], label: str) -> Table:
+def _totals_table(totals: Sequence[Totals], label: str) -> PageTable:
     rows = [
         {
             "run": t.run,

@@ -18,7 +18,7 @@ NODE = "weight_spectra"
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class DrawnSpectrum:
     """σ of one matrix in one run: `steps` (step,), `sigma` (step, rank), descending along rank, only measured steps."""
 
     run: str
@@ -27,7 +27,7 @@ class Spectrum:
     sigma: np.ndarray
 
 
-def spectrum_of(tree: xr.DataTree, run: str, matrix: str) -> Spectrum | None:
+def spectrum_of(tree: xr.DataTree, run: str, matrix: str) -> DrawnSpectrum | None:
     """σ over the steps, or None where the report holds none."""
     for dataset in run_datasets(tree, run):
         array = dataset.get("sigma")
@@ -41,7 +41,7 @@ def spectrum_of(tree: xr.DataTree, run: str, matrix: str) -> Spectrum | None:
         measured = ~np.isnan(sigma).all(axis=1)
         width = int((~np.isnan(sigma)).any(axis=0).sum())
         if measured.any():
-            return Spectrum(run, matrix, np.asarray(dataset["step"].values)[measured], sigma[measured][:, :width])
+            return DrawnSpectrum(run, matrix, np.asarray(dataset["step"].values)[measured], sigma[measured][:, :width])
     return None
 
 
@@ -84,7 +84,7 @@ def _plain_dims(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.drop_vars([dim for dim in own.values() if dim in dataset.coords]).rename(own)
 
 
-def spectra_figure(spectra: Sequence[Spectrum], look: Look) -> Image | None:
+def spectra_figure(spectra: Sequence[DrawnSpectrum], look: Look) -> Image | None:
     """σ against rank at up to five steps, one panel per (run, matrix). None without a spectrum."""
     if not spectra:
         return None

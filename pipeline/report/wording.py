@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from pipeline.report.blocks import Block, Details, Gallery, Prose, Section, Table
+from pipeline.report.blocks import Block, Details, Gallery, PageTable, Prose, Section
 from pipeline.report.step_units import STEP, word_of
 
 _IN_NAMES = r"\w@./=:#`*+-"
@@ -42,7 +42,7 @@ def _block(block: Block, word: str) -> Block:
     match block:
         case Prose():
             return replace(block, items=tuple(said_in(item, word) for item in block.items))
-        case Table():
+        case PageTable():
             patterns = [_WORD if column in _SENTENCES else _NUMBERED for column in block.columns]
             cells = tuple(tuple(map(said_in, row, [word] * len(row), patterns)) for row in block.rows)
             columns = tuple(said_in(column, word) for column in block.columns)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.store.ingest import ingest_checkpoint, mark_gone, record_run
     from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord
     from pipeline.store.repairs import repair
-    from pipeline.store.statistics import Reference, StatisticTable, read_references
+    from pipeline.store.statistics import ResultReference, StatisticTable, read_references
     from pipeline.store.store import Store
     from pipeline.store.verification import verify
 
@@ -20,7 +20,7 @@ _NAMES = {
     "CheckpointRecord": "records",
     "DiskCache": "cache",
     "Failure": "failures",
-    "Reference": "statistics",
+    "ResultReference": "statistics",
     "RunRecord": "records",
     "StatisticTable": "statistics",
     "Store": "store",
@@ -37,7 +37,7 @@ __all__ = [
     "CheckpointRecord",
     "DiskCache",
     "Failure",
-    "Reference",
+    "ResultReference",
     "RunRecord",
     "StatisticTable",
     "Store",

@@ -10,7 +10,7 @@ from pipeline.store.keys import identity, trial_key, unit_key
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MatrixRef:
     """A matrix by reference: what is known of it, how it is cut from stored tensors, and its content key."""
 
     info: MatrixInfo
@@ -19,7 +19,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointSource:
+class CheckpointRef:
     """A whole checkpoint by reference, an adapter's with its base, and the key of its parameters and config.
     `entries` is how many numbers its parameters hold."""
 
@@ -27,7 +27,7 @@ class CheckpointSource:
     step: int
     revision: int
     key: str
-    base: CheckpointSource | None = None
+    base: CheckpointRef | None = None
     entries: int = 0
 
 
@@ -56,15 +56,15 @@ class Member:
 
     run: str
     step: int
-    matrix: Source | None
-    reference: Source | None = None
+    matrix: MatrixRef | None
+    reference: MatrixRef | None = None
     inputs: tuple[tuple[str, str], ...] = ()
     reference_inputs: tuple[tuple[str, str], ...] = ()
-    checkpoint: CheckpointSource | None = None
+    checkpoint: CheckpointRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class UnitAddress:
+class UnitRef:
     """One unit: where it was first met (run, step, matrix; None where the scope has none), its key and its members.
 
     `inputs` are the unit's own (scope checkpoint, run, runs). `prefixes` are keys over the first len(prefixes),
@@ -84,7 +84,7 @@ class UnitAddress:
     prefixes: tuple[str, ...] = ()
     content: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
-    def with_trial(self, trial: Trial) -> UnitAddress:
+    def with_trial(self, trial: Trial) -> UnitRef:
         """The unit of one trial of an iterative statistic, under the key of whoever it is shared with."""
         of_unit = self.key
         if isinstance(self.statistic, IterativeStatistic) and self.content is not None:

@@ -33,7 +33,7 @@ _GAP = 2**14
 
 
 @dataclass(frozen=True)
-class Entry:
+class BatchEntry:
     """One result (or the reason why there is none) with its key, its extent and where it comes from."""
 
     key: str
@@ -87,7 +87,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Entries `first` … `last − 1` of a batch, whose results have the same fields."""
 
     first: int
@@ -106,7 +106,7 @@ class Batch:
 
     name: str
     keys: Sequence[str]
-    tables: tuple[Table, ...]
+    tables: tuple[ResultTable, ...]
     reasons: Mapping[int, str]
     extents: tuple[int, ...] | int
     provenances: tuple[Mapping[str, Any], ...]
@@ -123,7 +123,7 @@ class Batch:
             self.provenance_of if isinstance(self.provenance_of, int) else self.provenance_of[entry]
         ]
 
-    def table_of(self, entry: int) -> Table | None:
+    def table_of(self, entry: int) -> ResultTable | None:
         """The table that holds an entry; None for a reason."""
         for table in self.tables:
             if table.first <= entry < table.last:
@@ -131,10 +131,10 @@ class Batch:
         return None
 
 
-def write_batch(folder: Path, statistic: str, entries: Sequence[Entry]) -> None:
+def write_batch(folder: Path, statistic: str, entries: Sequence[BatchEntry]) -> None:
     """Writes arrays and index of a batch into `folder` (new and empty; the caller publishes it)."""
-    groups: dict[tuple[Any, ...], list[tuple[Entry, dict[str, np.ndarray]]]] = {}
-    reasons: list[Entry] = []
+    groups: dict[tuple[Any, ...], list[tuple[BatchEntry, dict[str, np.ndarray]]]] = {}
+    reasons: list[BatchEntry] = []
     for entry in entries:
         if isinstance(entry.value, str):
             reasons.append(entry)
@@ -144,7 +144,7 @@ def write_batch(folder: Path, statistic: str, entries: Sequence[Entry]) -> None:
         groups.setdefault(signature, []).append((entry, values))
     arrays: dict[str, list[np.ndarray]] = {}
     filled: dict[str, int] = {}
-    ordered: list[Entry] = []
+    ordered: list[BatchEntry] = []
     tables = []
     for members in groups.values():
         columns = []
@@ -186,7 +186,7 @@ def read_batch(folder: Path) -> Batch:
     try:
         tables, first = [], 0
         for table in data["tables"]:
-            tables.append(Table(first, table["count"], tuple(_column(column) for column in table["columns"])))
+            tables.append(ResultTable(first, table["count"], tuple(_column(column) for column in table["columns"])))
             first += table["count"]
         texts = data["reasons"]
         return Batch(
@@ -330,13 +330,13 @@ def _uniform(values: list[int], default: int) -> int | list[int]:
     return values if len(distinct) > 1 else (distinct.pop() if distinct else default)
 
 
-def _reasons_to_json(reasons: Sequence[Entry]) -> dict[str, Any]:
+def _reasons_to_json(reasons: Sequence[BatchEntry]) -> dict[str, Any]:
     texts = list(dict.fromkeys(str(entry.value) for entry in reasons))
     position = {text: index for index, text in enumerate(texts)}
     return {"reasons": texts, "reason_of": [position[str(entry.value)] for entry in reasons]}
 
 
-def _provenances_to_json(entries: Sequence[Entry]) -> dict[str, Any]:
+def _provenances_to_json(entries: Sequence[BatchEntry]) -> dict[str, Any]:
     distinct: list[Mapping[str, Any]] = []
     which: list[int] = []
     position: dict[int, int] = {}  # by identity first: the entries of one write share one object

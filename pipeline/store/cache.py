@@ -43,14 +43,14 @@ _KEPT_BYTES = 48 * 2**20
 
 
 @dataclass(frozen=True)
-class _Small:
+class _SmallEntries:
     """The tensors of an entry that was written, or read and checked, by this process, and the bytes of its file."""
 
     tensors: Mapping[str, torch.Tensor]
     nbytes: int
 
 
-_kept: Recent[_Small] = Recent(_KEPT_BYTES, lambda small: small.nbytes + 2000)
+_kept: Recent[_SmallEntries] = Recent(_KEPT_BYTES, lambda small: small.nbytes + 2000)
 
 
 def forget() -> None:
@@ -222,7 +222,7 @@ def _read_small(path: Path) -> Mapping[str, torch.Tensor] | None:
 def _remember(path: Path, tensors: Mapping[str, torch.Tensor], status: os.stat_result) -> Mapping[str, torch.Tensor]:
     """Keeps copies of a small entry, which its file holds as well; returns the tensors."""
     if status.st_size <= _SMALL:
-        _kept.put((path, status.st_ino, status.st_size), _Small(_copies(tensors), status.st_size))
+        _kept.put((path, status.st_ino, status.st_size), _SmallEntries(_copies(tensors), status.st_size))
     return tensors
 
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 
 from analyzers.contract import Statistic
-from pipeline.store.addresses import Member, Skip, Source, UnitAddress
+from pipeline.store.addresses import MatrixRef, Member, Skip, UnitRef
 from pipeline.store.key_index import DIGEST_BYTES, KeyIndex
 
 T = TypeVar("T", bound=Hashable)
@@ -102,7 +102,7 @@ class Places(Mapping[Place, str]):
         return range(self._first[span], last)
 
 
-class Addresses(Mapping[str, UnitAddress]):
+class Addresses(Mapping[str, UnitRef]):
     """Key → address. That of a single matrix or pair is held as what it is made of, and made when it is asked for.
 
     Without `every`, such units have no address: a report needs their keys alone.
@@ -112,13 +112,13 @@ class Addresses(Mapping[str, UnitAddress]):
         self.index = index
         self.every = every
         self._statistic = statistic
-        self._whole: dict[int, UnitAddress] = {}
+        self._whole: dict[int, UnitRef] = {}
         self._checkpoints = _Numbered[tuple[str, int]]()
         self._checkpoint_at = array("i")
         self._name_at = array("i")
         self._names = _Numbered[str]()
-        self._sources: list[Source | None] = []
-        self._references: list[Source | None] = []
+        self._sources: list[MatrixRef | None] = []
+        self._references: list[MatrixRef | None] = []
         self._inputs: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._input_keys = bytearray()
 
@@ -132,13 +132,13 @@ class Addresses(Mapping[str, UnitAddress]):
         row = self.index.get(key) if isinstance(key, str) else None
         return row is not None and (self.every or row in self._whole)
 
-    def __getitem__(self, key: str) -> UnitAddress:
+    def __getitem__(self, key: str) -> UnitRef:
         row = self.index.get(key)
         if row is None or not (self.every or row in self._whole):
             raise KeyError(key)
         return self.at(row)
 
-    def at(self, row: int) -> UnitAddress:
+    def at(self, row: int) -> UnitRef:
         """The address of the unit whose key has this row."""
         whole = self._whole.get(row)
         if whole is not None:
@@ -147,9 +147,9 @@ class Addresses(Mapping[str, UnitAddress]):
         inputs, reference_inputs = self._inputs_at(row)
         member = Member(run, step, self._sources[row], self._references[row], inputs, reference_inputs)
         name = self._names.values[self._name_at[row]]
-        return UnitAddress(self._statistic, run, step, name, self.index.key(row), (member,))
+        return UnitRef(self._statistic, run, step, name, self.index.key(row), (member,))
 
-    def add(self, address: UnitAddress) -> None:
+    def add(self, address: UnitRef) -> None:
         """Keeps an address whose key is not here, as it is."""
         row = self.index.add(address.key)
         self._whole[row] = address
@@ -163,7 +163,7 @@ class Addresses(Mapping[str, UnitAddress]):
             self._inputs = names
             self._input_keys = bytearray(DIGEST_BYTES * self._width * len(self._sources))
         if names != self._inputs:
-            self.add(UnitAddress(self._statistic, member.run, member.step, name, key, (member,)))
+            self.add(UnitRef(self._statistic, member.run, member.step, name, key, (member,)))
             return
         checkpoint = self._checkpoints.add((member.run, member.step))
         row = self.index.add(key)
@@ -179,7 +179,7 @@ class Addresses(Mapping[str, UnitAddress]):
         return 0 if self._inputs is None else sum(map(len, self._inputs))
 
     def _columns(
-        self, row: int, checkpoint: int, name: int, source: Source | None, reference: Source | None, inputs: bytes
+        self, row: int, checkpoint: int, name: int, source: MatrixRef | None, reference: MatrixRef | None, inputs: bytes
     ) -> None:
         if not self.every:
             return
@@ -200,26 +200,26 @@ class Addresses(Mapping[str, UnitAddress]):
         return tuple((name, next(keys)) for name in own), tuple((name, next(keys)) for name in of_reference)
 
 
-class AddressList(Sequence[UnitAddress]):
+class AddressList(Sequence[UnitRef]):
     """Some units by number, each made when it is asked for. Pickled as what they are."""
 
-    def __init__(self, of: Callable[[int], UnitAddress], numbers: array[int]) -> None:
+    def __init__(self, of: Callable[[int], UnitRef], numbers: array[int]) -> None:
         self._of = of
         self._numbers = numbers
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __iter__(self) -> Iterator[UnitAddress]:
+    def __iter__(self) -> Iterator[UnitRef]:
         return map(self._of, self._numbers)
 
     @overload
-    def __getitem__(self, at: int) -> UnitAddress: ...
+    def __getitem__(self, at: int) -> UnitRef: ...
 
     @overload
     def __getitem__(self, at: slice) -> AddressList: ...
 
-    def __getitem__(self, at: int | slice) -> UnitAddress | AddressList:
+    def __getitem__(self, at: int | slice) -> UnitRef | AddressList:
         if isinstance(at, slice):
             return AddressList(self._of, self._numbers[at])
         return self._of(self._numbers[at])
@@ -229,7 +229,7 @@ class AddressList(Sequence[UnitAddress]):
 
     __hash__ = None  # type: ignore[assignment]  # as a list has none
 
-    def __reduce__(self) -> tuple[type, tuple[tuple[UnitAddress, ...]]]:
+    def __reduce__(self) -> tuple[type, tuple[tuple[UnitRef, ...]]]:
         return tuple, (tuple(self),)
 
 
@@ -250,20 +250,20 @@ class KeyedUnits(AddressList):
         return KeyedUnits(self._addresses, array("i", np.frombuffer(self._numbers, dtype=np.int32)[chosen].tobytes()))
 
 
-def joined(parts: Sequence[Sequence[UnitAddress]]) -> Sequence[UnitAddress]:
+def joined(parts: Sequence[Sequence[UnitRef]]) -> Sequence[UnitRef]:
     """All units of some lists, one after the other."""
     if len(parts) == 1:
         return parts[0]
     first = [0, *accumulate(map(len, parts))]
 
-    def of(number: int) -> UnitAddress:
+    def of(number: int) -> UnitRef:
         part = bisect_right(first, number) - 1
         return parts[part][number - first[part]]
 
     return AddressList(of, array("i", range(first[-1])))
 
 
-class Found:
+class FoundUnits:
     """The units of one statistic: `places` for which it was asked, `units` by key (those that others need, too)."""
 
     def __init__(self, statistic: Statistic, addresses: bool = True) -> None:

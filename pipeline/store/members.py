@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from analyzers.contract import IterativeStatistic, MatrixInfo
-from pipeline.store.addresses import Because, CheckpointSource, Member, Skip, Source, UnitAddress
-from pipeline.store.found import Found
+from pipeline.store.addresses import Because, CheckpointRef, MatrixRef, Member, Skip, UnitRef
+from pipeline.store.found import FoundUnits
 from pipeline.store.keys import chain, input_key, unit_key
 from pipeline.store.prepared import Prepared
-from pipeline.store.sources import Reference, Sources
+from pipeline.store.sources import BaseReference, Sources
 
 NO_INPUT = "-"
 """Stands in a key where a series has no value of an input: the first step has no pair with the previous one."""
@@ -30,11 +30,11 @@ class Members:
 
     def __init__(self, sources: Sources, prepared: Iterable[Prepared], addresses: bool = True) -> None:
         self.sources = sources
-        self.found = {p.identity: Found(p.statistic, addresses) for p in prepared}
+        self.found = {p.identity: FoundUnits(p.statistic, addresses) for p in prepared}
         self._refusals: dict[tuple[str, int, int], str | None] = {}
         self._keys: dict[tuple[str, str, int], str | Because] = {}
 
-    def matrix(self, p: Prepared, run: str, step: int, source: Source) -> str | Because:
+    def matrix(self, p: Prepared, run: str, step: int, source: MatrixRef) -> str | Because:
         """The key of a matrix statistic of one matrix."""
         at = (p.identity, source.key, id(source.info))  # as in `_refusal`
         if at not in self._keys:
@@ -44,7 +44,7 @@ class Members:
             self._keys[at] = its_key
         return self._keys[at]
 
-    def _matrix(self, p: Prepared, run: str, step: int, source: Source) -> str | Because:
+    def _matrix(self, p: Prepared, run: str, step: int, source: MatrixRef) -> str | Because:
         refused = self._refusal(p, source.info, None)
         if refused is not None:
             return Because(refused)
@@ -82,7 +82,7 @@ class Members:
         if its_key in units:
             return
         if isinstance(p.statistic, IterativeStatistic):
-            units.add(UnitAddress(p.statistic, member.run, member.step, name, its_key, (member,), content=content))
+            units.add(UnitRef(p.statistic, member.run, member.step, name, its_key, (member,), content=content))
         elif units.every:
             units.add_member(its_key, member, name)
 
@@ -104,7 +104,7 @@ class Members:
         its_key = unit_key(p.identity, *content)
         if its_key not in found.units:
             kept = content if isinstance(p.statistic, IterativeStatistic) else None  # its trials need it again
-            found.units.add(UnitAddress(p.statistic, run, step, None, its_key, members, tuple(own), content=kept))
+            found.units.add(UnitRef(p.statistic, run, step, None, its_key, members, tuple(own), content=kept))
         return its_key
 
     def of_step(
@@ -130,7 +130,7 @@ class Members:
         if not members and (of_matrices or name is not None):
             return reason
         inputs: list[tuple[str, str]] = []
-        whole: CheckpointSource | None = None
+        whole: CheckpointRef | None = None
         if statistic.reads_models:
             there = self.sources.whole(run, step)
             if isinstance(there, Because):
@@ -157,8 +157,8 @@ class Members:
         not_finite = self.sources.not_finite(run, step, name)
         if not_finite is not None:
             return not_finite
-        reference: Source | None = None
-        there: Reference | Because | None = None
+        reference: MatrixRef | None = None
+        there: BaseReference | Because | None = None
         if against is not None:
             there = self.sources.reference_of(run, step, against, name, as_stored)
             if isinstance(there, Because):
@@ -177,7 +177,7 @@ class Members:
                 got = self.pair(one, run, step, name)
             elif one.statistic.scope == "matrix":
                 got = self.matrix(one, run, step, source)
-                if reference is not None and isinstance(there, Reference):
+                if reference is not None and isinstance(there, BaseReference):
                     of_reference = self.matrix(one, there.run, there.step, reference)
                     if not isinstance(of_reference, Because):
                         reference_inputs.append((one.name, of_reference))
@@ -191,7 +191,7 @@ class Members:
                 return got.after(f"needs {one.name}: ")
         return Member(run, step, source, reference, tuple(inputs), tuple(reference_inputs))
 
-    def _reference(self, p: Prepared, run: str, step: int) -> Reference | Because | None:
+    def _reference(self, p: Prepared, run: str, step: int) -> BaseReference | Because | None:
         against = p.statistic.against
         return None if against is None else self.sources.reference(run, step, against, p.statistic.as_stored)
 

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.archive.recipes import digest
-from pipeline.store.addresses import Because, Member, Skip, UnitAddress
+from pipeline.store.addresses import Because, Member, Skip, UnitRef
 from pipeline.store.found import Inputs
 from pipeline.store.keys import chain, unit_key
 from pipeline.store.members import NO_INPUT, Members, entering, parts
 from pipeline.store.prepared import Prepared
 
-Group = tuple[tuple[str, ...], UnitAddress]
+Group = tuple[tuple[str, ...], UnitRef]
 """The runs that a unit of scope runs is made of, and the unit."""
 
 
 @dataclass(frozen=True)
-class Series:
+class StepSeries:
     """A run's members step by step, and the key of each prefix. `inputs` are the whole unit's own."""
 
     steps: tuple[int, ...]
@@ -38,7 +38,7 @@ class SeriesUnits:
     def __init__(self, members: Members) -> None:
         self.members = members
         self.sources = members.sources
-        self._series: dict[tuple[str, str, str | None], Series | Because] = {}
+        self._series: dict[tuple[str, str, str | None], StepSeries | Because] = {}
         self._groups: dict[tuple[str, str | None], list[Group]] = {}
 
     def runs(self) -> tuple[str, ...]:
@@ -62,10 +62,10 @@ class SeriesUnits:
         if its_key not in units:
             members = tuple(m for step in got.members for m in step)
             prefixes = tuple(reversed(got.keys[:-1])) if p.statistic.grows else ()
-            units.add(UnitAddress(p.statistic, run, None, name, its_key, members, got.inputs, prefixes=prefixes))
+            units.add(UnitRef(p.statistic, run, None, name, its_key, members, got.inputs, prefixes=prefixes))
         return its_key
 
-    def series(self, p: Prepared, run: str, name: str | None) -> Series | Because:
+    def series(self, p: Prepared, run: str, name: str | None) -> StepSeries | Because:
         """A run's members step by step with the keys of all prefixes. `name` None: of whole checkpoints."""
         at = (p.identity, run, name)
         if at not in self._series:
@@ -79,7 +79,7 @@ class SeriesUnits:
         """
         at = (p.identity, name)
         if at not in self._groups:
-            alike: dict[tuple[object, ...], list[tuple[str, Series]]] = {}
+            alike: dict[tuple[object, ...], list[tuple[str, StepSeries]]] = {}
             for run in self.runs():
                 if name is not None and not any(name in self.sources.kept(run, s) for s in self.sources.steps(run)):
                     continue
@@ -92,7 +92,7 @@ class SeriesUnits:
             self._groups[at] = [self._group(p, name, group) for group in alike.values() if len(group) >= fewest]
         return self._groups[at]
 
-    def _group(self, p: Prepared, name: str | None, group: list[tuple[str, Series]]) -> Group:
+    def _group(self, p: Prepared, name: str | None, group: list[tuple[str, StepSeries]]) -> Group:
         runs = tuple(run for run, _ in group)
         inputs: list[tuple[str, str]] = []
         for one in p.inputs:
@@ -105,13 +105,13 @@ class SeriesUnits:
         its_key = unit_key(p.identity, tuple(series.chains[-1] for _, series in group), entering(p, inputs))
         parts_of = _parts_of([series for _, series in group]) if p.statistic.grows and not p.inputs else ()
         prefixes = tuple(unit_key(p.identity, chains) for chains in parts_of)
-        unit = UnitAddress(p.statistic, None, None, name, its_key, members, tuple(inputs), prefixes=prefixes)
+        unit = UnitRef(p.statistic, None, None, name, its_key, members, tuple(inputs), prefixes=prefixes)
         units = self.members.found[p.identity].units
         if its_key not in units:
             units.add(unit)
         return runs, units[its_key]
 
-    def _likeness(self, p: Prepared, run: str, name: str | None, series: Series) -> tuple[object, ...]:
+    def _likeness(self, p: Prepared, run: str, name: str | None, series: StepSeries) -> tuple[object, ...]:
         """Equal for runs that belong into one unit."""
         if name is None:
             if p.statistic.against != "base":
@@ -126,7 +126,7 @@ class SeriesUnits:
         base_key = first.reference.key if p.statistic.against == "base" and first.reference else None
         return (first.matrix.info.shape, first.matrix.info.role, base_key)
 
-    def _make(self, p: Prepared, run: str, name: str | None) -> Series | Because:
+    def _make(self, p: Prepared, run: str, name: str | None) -> StepSeries | Because:
         steps: list[int] = []
         members: list[tuple[Member, ...]] = []
         chains: list[str] = []
@@ -160,7 +160,7 @@ class SeriesUnits:
             for chained, of_prefix in zip(chains, inputs, strict=True)
         )
         self.members.found[p.identity].skips.extend(skips)  # where nothing is left, the run is listed once instead
-        return Series(tuple(steps), tuple(members), tuple(chains), keys, inputs[-1])
+        return StepSeries(tuple(steps), tuple(members), tuple(chains), keys, inputs[-1])
 
     def _inputs(self, p: Prepared, run: str, name: str | None, steps: Sequence[int]) -> list[Inputs] | Because:
         """For each prefix of the series, its run inputs over the same steps; for the last, the whole inputs."""
@@ -182,7 +182,7 @@ class SeriesUnits:
         return [tuple(prefix) for prefix in prefixes]
 
 
-def _parts_of(group: Sequence[Series]) -> list[tuple[str, ...]]:
+def _parts_of(group: Sequence[StepSeries]) -> list[tuple[str, ...]]:
     """The chains of what may have been measured before, the largest first: every run up to a common step, the first
     runs alone, all runs but one, or one run with fewer steps."""
     every = [len(series.steps) for series in group]

@@ -17,7 +17,7 @@ from pipeline.archive.architectures import Shapes, alike, architectures, not_mer
 from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
-from pipeline.store.addresses import Because, CheckpointSource, Skip, Source
+from pipeline.store.addresses import Because, CheckpointRef, MatrixRef, Skip
 from pipeline.store.reasons import LISTED, UNMATCHED
 from pipeline.store.selection import Selection
 
@@ -31,22 +31,22 @@ NO_PREVIOUS = (
     Because("is the first step, so there is no previous one"),
     Because("is the second step, so there is no step before the previous one"),
 )
-Sourced = Mapping[str, Source | Because]
+Sourced = Mapping[str, MatrixRef | Because]
 """Canonical name → the matrix, or why there is none."""
 
 
 @dataclass(frozen=True)
-class Reference:
+class BaseReference:
     """The checkpoint that another is compared with, its matrices, and the tied `twins` that do not count there."""
 
     run: str
     step: int
     matrices: Sourced
-    twins: Mapping[str, Source]
+    twins: Mapping[str, MatrixRef]
 
     def has(self, name: str) -> bool:
         """Whether a matrix can be compared with one of this name here."""
-        return isinstance(self.matrices.get(name), Source) or name in self.twins
+        return isinstance(self.matrices.get(name), MatrixRef) or name in self.twins
 
 
 class Sources:
@@ -63,14 +63,14 @@ class Sources:
         self._architectures: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._shapes_of: dict[str, Shapes] = {}
         self._families: list[Shapes] = []
-        self._stored: dict[tuple[str, int], dict[str, Source]] = {}
-        self._kept: dict[tuple[str, int], dict[str, Source]] = {}
+        self._stored: dict[tuple[str, int], dict[str, MatrixRef]] = {}
+        self._kept: dict[tuple[str, int], dict[str, MatrixRef]] = {}
         self._tuned: dict[tuple[str, int], Sourced] = {}
-        self._references: dict[tuple[str, int, str, bool], Reference | Because] = {}
-        self._places: dict[tuple[str, int, bool], Reference] = {}
+        self._references: dict[tuple[str, int, str, bool], BaseReference | Because] = {}
+        self._places: dict[tuple[str, int, bool], BaseReference] = {}
         self._matched: dict[tuple[str, int, str, int], tuple[int, str]] = {}
         self._not_finite: dict[tuple[str, int], dict[str, Because]] = {}
-        self._wholes: dict[tuple[str, int], CheckpointSource | Because] = {}
+        self._wholes: dict[tuple[str, int], CheckpointRef | Because] = {}
         self._infos: dict[int, tuple[MatrixSpec, MatrixInfo]] = {}
         self._ranked: dict[tuple[int, int | None], MatrixInfo] = {}  # `_infos` keeps what the ids are of
         self._turned_infos: dict[tuple[int, str], MatrixInfo] = {}
@@ -125,7 +125,7 @@ class Sources:
             if not_merged(self.store.layout(self.checkpoints(run)[step].layout)) is not None:
                 return -1 - list(self._all).index(run)
             whole = self.whole(run, step)
-            of = whole.base if isinstance(whole, CheckpointSource) and whole.base else None
+            of = whole.base if isinstance(whole, CheckpointRef) and whole.base else None
             shapes = self._shapes(of.run, of.step) if of else self._shapes(run, step)
         for number, known in enumerate(self._families):
             if alike(known, shapes):
@@ -165,11 +165,11 @@ class Sources:
         bases = dict.fromkeys(base for run in self.runs if isinstance(base := self.base_of(run.id), tuple))
         return tuple(base for base in bases if base not in chosen)
 
-    def stored(self, run: str, step: int) -> dict[str, Source]:
+    def stored(self, run: str, step: int) -> dict[str, MatrixRef]:
         """All matrices of a checkpoint as they are stored: an adapter's are its Δ."""
         at = (run, step)
         if at not in self._stored:
-            found: dict[str, Source] = {}
+            found: dict[str, MatrixRef] = {}
             record = self.checkpoints(run)[step]
             for matrix in self.store.matrices(record):
                 if matrix.spec.name in found:
@@ -177,20 +177,20 @@ class Sources:
                         Skip(run, step, matrix.spec.name, None, "another matrix of the checkpoint has this name", True)
                     )
                     continue
-                found[matrix.spec.name] = Source(self._info(matrix.spec, record), matrix.recipe, matrix.key)
+                found[matrix.spec.name] = MatrixRef(self._info(matrix.spec, record), matrix.recipe, matrix.key)
             self._stored[at] = found
         return self._stored[at]
 
-    def twins(self, run: str, step: int) -> dict[str, Source]:
+    def twins(self, run: str, step: int) -> dict[str, MatrixRef]:
         """The tied matrices of a checkpoint that do not count there."""
         record = self.checkpoints(run)[step]
-        return {m.spec.name: Source(self._info(m.spec, record), m.recipe, m.key) for m in self.store.twins(record)}
+        return {m.spec.name: MatrixRef(self._info(m.spec, record), m.recipe, m.key) for m in self.store.twins(record)}
 
-    def kept(self, run: str, step: int) -> dict[str, Source]:
+    def kept(self, run: str, step: int) -> dict[str, MatrixRef]:
         """The stored matrices that the selection keeps; those left out are listed once per run."""
         at = (run, step)
         if at not in self._kept:
-            kept: dict[str, Source] = {}
+            kept: dict[str, MatrixRef] = {}
             selects = bool(self.selection.include or self.selection.exclude)
             tensors = self._tensor_names(run, step) if selects else {}
             for name, source in self.stored(run, step).items():
@@ -210,21 +210,21 @@ class Sources:
                 self._tuned[at] = {name: self._merged(run, name, source) for name, source in stored.items()}
         return self._tuned[at]
 
-    def whole(self, run: str, step: int) -> CheckpointSource | Because:
+    def whole(self, run: str, step: int) -> CheckpointRef | Because:
         """The whole checkpoint, an adapter's on its base; or why it is not whole."""
         at = (run, step)
         if at not in self._wholes:
             self._wholes[at] = self._find_whole(run, step)
         return self._wholes[at]
 
-    def _find_whole(self, run: str, step: int) -> CheckpointSource | Because:
+    def _find_whole(self, run: str, step: int) -> CheckpointRef | Because:
         record = self.checkpoints(run)[step]
         if record.problems:
             return Because(f"the checkpoint is incomplete: {record.problems[0]}", True, LISTED)
         if record.not_finite:
             name = self.store.layout(record.layout).tensors[record.not_finite[0]].name
             return Because(f"its tensor {name} is not finite: it holds NaN or infinity", wrong=True)
-        base: CheckpointSource | None = None
+        base: CheckpointRef | None = None
         if record.kind == "adapter":
             there = self.base_of(run)
             if isinstance(there, Because):
@@ -237,9 +237,9 @@ class Sources:
                 return Because(f"the adapter cannot be merged: {why}", True, "" if layout.matrices else LISTED)
         entries = base.entries if base else sum(math.prod(shape) for shape in self._shapes(run, step).values())
         held = [sorted(self.store.digests(record).items()), record.config, record.adapter, base.key if base else None]
-        return CheckpointSource(run, step, record.revision, digest(held), base, entries)
+        return CheckpointRef(run, step, record.revision, digest(held), base, entries)
 
-    def reference(self, run: str, step: int, against: str, as_stored: bool = False) -> Reference | Because:
+    def reference(self, run: str, step: int, against: str, as_stored: bool = False) -> BaseReference | Because:
         """What a checkpoint is compared with: `against` is "base", "previous", "previous:2" or "run:<id>"; its matrices
         as the model had them, or as they are stored."""
         at = (run, step, against, as_stored)
@@ -247,7 +247,7 @@ class Sources:
             self._references[at] = self._find_reference(run, step, against, as_stored)
         return self._references[at]
 
-    def _find_reference(self, run: str, step: int, against: str, as_stored: bool) -> Reference | Because:
+    def _find_reference(self, run: str, step: int, against: str, as_stored: bool) -> BaseReference | Because:
         if against == "base":
             base = self.base_of(run)
             if isinstance(base, Because):
@@ -273,16 +273,16 @@ class Sources:
             return Because(f"has a different architecture from {there}@{at}, which it is compared with")
         return self._reference_at(there, at, as_stored)
 
-    def _reference_at(self, run: str, step: int, as_stored: bool) -> Reference:
+    def _reference_at(self, run: str, step: int, as_stored: bool) -> BaseReference:
         at = (run, step, as_stored)
         if at not in self._places:
             matrices = self.stored(run, step) if as_stored else self.tuned(run, step)
-            self._places[at] = Reference(run, step, matrices, self.twins(run, step))
+            self._places[at] = BaseReference(run, step, matrices, self.twins(run, step))
         return self._places[at]
 
     def reference_of(
         self, run: str, step: int, against: str, name: str, as_stored: bool = False
-    ) -> Reference | Because:
+    ) -> BaseReference | Because:
         """What one matrix of a checkpoint is compared with. Earlier steps at which this matrix could not be read, or
         holds NaN or infinity, are passed over: "previous" is the last step before at which it is there."""
         there = self.reference(run, step, against, as_stored)
@@ -298,7 +298,9 @@ class Sources:
                     return earlier
         return NO_PREVIOUS[usable].after("of those that have this matrix, it ")
 
-    def counterpart(self, run: str, step: int, name: str, source: Source, there: Reference) -> Source | Because:
+    def counterpart(
+        self, run: str, step: int, name: str, source: MatrixRef, there: BaseReference
+    ) -> MatrixRef | Because:
         """The matrix that one is compared with: the one of its name, or the one that it is tied to."""
         where = f"{there.run}@{there.step}"
         other, at_there = self._other(there, source)
@@ -317,19 +319,19 @@ class Sources:
         not_finite = self.not_finite(there.run, there.step, at_there)
         return other if not_finite is None else not_finite.after(f"in {where}, which it is compared with: ")
 
-    def absent(self, run: str, step: int, there: Reference) -> Because:
+    def absent(self, run: str, step: int, there: BaseReference) -> Because:
         """Why a checkpoint lacks a matrix that its reference has."""
         if self.checkpoints(run)[step].problems:
             return Because(f"{run}@{step} could not be read in full", True, LISTED)
         return self._without(run, step, there, f"{there.run}@{there.step} has this matrix, this checkpoint does not")
 
-    def _without(self, run: str, step: int, there: Reference, reason: str) -> Because:
+    def _without(self, run: str, step: int, there: BaseReference, reason: str) -> Because:
         """Why a matrix has no counterpart: it is a new part where most others have theirs; else one reason for all."""
         own = self.stored(run, step)
         at = (run, step, there.run, there.step)
         if at not in self._matched:
             others = [(source.info, self._other(there, source)[0]) for source in own.values()]
-            shapes = [(info, other.info.shape) for info, other in others if isinstance(other, Source)]
+            shapes = [(info, other.info.shape) for info, other in others if isinstance(other, MatrixRef)]
             unlike = (f": {i.name} is {i.shape} here and {shape} there" for i, shape in shapes if i.shape != shape)
             self._matched[at] = sum(info.shape == shape for info, shape in shapes), next(unlike, "")
         matched, example = self._matched[at]
@@ -354,7 +356,7 @@ class Sources:
             }
         return self._not_finite[at].get(name)
 
-    def _merged(self, run: str, name: str, source: Source) -> Source | Because:
+    def _merged(self, run: str, name: str, source: MatrixRef) -> MatrixRef | Because:
         if source.info.role != "delta" or not isinstance(source.recipe, LowRankProduct):
             return source
         base = self.base_of(run)
@@ -362,7 +364,7 @@ class Sources:
             record = self._all[run]
             return Because(f"it is an adapter's Δ, but {base.reason}", True, LISTED if record.problems else "")
         where = f"{base[0]}@{base[1]}"
-        there = Reference(*base, self.stored(*base), self.twins(*base))
+        there = BaseReference(*base, self.stored(*base), self.twins(*base))
         under, at_base = self._other(there, source)
         if under is None:
             reason = f"it is an adapter's Δ, but its base {where} has no matrix of this name"
@@ -379,9 +381,9 @@ class Sources:
         at = (id(under.info), source.info.rank)
         if at not in self._ranked:
             self._ranked[at] = replace(under.info, rank=source.info.rank)
-        return Source(self._ranked[at], recipe, recipe_key(recipe))
+        return MatrixRef(self._ranked[at], recipe, recipe_key(recipe))
 
-    def _other(self, there: Reference, source: Source) -> tuple[Source | Because | None, str]:
+    def _other(self, there: BaseReference, source: MatrixRef) -> tuple[MatrixRef | Because | None, str]:
         """The matrix there of this one's name, or the one it is tied to, and its name there; (None, name): neither.
 
         Where one of the two is a table of tokens and the other is not, the table is turned.
@@ -389,14 +391,14 @@ class Sources:
         info, name = source.info, source.info.name
         other = there.matrices.get(name) or there.twins.get(name)  # where the two are one, either serves
         if other is None:
-            every = [s.info for s in there.matrices.values() if isinstance(s, Source)]
+            every = [s.info for s in there.matrices.values() if isinstance(s, MatrixRef)]
             name = tied_name(info, every, self.checkpoints(there.run)[there.step].config) or name
             other = there.matrices.get(name)
-        if not isinstance(other, Source) or stands_like(info, other.info) or not isinstance(other.recipe, Dense):
+        if not isinstance(other, MatrixRef) or stands_like(info, other.info) or not isinstance(other.recipe, Dense):
             return other, name
         return self._turned(other, info), name
 
-    def _turned(self, other: Source, wanted: MatrixInfo) -> Source:
+    def _turned(self, other: MatrixRef, wanted: MatrixInfo) -> MatrixRef:
         """The transpose of a matrix, as one of the kind that is wanted."""
         at = (id(other.info), wanted.name)
         if at not in self._turned_infos:
@@ -406,7 +408,7 @@ class Sources:
             )
         assert isinstance(other.recipe, Dense)
         recipe = turned(other.recipe)
-        return Source(self._turned_infos[at], recipe, recipe_key(recipe))
+        return MatrixRef(self._turned_infos[at], recipe, recipe_key(recipe))
 
     def _info(self, spec: MatrixSpec, record: CheckpointRecord) -> MatrixInfo:
         known = self._infos.get(id(spec))  # the checkpoints of a run share their layout, and so its specs

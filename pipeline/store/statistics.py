@@ -23,7 +23,7 @@ import numpy as np
 from analyzers.errors import DamageError, StoreError
 from pipeline.archive.recipes import digest
 from pipeline.store import journal
-from pipeline.store.batches import Batch, Entry, read_batch, read_entries, read_slices, write_batch
+from pipeline.store.batches import Batch, BatchEntry, read_batch, read_entries, read_slices, write_batch
 from pipeline.store.columns import Columns
 from pipeline.store.documents import FILE, create_document, document_digest
 from pipeline.store.key_index import KeyIndex
@@ -39,7 +39,7 @@ _COMPACT_KEYS = 20_000
 
 
 @dataclass(frozen=True)
-class Reference:
+class ResultReference:
     """Where a result is: all that a worker needs to read it. `fields`: (name, dtype, offset, shape)."""
 
     statistic: str
@@ -176,7 +176,7 @@ class StatisticTable:
         batch, entry = self._place(key)
         return batch.provenance(entry)
 
-    def lookup(self, keys: Iterable[str]) -> dict[str, Reference]:
+    def lookup(self, keys: Iterable[str]) -> dict[str, ResultReference]:
         """References to the stored results among `keys`, small and picklable; see `read_references`."""
         with self._lock:
             return {key: self._reference(key, *place) for key, place in self._where.places(keys).items()}
@@ -185,7 +185,7 @@ class StatisticTable:
         """The folders of the batches that hold the results of `keys`."""
         return tuple(sorted({self._folder / self._place(key)[0].name for key in keys}))
 
-    def digests(self, references: Sequence[Reference]) -> dict[str, str] | None:
+    def digests(self, references: Sequence[ResultReference]) -> dict[str, str] | None:
         """The digests of the batches that references lead to, as a result that is made of them records them. None where
         one of them was not checked when it was made: what is made of it is no better."""
         if any(INPUTS not in self.provenance(reference.key) for reference in references):
@@ -232,7 +232,7 @@ class StatisticTable:
         """
         written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         noted = {"written": written, **(provenance or {})}
-        return self._write([Entry(key, value, extent, noted) for key, value in batch])
+        return self._write([BatchEntry(key, value, extent, noted) for key, value in batch])
 
     def compact(self, min_batches: int = 32) -> int:
         """Merges small batches into fewer when there are at least `min_batches`; returns how many went.
@@ -261,7 +261,7 @@ class StatisticTable:
         batch = self._batches[name]
         values = self._salvage(batch, range(len(batch.keys)), None)
         entries = [
-            Entry(key, values[key], batch.extent(entry), batch.provenance(entry))
+            BatchEntry(key, values[key], batch.extent(entry), batch.provenance(entry))
             for entry, key in enumerate(batch.keys)
             if key in values
         ]
@@ -311,7 +311,7 @@ class StatisticTable:
         if any(self._folder / batch.name in self.damage for batch in group):
             return 0  # nothing that is damaged is removed but by a repair
         entries = [
-            Entry(key, values[key], batch.extent(entry), batch.provenance(entry))
+            BatchEntry(key, values[key], batch.extent(entry), batch.provenance(entry))
             for key, (batch, entry) in current.items()
         ]
         if entries:
@@ -320,7 +320,7 @@ class StatisticTable:
             withdraw(self._root, self._folder / batch.name)
         return len(group)
 
-    def _write(self, entries: Sequence[Entry]) -> str:
+    def _write(self, entries: Sequence[BatchEntry]) -> str:
         if self._mode != "a":
             raise StoreError(f"{self._root} is open for reading: open it with mode 'a' to write")
         if not entries:
@@ -346,15 +346,15 @@ class StatisticTable:
             raise StoreError(f"statistic {self.name!r} has no result for key {key} in {self._root}")
         return place
 
-    def _reference(self, key: str, batch: Batch, entry: int) -> Reference:
+    def _reference(self, key: str, batch: Batch, entry: int) -> ResultReference:
         table = batch.table_of(entry)
         if table is None:
-            return Reference(self.name, key, batch.name, batch.extent(entry), (), batch.reasons[entry])
+            return ResultReference(self.name, key, batch.name, batch.extent(entry), (), batch.reasons[entry])
         fields = tuple((c.name, c.dtype, *c.place(entry - table.first)) for c in table.columns)
-        return Reference(self.name, key, batch.name, batch.extent(entry), fields)
+        return ResultReference(self.name, key, batch.name, batch.extent(entry), fields)
 
 
-def read_references(path: str | Path, references: Iterable[Reference]) -> dict[str, Result | str]:
+def read_references(path: str | Path, references: Iterable[ResultReference]) -> dict[str, Result | str]:
     """The results behind references, by key, in a process that has loaded no index. `path` is the store's.
 
     References of several statistics are read by one call each, since keys are unique within one only.
@@ -375,8 +375,8 @@ def read_references(path: str | Path, references: Iterable[Reference]) -> dict[s
     return found
 
 
-def _read_places(folder: Path, references: Iterable[Reference]) -> dict[str, Result | str]:
-    by_batch: dict[str, list[Reference]] = {}
+def _read_places(folder: Path, references: Iterable[ResultReference]) -> dict[str, Result | str]:
+    by_batch: dict[str, list[ResultReference]] = {}
     found: dict[str, Result | str] = {}
     for reference in references:
         if reference.reason is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from analyzers.contract import IterativeStatistic, Result, Trial
 from analyzers.errors import ContractError, Unmeasurable
-from pipeline.store.addresses import UnitAddress
+from pipeline.store.addresses import UnitRef
 from pipeline.store.statistics import StatisticTable
 
 MAX_TRIALS = 100_000
@@ -20,11 +20,11 @@ class Search:
     how many will come after them."""
 
     finished: tuple[tuple[Trial, Result | Unmeasurable], ...]
-    missing: tuple[UnitAddress, ...]
+    missing: tuple[UnitRef, ...]
     further: int = 0
 
 
-def replay(table: StatisticTable, unit: UnitAddress) -> Search:
+def replay(table: StatisticTable, unit: UnitRef) -> Search:
     """Asks `propose` again with the stored results, round by round, until one is missing or nothing is proposed.
 
     Raises `ContractError` when the search does not end; whatever `propose` raises passes through.
@@ -34,7 +34,7 @@ def replay(table: StatisticTable, unit: UnitAddress) -> Search:
     finished: list[tuple[Trial, Result | Unmeasurable]] = []
     seen: set[str] = set()
     while True:
-        proposed: dict[str, UnitAddress] = {}
+        proposed: dict[str, UnitRef] = {}
         for trial in statistic.propose(tuple(finished)):
             address = unit.with_trial(trial)
             proposed.setdefault(address.key, address)
@@ -54,7 +54,7 @@ def replay(table: StatisticTable, unit: UnitAddress) -> Search:
         seen.update(new)
 
 
-def reasons_of_trials(table: StatisticTable, units: Mapping[str, UnitAddress]) -> dict[str, str]:
+def reasons_of_trials(table: StatisticTable, units: Mapping[str, UnitRef]) -> dict[str, str]:
     """Of each unit with a trial that the data have no answer to: the first reason, by the unit's key."""
     reasons: dict[str, str] = {}
     for key, unit in units.items():

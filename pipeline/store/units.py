@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from analyzers.contract import IterativeStatistic, MatrixInfo, Statistic
-from pipeline.store.addresses import Because, Skip, Source
+from pipeline.store.addresses import Because, MatrixRef, Skip
 from pipeline.store.failures import Failure
-from pipeline.store.found import Found, Place
+from pipeline.store.found import FoundUnits, Place
 from pipeline.store.keys import identity
 from pipeline.store.members import Members
 from pipeline.store.prepared import Prepared, prepare
@@ -40,7 +40,7 @@ class Units:
         """The prepared form of one of the statistics or of an input of one, else None."""
         return self._by_identity.get(identity(statistic))
 
-    def of(self, p: Prepared) -> Found:
+    def of(self, p: Prepared) -> FoundUnits:
         """All units of a statistic over the chosen runs."""
         found = self.members.found[p.identity]
         if not found.complete:
@@ -58,7 +58,7 @@ class Units:
         """Drops the places of a statistic, which `of` finds again."""
         self.members.found[p.identity].forget()
 
-    def found(self, p: Prepared) -> Found:
+    def found(self, p: Prepared) -> FoundUnits:
         """What was found so far: of a mere input, only the units that other statistics need."""
         return self.members.found[p.identity]
 
@@ -76,7 +76,7 @@ class Units:
         iterative = {p.name for p in self.prepared if isinstance(p.statistic, IterativeStatistic)}
         return tuple(f for f in listed if f.statistic in iterative or any(f.key in of for of in units))
 
-    def _matrices(self, p: Prepared, found: Found) -> None:
+    def _matrices(self, p: Prepared, found: FoundUnits) -> None:
         for run, step in self._places(with_bases=not p.statistic.on_base):
             for name, stored in self.sources.kept(run, step).items():
                 if p.statistic.on_base and stored.info.role != "delta":
@@ -85,7 +85,7 @@ class Units:
                 got = source if isinstance(source, Because) else self.members.matrix(p, run, step, source)
                 _note(found, p, (run, step, name), got)
 
-    def _on_base(self, run: str, step: int, name: str) -> Source | Because:
+    def _on_base(self, run: str, step: int, name: str) -> MatrixRef | Because:
         """W0 + Δ of an adapter's matrix."""
         source = self.sources.tuned(run, step)[name]
         if isinstance(source, Because):
@@ -95,7 +95,7 @@ class Units:
             known = self._merged[id(source.info)] = (source.info, replace(source.info, role="merged"))
         return replace(source, info=known[1])
 
-    def _pairs(self, p: Prepared, found: Found) -> None:
+    def _pairs(self, p: Prepared, found: FoundUnits) -> None:
         against = p.statistic.against
         assert against is not None
         for run, step in self._places():
@@ -116,16 +116,16 @@ class Units:
                 why = self.sources.absent(run, step, reference)
                 found.skips.extend(Skip.of(why, run, step, name, p.name) for name in missing)
 
-    def _checkpoints(self, p: Prepared, found: Found) -> None:
+    def _checkpoints(self, p: Prepared, found: FoundUnits) -> None:
         for run, step in self._places():
             _note(found, p, (run, step, None), self.members.checkpoint(p, run, step))
 
-    def _runs(self, p: Prepared, found: Found) -> None:
+    def _runs(self, p: Prepared, found: FoundUnits) -> None:
         for run in self.series.runs():
             for name in self.series.names(p, (run,)):
                 _note(found, p, (run, None, name), self.series.unit(p, run, name))
 
-    def _all_runs(self, p: Prepared, found: Found) -> None:
+    def _all_runs(self, p: Prepared, found: FoundUnits) -> None:
         for name in self.series.names(p, self.series.runs()):
             for runs, unit in self.series.groups(p, name):
                 for run in runs:
@@ -143,7 +143,7 @@ class Units:
         return record is not None and record.role == "base"
 
 
-def _note(found: Found, p: Prepared, place: Place, got: str | Because) -> None:
+def _note(found: FoundUnits, p: Prepared, place: Place, got: str | Because) -> None:
     if isinstance(got, Because):
         run, step, name = place
         assert run is not None

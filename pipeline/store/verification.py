@@ -66,7 +66,7 @@ def verify(store: Store, progress: Progress | None = None) -> list[Problem]:
 
 def look(store: Store, progress: Progress | None = None) -> list[Damage]:
     """As `verify`, with what each damaged thing is, for `pipeline.store.repairs`."""
-    search = _Search(store, progress or (lambda name, nbytes: None))
+    search = _Verification(store, progress or (lambda name, nbytes: None))
     search.documents()
     search.tensors()
     search.results()
@@ -88,7 +88,7 @@ def unchecked(store: Store) -> dict[str, tuple[int, tuple[Path, ...]]]:
     return found
 
 
-class _Search:
+class _Verification:
     """One pass over a store. `users` says which checkpoint uses a tensor, so that a damaged one is named as a person
     knows it."""
 

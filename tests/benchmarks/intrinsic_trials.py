@@ -124,7 +124,7 @@ def labels(task: Classification, state: dict[str, torch.Tensor], given: argparse
     """d_int90 of the training accuracy, with true and with shuffled labels."""
     splits = task.splits | {"train": task.splits["train"].take(torch.arange(given.examples))}
     on_training = OnTraining(**{**vars(task), "splits": splits})
-    plan = search.Plan(seeds=given.seeds, baseline_seeds=given.seeds, resolution=2.0)
+    plan = search.SearchPlan(seeds=given.seeds, baseline_seeds=given.seeds, resolution=2.0)
     for control in ("none", "shuffled_labels"):
         began = time.process_time()
         statistic = Landscape(MATERIAL, control=control, plan=plan)

@@ -22,7 +22,7 @@ from analyzers.pathway_metrics.distances import PathwayDistances
 from analyzers.pathway_metrics.edit_distance import _kernel_pairs, as_texts
 from analyzers.pathway_metrics.forward import run_probe
 from analyzers.pathway_metrics.pathways import pathways_of
-from analyzers.pathway_metrics.probe import Column, Probe
+from analyzers.pathway_metrics.probe import Probe, ProbeColumn
 from analyzers.pathway_metrics.routing import Routing
 from tests.analyzers.pathway_metrics.running import routing_of_trace
 
@@ -114,7 +114,8 @@ def derive() -> bool:
         "logits": draw.normal(size=(16_000, 16, 64)), "router": draw.normal(size=(16, 64, 512)),
     }  # fmt: skip
     columns = {
-        name: Column.of(draw.integers(0, kinds, 1000)) for name, kinds in (("class", 59), ("domain", 4), ("group", 2))
+        name: ProbeColumn.of(draw.integers(0, kinds, 1000))
+        for name, kinds in (("class", 59), ("domain", 4), ("group", 2))
     }
     stored = routing_of_trace(trace, Probe("synthetic", np.zeros((1000, 1)), np.ones(1000), False, columns=columns))
     unit = Unit((), statistics={"routing": {"weight": weight}})
@@ -135,7 +136,7 @@ def memory() -> bool:
     import psutil
     import transformers
 
-    from analyzers.models import Checkpoint, ParameterInfo
+    from analyzers.models import ParameterInfo, WholeCheckpoint
     from pipeline.models.build import build_model
 
     config = transformers.OlmoeConfig(
@@ -151,7 +152,7 @@ def memory() -> bool:
     def read(name: str) -> torch.Tensor:
         return torch.full(shapes[name], 0.02, dtype=torch.bfloat16)
 
-    checkpoint = Checkpoint("synthetic", 0, "key", config.to_dict(), infos, read)
+    checkpoint = WholeCheckpoint("synthetic", 0, "key", config.to_dict(), infos, read)
     size = 2 * sum(int(np.prod(shape)) for shape in shapes.values())
     process = psutil.Process()
     before = process.memory_info().rss

@@ -73,15 +73,15 @@ def copying_main() -> None:
     from varve.command import main as varve
 
     class Copying(cluster.ThreadCluster):
-        patterns: ClassVar[dict[tuple[str, int], work.Outcome]] = {}
+        patterns: ClassVar[dict[tuple[str, int], work.UnitOutcome]] = {}
 
         def submit(self, function: Callable[..., Any], *arguments: Any, device: str = "cpu") -> Any:
             return super().submit(self._copied, function, *arguments, device=device)
 
         def _copied(
-            self, function: Callable[..., Any], path: str, whole: work.Work, *others: Any
-        ) -> list[work.Outcome]:
-            outcomes: list[work.Outcome] = []
+            self, function: Callable[..., Any], path: str, whole: work.GroupWork, *others: Any
+        ) -> list[work.UnitOutcome]:
+            outcomes: list[work.UnitOutcome] = []
             for unit in whole.group.units:
                 like = (unit.statistic.name, len(unit.members))
                 if like not in self.patterns:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analyzers.contract import Context, Observation, Unit
-from analyzers.models import Checkpoint
+from analyzers.models import WholeCheckpoint
 from analyzers.pathway_metrics import edit_distance
 from analyzers.pathway_metrics.pathways import pathways_of
 from analyzers.pathway_metrics.routing import Routing
@@ -34,7 +34,7 @@ def test_routing_is_the_same_on_the_gpu() -> None:
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
         model = MixtureTransformer(shape).eval()
-        checkpoint = Checkpoint("run", 0, "key", {}, (), lambda name: torch.zeros(0))
+        checkpoint = WholeCheckpoint("run", 0, "key", {}, (), lambda name: torch.zeros(0))
         unit = Unit((Observation("run", 0, None, None, checkpoint=checkpoint),))
         context = Context(device=torch.device(device), models=InMemory(probe, model))
         results.append(Routing(MATERIAL).compute(unit, context))

@@ -8,7 +8,7 @@ from typing import Any
 
 from analyzers.errors import ParameterError
 from flows.cli.words.console import duration, json_text, number, plural, size, table
-from pipeline.analysis.estimating import Planned
+from pipeline.analysis.estimating import PlannedAnalysis
 from pipeline.compute.calibration import Calibration
 from pipeline.compute.estimate import GPUS, Estimate
 from pipeline.store.limits import cores
@@ -38,7 +38,7 @@ def worker_counts(asked: int | None) -> tuple[int, ...]:
     return (asked,) if asked else tuple(sorted({1, cores(), 8, 64}))
 
 
-def text(planned: Planned, calibration: Calibration, gpus: Sequence[str], workers: int | None) -> str:
+def text(planned: PlannedAnalysis, calibration: Calibration, gpus: Sequence[str], workers: int | None) -> str:
     """The plan for people."""
     upper, lower = planned.upper, planned.lower
     lines = [*_work(upper), "", *_phases(upper), "", *_times(upper, calibration, gpus, workers), ""]
@@ -153,7 +153,7 @@ def estimate_data(e: Estimate, calibration: Calibration, gpus: Sequence[str], wo
     }
 
 
-def as_json(planned: Planned, calibration: Calibration, gpus: Sequence[str], workers: int | None) -> str:
+def as_json(planned: PlannedAnalysis, calibration: Calibration, gpus: Sequence[str], workers: int | None) -> str:
     """The plan for programs."""
     data = {
         "archive": planned.name,

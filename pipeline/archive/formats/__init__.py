@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.formats import safetensors_file, sharded, torch_in_zip, torch_legacy, torch_zip
-from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.formats.contents import BytePlace, FileContents
 from pipeline.archive.formats.recognise import SHARDED, Recognised
 from pipeline.archive.formats.recognise import recognise as _recognise
 from pipeline.archive.guarded import boundary
@@ -36,13 +36,13 @@ def detect(path: Path) -> str:
     raise ArchiveError(f"{path}: {recognised.fault or 'not a format that is read'}")
 
 
-def scan(path: Path, format_name: str | None = None) -> Contents:
+def scan(path: Path, format_name: str | None = None) -> FileContents:
     """The contents of a weights file or index, from headers only."""
     with boundary(path):
         return _SCANNERS[format_name or detect(path)](path)
 
 
-_SCANNERS: dict[str, Callable[[Path], Contents]] = {
+_SCANNERS: dict[str, Callable[[Path], FileContents]] = {
     safetensors_file.NAME: safetensors_file.scan,
     torch_zip.NAME: torch_zip.scan,
     torch_legacy.NAME: torch_legacy.scan,
@@ -52,4 +52,4 @@ _SCANNERS: dict[str, Callable[[Path], Contents]] = {
     torch_zip.NAME + SHARDED: partial(sharded.scan_shards, scan_one=scan),
 }
 
-__all__ = ["READ", "Contents", "Place", "Recognised", "detect", "recognise", "scan"]
+__all__ = ["READ", "BytePlace", "FileContents", "Recognised", "detect", "recognise", "scan"]

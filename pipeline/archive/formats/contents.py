@@ -1,7 +1,7 @@
 """What a format hands to the rest: where each tensor's bytes lie, and what else the file's header tells.
 
 A format is one module with `scan(path) -> Contents`, which reads headers only; `pipeline.archive.reader` reads the
-values of any `Place`, so that a new format needs no reader of its own as long as its bytes lie in a file.
+values of any `BytePlace`, so that a new format needs no reader of its own as long as its bytes lie in a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_TENSORS = 200_000
 
 
 @dataclass(frozen=True)
-class Place:
+class BytePlace:
     """Where one tensor lies: element (i, j, …) is at byte `offset` + itemsize · Σ index·stride of file `path`.
 
     `strides` count elements. With `member` the file is a zip and `offset` counts inside that compressed member.
@@ -50,7 +50,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Contents:
+class FileContents:
     """A weights file by its header: tensors by name in file order, and what it says of its step and its model.
 
     `steps` holds what might be the training step, by the key it stood under ("global_step", "epoch", ...). `tied`
@@ -58,7 +58,7 @@ class Contents:
     `training_state`: it holds the state of an optimizer or the like, by its content.
     """
 
-    places: Mapping[str, Place]
+    places: Mapping[str, BytePlace]
     files: tuple[Path, ...]
     steps: Mapping[str, int] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Contents:
     def __post_init__(self) -> None:
         """Names become text here, whichever format they come from."""
         if not all(map(str.isprintable, self.places)):
-            places: dict[str, Place] = {}
+            places: dict[str, BytePlace] = {}
             twice: list[Problem] = []
             for place in self.places.values():
                 if places.setdefault(place.header.name, place) is not place:

@@ -12,7 +12,7 @@ from typing import Any
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
-from pipeline.archive.formats.contents import Contents, Place, row_major
+from pipeline.archive.formats.contents import BytePlace, FileContents, row_major
 from pipeline.archive.guarded import open_regular, short
 from pipeline.archive.jsonfile import MAX_BYTES, parse_json
 from pipeline.archive.types import Problem, TensorHeader
@@ -49,13 +49,13 @@ DTYPES = {
 PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
-def scan(path: Path) -> Contents:
+def scan(path: Path) -> FileContents:
     """The tensors of one safetensors file, from its header. ArchiveError says what is wrong with a damaged one."""
     header, data_start, data_bytes = _read_header(path)
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise ArchiveError(f"{path}: __metadata__ is a {type(metadata).__name__}, not an object")
-    places: dict[str, Place] = {}
+    places: dict[str, BytePlace] = {}
     problems: list[Problem] = []
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
@@ -75,11 +75,13 @@ def scan(path: Path) -> Contents:
             )
             continue
         described = TensorHeader(name, DTYPES[dtype], shape, end - begin)
-        places[name] = Place(described, path, data_start + begin, row_major(shape))
+        places[name] = BytePlace(described, path, data_start + begin, row_major(shape))
     _check_cover(path, spans, data_bytes)
     # A header is sorted by dtype and name; the tensors' own order in the file is that of the bytes.
     places = dict(sorted(places.items(), key=lambda item: item[1].offset))
-    return Contents(places, (path,), _steps(metadata), notes=_removed_ties(metadata, places), problems=tuple(problems))
+    return FileContents(
+        places, (path,), _steps(metadata), notes=_removed_ties(metadata, places), problems=tuple(problems)
+    )
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
@@ -149,7 +151,7 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
 
 
-def _removed_ties(metadata: dict[str, Any], places: dict[str, Place]) -> tuple[str, ...]:
+def _removed_ties(metadata: dict[str, Any], places: dict[str, BytePlace]) -> tuple[str, ...]:
     """safetensors' `save_model` drops tied copies and says under the dropped name which one it kept."""
     return tuple(
         f"tied: {name} is {kept}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from analyzers.errors import ArchiveError
-from pipeline.archive.formats.contents import MAX_TENSORS, Contents, Place
+from pipeline.archive.formats.contents import MAX_TENSORS, BytePlace, FileContents
 from pipeline.archive.jsonfile import read_json
 from pipeline.archive.text import real_path, visible
 from pipeline.archive.types import Problem
@@ -42,9 +42,9 @@ def shards(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
+def scan_shards(path: Path, scan_one: Callable[[Path], FileContents]) -> FileContents:
     """All shards of an index, read by their own format's `scan_one`, as one checkpoint."""
-    places: dict[str, Place] = {}
+    places: dict[str, BytePlace] = {}
     files, notes, problems = [path], [], []
     tied: list[tuple[str, ...]] = []
     steps: dict[str, int] = {}
@@ -86,7 +86,7 @@ def scan_shards(path: Path, scan_one: Callable[[Path], Contents]) -> Contents:
         metrics = {**contents.metrics, **metrics}
     if not places:
         raise ArchiveError(f"{path}: none of its shards can be read: {'; '.join(str(problem) for problem in problems)}")
-    return Contents(places, tuple(files), steps, {}, tuple(tied), tuple(problems), tuple(notes), metrics=metrics)
+    return FileContents(places, tuple(files), steps, {}, tuple(tied), tuple(problems), tuple(notes), metrics=metrics)
 
 
 def _listed(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from analyzers.errors import ArchiveError
 from pipeline.archive import filenames
 from pipeline.archive.formats import torch_legacy, torch_zip
-from pipeline.archive.formats.contents import Contents, Place
+from pipeline.archive.formats.contents import BytePlace, FileContents
 from pipeline.archive.jsonfile import MAX_BYTES, parse_json
 from pipeline.archive.types import Problem
 from pipeline.archive.zip_members import Region, check_ratio, data_offset, is_stored, open_zip, read_member
@@ -36,7 +36,7 @@ def is_one_checkpoint(members: Sequence[Path]) -> bool:
     return one_folder and torch_only and not numbered and len(members) <= MAX_MEMBERS
 
 
-def scan(path: Path) -> Contents:
+def scan(path: Path) -> FileContents:
     """The weights of all torch files in one zip file."""
     region = Region(path)
     with open_zip(region) as archive:
@@ -46,7 +46,7 @@ def scan(path: Path) -> Contents:
     return _joined(path, parts, steps)
 
 
-def _scan_member(region: Region, info: zipfile.ZipInfo) -> Contents:
+def _scan_member(region: Region, info: zipfile.ZipInfo) -> FileContents:
     """One torch file inside of the zip."""
     if is_stored(info):
         with region.open() as file:
@@ -88,12 +88,12 @@ def _steps(archive: zipfile.ZipFile, region: Region) -> dict[str, int]:
     return steps
 
 
-def _joined(path: Path, parts: dict[str, Contents], steps: dict[str, int]) -> Contents:
+def _joined(path: Path, parts: dict[str, FileContents], steps: dict[str, int]) -> FileContents:
     """The members' contents as those of one file."""
     with_weights = [name for name, part in parts.items() if part.places]
     main = next((name for name in with_weights if _MAIN.match(filenames.stem(Path(name)))), None)
     main = main or (with_weights[0] if len(with_weights) == 1 else None)
-    places: dict[str, Place] = {}
+    places: dict[str, BytePlace] = {}
     tied: list[tuple[str, ...]] = []
     problems: list[Problem] = []
     metrics: dict[str, float] = {}
@@ -108,4 +108,4 @@ def _joined(path: Path, parts: dict[str, Contents], steps: dict[str, int]) -> Co
         steps = {**part.steps, **steps}
         metrics = {**part.metrics, **metrics}
     config = next((part.config for part in parts.values() if part.config), {})
-    return Contents(places, (path,), steps, config, tuple(tied), tuple(problems), tuple(notes), metrics=metrics)
+    return FileContents(places, (path,), steps, config, tuple(tied), tuple(problems), tuple(notes), metrics=metrics)

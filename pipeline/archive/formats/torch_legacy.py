@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
-from pipeline.archive.formats.contents import Contents
+from pipeline.archive.formats.contents import FileContents
 from pipeline.archive.formats.pickle_data import (
     MAX_OPCODES,
     Global,
@@ -22,7 +22,7 @@ from pipeline.archive.formats.pickle_data import (
     read_pickle_at,
 )
 from pipeline.archive.formats.state import find_weights
-from pipeline.archive.formats.torch_tensors import STORAGES, Stored, TorchFile
+from pipeline.archive.formats.torch_tensors import STORAGES, StoredTensor, TorchFile
 from pipeline.archive.guarded import short
 from pipeline.archive.zip_members import Region
 
@@ -55,12 +55,12 @@ def is_legacy(first: bytes) -> bool:
     return (first[:1] == b"\x80" and number in first[:32]) or first.startswith(in_text)
 
 
-def scan(path: Path) -> Contents:
+def scan(path: Path) -> FileContents:
     """The weights of one legacy file, from its pickles and the sizes of its storages."""
     return scan_region(Region(path))
 
 
-def scan_region(region: Region) -> Contents:
+def scan_region(region: Region) -> FileContents:
     """The weights of a legacy file that may itself be a member of a zip."""
     with region.open() as file:
         root, keys, start = _read_pickles(region, file)
@@ -110,11 +110,11 @@ def _described(root: Pickled) -> dict[str, tuple[str, Any]]:
 
 def _storages(
     region: Region, file: IO[bytes], start: int, keys: Any, described: dict[str, tuple[str, Any]]
-) -> dict[str, Stored]:
+) -> dict[str, StoredTensor]:
     """Storage key → where its bytes lie. ArchiveError when they reach beyond the end of the file."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ArchiveError(f"{region}: damaged: no list of storage keys after the object")
-    stored: dict[str, Stored] = {}
+    stored: dict[str, StoredTensor] = {}
     size = region.size
     for number, key in enumerate(keys, 1):
         type_name, expected = described.get(key, ("none", None))
@@ -134,6 +134,6 @@ def _storages(
                 f"description says {short(expected)}"
             )
         begins = start + 8 if region.member else region.start + start + 8
-        stored[key] = Stored(begins, nbytes, region.member)
+        stored[key] = StoredTensor(begins, nbytes, region.member)
         start += 8 + nbytes
     return stored

@@ -1,7 +1,7 @@
 """What torch's formats share: tensors as pickles describe them, and where their storages lie.
 
 torch's pickles never hold a tensor's values. They say which storage it is a view of, with offset, shape and strides;
-the storages stand elsewhere in the file, and each format knows where (`Stored`).
+the storages stand elsewhere in the file, and each format knows where (`StoredTensor`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from analyzers.errors import ArchiveError
 from pipeline.archive.dtypes import NUMPY
-from pipeline.archive.formats.contents import MAX_TENSORS, Contents, Place, row_major
+from pipeline.archive.formats.contents import MAX_TENSORS, BytePlace, FileContents, row_major
 from pipeline.archive.formats.metric_numbers import metric_numbers
 from pipeline.archive.formats.pickle_data import Call, Global
 from pipeline.archive.formats.state import State, is_tensor
@@ -44,7 +44,7 @@ EXPANSION_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """Where a storage's `nbytes` bytes lie: from byte `start` of the file, or as its compressed `member`."""
 
     start: int
@@ -75,14 +75,14 @@ class TorchFile:
     """An open torch file: `find_storage` gives the place of a storage by its key, or ArchiveError."""
 
     region: Region
-    find_storage: Callable[[str], Stored]
+    find_storage: Callable[[str], StoredTensor]
     big_endian: bool = False
 
-    def contents(self, state: State) -> Contents:
+    def contents(self, state: State) -> FileContents:
         """The places of all tensors, and what the file says of its step and its model."""
         if len(state.tensors) > MAX_TENSORS:
             raise ArchiveError(f"{self.region}: {len(state.tensors)} tensors; more than {MAX_TENSORS} are refused")
-        places: dict[str, Place] = {}
+        places: dict[str, BytePlace] = {}
         problems: list[Problem] = []
         sharing: dict[Strided, list[str]] = {}
         for name, call in state.tensors.items():
@@ -99,7 +99,7 @@ class TorchFile:
             shown += f" and {len(state.left) - 12} more" if len(state.left) > 12 else ""
             inside = f" in {self.region.name}" if self.region.name else ""
             notes.append(f"ignored{inside}: {shown}")
-        return Contents(
+        return FileContents(
             places,
             (self.region.path,),
             steps=step_numbers(state.values, self.number),
@@ -111,7 +111,7 @@ class TorchFile:
             metrics=metric_numbers(state.values, self.scalar, state.tensors),
         )
 
-    def place(self, name: str, tensor: Strided) -> Place:
+    def place(self, name: str, tensor: Strided) -> BytePlace:
         """The place of one tensor, checked against the storage's size. ArchiveError when the file is damaged."""
         itemsize = NUMPY[tensor.dtype].itemsize
         count = math.prod(tensor.shape)
@@ -135,7 +135,7 @@ class TorchFile:
                 f"{tensor.shape} repeats {stored.nbytes} stored bytes: an expanded view, which is not read"
             )
         strides = tensor.strides if count else row_major(tensor.shape)
-        place = Place(
+        place = BytePlace(
             TensorHeader(name, tensor.dtype, tensor.shape, count * itemsize),
             self.region.path,
             stored.start + tensor.offset * itemsize,

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import IO
 
 from analyzers.errors import ArchiveError
-from pipeline.archive.formats.contents import Contents
+from pipeline.archive.formats.contents import FileContents
 from pipeline.archive.formats.pickle_data import PickleError, read_pickle
 from pipeline.archive.formats.state import find_weights
-from pipeline.archive.formats.torch_tensors import Stored, TorchFile, Unreadable
+from pipeline.archive.formats.torch_tensors import StoredTensor, TorchFile, Unreadable
 from pipeline.archive.zip_members import Region, check_ratio, data_offset, is_stored, open_zip, read_member
 
 NAME = "torch-zip"
@@ -25,12 +25,12 @@ NAME = "torch-zip"
 MAX_PICKLE_BYTES = 64 << 20
 
 
-def scan(path: Path) -> Contents:
+def scan(path: Path) -> FileContents:
     """The weights of one torch zip file, from its pickle and its list of members."""
     return scan_region(Region(path))
 
 
-def scan_region(region: Region) -> Contents:
+def scan_region(region: Region) -> FileContents:
     """The weights of a torch zip file that may itself be a member of a zip."""
     with open_zip(region) as archive:
         pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
@@ -58,19 +58,19 @@ def scan_region(region: Region) -> Contents:
 
 def _storages(
     region: Region, file: IO[bytes], prefix: str, members: dict[str, zipfile.ZipInfo]
-) -> Callable[[str], Stored]:
+) -> Callable[[str], StoredTensor]:
     @cache
-    def find(key: str) -> Stored:
+    def find(key: str) -> StoredTensor:
         info = members[f"{prefix}data/{key}"]
         # A CRC of 0 is one that torch was told not to compute.
         crc32 = info.CRC or None
         if is_stored(info) and region.member is None:
-            return Stored(region.start + data_offset(file, region, info), info.file_size, crc32=crc32)
+            return StoredTensor(region.start + data_offset(file, region, info), info.file_size, crc32=crc32)
         if is_stored(info):
-            return Stored(data_offset(file, region, info), info.file_size, region.member)
+            return StoredTensor(data_offset(file, region, info), info.file_size, region.member)
         check_ratio(info, region)
         if region.name:
             raise Unreadable(f"{info.filename} is compressed in a zip inside a zip: unpack {region.path.name}")
-        return Stored(0, info.file_size, info.filename)
+        return StoredTensor(0, info.file_size, info.filename)
 
     return find

@@ -10,7 +10,7 @@ import torch
 from analyzers.contract import Context, Observation, Unit
 from analyzers.intrinsic_dimension.joint import JointTrajectory
 from analyzers.intrinsic_dimension.path import joint_of
-from analyzers.models import Checkpoint
+from analyzers.models import WholeCheckpoint
 from tests.analyzers.intrinsic_dimension.trials import checkpoint
 
 State = dict[str, torch.Tensor]
@@ -67,7 +67,7 @@ def test_pairs_of_checkpoints_that_are_known_are_not_read_again() -> None:
         np.testing.assert_allclose(grown["gram"], expected["gram"], rtol=1e-12, atol=1e-18)
     read: set[tuple[str, int]] = set()
 
-    def counted(one: Checkpoint) -> Checkpoint:
+    def counted(one: WholeCheckpoint) -> WholeCheckpoint:
         return replace(one, read=lambda name: (read.add((one.run, one.step)), one.read(name))[1])
 
     noted = tuple(replace(o, checkpoint=counted(o.checkpoint)) for o in whole.observations if o.checkpoint)

@@ -12,7 +12,7 @@ from analyzers.contract import Result, Trial
 from analyzers.errors import Unmeasurable
 from analyzers.intrinsic_dimension.budget import at_greatest_budget, changes
 from analyzers.intrinsic_dimension.landscape import Landscape
-from analyzers.intrinsic_dimension.search import FULL, RATE_STEP, Finished, Plan, bracket, propose
+from analyzers.intrinsic_dimension.search import FULL, RATE_STEP, Finished, SearchPlan, bracket, propose
 from analyzers.intrinsic_dimension.task import Task, Training
 from analyzers.intrinsic_dimension.training import _Batches
 from pipeline.models.nets import Chain
@@ -135,9 +135,9 @@ class Synthetic:
         }
 
 
-def searched(world: Synthetic, plan: Plan | None = None) -> list[tuple[Trial, Result | Unmeasurable]]:
+def searched(world: Synthetic, plan: SearchPlan | None = None) -> list[tuple[Trial, Result | Unmeasurable]]:
     finished: list[tuple[Trial, Result | Unmeasurable]] = []
-    while trials := propose(finished, plan or Plan()):
+    while trials := propose(finished, plan or SearchPlan()):
         finished += [(one, world(one)) for one in trials]
         assert len(finished) < 500
     return finished
@@ -168,7 +168,7 @@ def test_a_task_that_no_d_learns_is_searched_up_to_all_parameters_and_no_further
 
 
 def test_d_max_bounds_the_search() -> None:
-    assert max(measured(searched(Synthetic(300), Plan(d_max=200)))) == 200
+    assert max(measured(searched(Synthetic(300), SearchPlan(d_max=200)))) == 200
 
 
 def test_a_checkpoint_that_can_do_the_task_is_not_searched() -> None:
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_can_do_the_task_is_not_searched() -> None:
 
 
 def test_a_doubled_budget_repeats_baseline_and_bracket() -> None:
-    finished = searched(Synthetic(100), Plan(budgets=(1, 2)))
+    finished = searched(Synthetic(100), SearchPlan(budgets=(1, 2)))
     doubled = [t for t, _ in finished if t["budget"] == 2]
     assert {t["d"] for t in doubled} >= {FULL} and len({t["d"] for t in doubled}) == 3
 
@@ -199,7 +199,7 @@ class Patient(Synthetic):
 def test_a_budget_that_moves_d_int_is_flagged_within_its_bracket_too(gain: float, moved: float) -> None:
     world = Patient(100, noise=1e-4)
     world.gain = gain
-    found = Finished.of(searched(world, Plan(budgets=(1, 2), resolution=3.0)))
+    found = Finished.of(searched(world, SearchPlan(budgets=(1, 2), resolution=3.0)))
     doubled = at_greatest_budget(found, ("local", 0.9))
     truth = 100 * 9 ** (1 / 1.5)
     assert doubled is not None and changes(doubled, (0.9 * truth, 1.1 * truth)) == moved
@@ -256,23 +256,23 @@ def test_a_search_that_is_interrupted_anywhere_asks_for_the_same_trials() -> Non
     whole = [str(sorted(t.items())) for t, _ in searched(world)]
     finished: list[tuple[Trial, Result | Unmeasurable]] = []
     asked: list[str] = []
-    while trials := propose(finished, Plan()):
+    while trials := propose(finished, SearchPlan()):
         for one in trials:  # as after a crash in the middle of a round: the round is asked for again
             if (name := str(sorted(one.items()))) not in asked:
                 asked.append(name)
         finished += [(one, world(one)) for one in trials]
-        assert list(propose(list(finished), Plan())) == list(propose(finished, Plan()))
+        assert list(propose(list(finished), SearchPlan())) == list(propose(finished, SearchPlan()))
     assert asked == whole
 
 
 def test_a_checkpoint_without_the_model_ends_the_search_at_once() -> None:
-    first = propose((), Plan())
-    assert propose([(one, Unmeasurable("no model")) for one in first], Plan()) == []
+    first = propose((), SearchPlan())
+    assert propose([(one, Unmeasurable("no model")) for one in first], SearchPlan()) == []
 
 
 def test_the_key_of_a_trial_does_not_change_with_how_the_search_is_carried_out() -> None:
     one = Landscape(MATERIAL)
-    other = replace(one, plan=Plan(seeds=9, resolution=1.1), ensemble=1)
+    other = replace(one, plan=SearchPlan(seeds=9, resolution=1.1), ensemble=1)
     assert one.parameters() == other.parameters()
     assert one.parameters() != replace(one, method="dense").parameters()
     assert one.parameters() != replace(one, control="shuffled_labels").parameters()
@@ -316,6 +316,6 @@ def test_said_counts_its_layers_though_the_shared_baseline_has_none() -> None:
         return {**world(one), "n_layers": np.array(12)}
 
     finished: list[tuple[Trial, Result | Unmeasurable]] = []
-    while trials := propose(finished, Plan(), said=True):
+    while trials := propose(finished, SearchPlan(), said=True):
         finished += [(one, layered(one)) for one in trials]
     assert min(int(t["d"]) for t, _ in finished if t["d"] != FULL) == 13

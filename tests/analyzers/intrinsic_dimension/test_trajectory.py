@@ -13,7 +13,7 @@ from analyzers.errors import Unmeasurable
 from analyzers.intrinsic_dimension import trajectory
 from analyzers.intrinsic_dimension.path import path_of, random_walk, shares
 from analyzers.intrinsic_dimension.trajectory import Trajectory, by_name
-from analyzers.models import Checkpoint
+from analyzers.models import WholeCheckpoint
 from tests.analyzers.intrinsic_dimension.trials import checkpoint
 
 STEPS = (0, 1, 2, 4, 8, 16)
@@ -68,7 +68,7 @@ def test_a_path_that_grew_is_the_path_measured_at_once() -> None:
     before = measured(observed(path[:4]))
     read: list[tuple[int, str]] = []
 
-    def counted(one: Checkpoint) -> Checkpoint:
+    def counted(one: WholeCheckpoint) -> WholeCheckpoint:
         return replace(one, read=lambda name: (read.append((one.step, name)), one.read(name))[1])
 
     unit = observed(path)
@@ -92,7 +92,7 @@ def test_only_blocks_of_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     path = states()
     sizes: list[int] = []
 
-    def by_rows(one: Checkpoint) -> Checkpoint:
+    def by_rows(one: WholeCheckpoint) -> WholeCheckpoint:
         def rows(name: str, start: int, stop: int) -> torch.Tensor:
             found = one.read(name)[start:stop]
             sizes.append(found.numel())

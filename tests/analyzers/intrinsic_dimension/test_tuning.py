@@ -9,10 +9,10 @@ import pytest
 
 from analyzers.contract import Result, Trial
 from analyzers.errors import Unmeasurable
-from analyzers.intrinsic_dimension.crossing import Curve
+from analyzers.intrinsic_dimension.crossing import ScoreCurve
 from analyzers.intrinsic_dimension.derivation import cell_of
 from analyzers.intrinsic_dimension.landscape import Landscape
-from analyzers.intrinsic_dimension.search import FULL, Finished, Plan, propose
+from analyzers.intrinsic_dimension.search import FULL, Finished, SearchPlan, propose
 from analyzers.intrinsic_dimension.tuning import spread_by_tuning
 from tests.analyzers.intrinsic_dimension.trials import MATERIAL
 
@@ -35,7 +35,7 @@ def trial(one: Trial, repeat: int) -> Result:
 
 def search(repeat: int) -> list[tuple[Trial, Result | Unmeasurable]]:
     finished: list[tuple[Trial, Result | Unmeasurable]] = []
-    while trials := propose(finished, Plan()):
+    while trials := propose(finished, SearchPlan()):
         finished += [(one, trial(one, repeat)) for one in trials]
     return finished
 
@@ -89,7 +89,7 @@ def test_a_rate_that_diverges_is_never_chosen_and_spoils_no_fit() -> None:
 def test_every_d_has_the_spread_of_its_own_seeds() -> None:
     draw = np.random.default_rng(0).standard_normal((2, 5))
     quiet, loud = 0.90 + 0.002 * draw[0], 0.80 + 0.04 * draw[1]
-    curve = Curve({0: np.array([0.1]), 50: loud, 75: quiet}, np.full(3, 0.97))
+    curve = ScoreCurve({0: np.array([0.1]), 50: loud, 75: quiet}, np.full(3, 0.97))
     assert curve.high[1] - curve.low[1] > 1.5 * (curve.high[2] - curve.low[2])
 
 
@@ -98,7 +98,7 @@ def test_a_seed_is_drawn_at_every_d_and_in_the_baseline_together() -> None:
     head = 1 + 0.02 * np.array([-1.2, -0.6, 0.0, 0.6, 1.2])
     widths = []
     for baseline in (0.97 * head, 0.97 * head[::-1]):
-        curve = Curve({0: np.array([0.1]), 50: 0.8 * head, 75: 0.9 * head}, baseline)
+        curve = ScoreCurve({0: np.array([0.1]), 50: 0.8 * head, 75: 0.9 * head}, baseline)
         at = curve.crossing(0.9 * curve.baseline, 0.9 * curve.draws.baseline)
         widths.append(np.log(at.high / at.low) if at.low > 0 else np.inf)
     assert widths[0] < 0.1 * widths[1]
@@ -106,7 +106,7 @@ def test_a_seed_is_drawn_at_every_d_and_in_the_baseline_together() -> None:
 
 def test_tuning_widens_scores_and_crossing() -> None:
     scores = {0: np.array([0.1]), 50: np.full(5, 0.8), 75: np.full(5, 0.9)}
-    plain, tuned = (Curve(scores, np.full(3, 0.95), tuning=sd, baseline_tuning=sd) for sd in (0.0, 0.01))
+    plain, tuned = (ScoreCurve(scores, np.full(3, 0.95), tuning=sd, baseline_tuning=sd) for sd in (0.0, 0.01))
     assert plain.low[1] == plain.high[1] and tuned.high[1] - tuned.low[1] == pytest.approx(2 * 1.96 * 0.01, rel=0.1)
     assert plain.draws.baseline.std() < 1e-12 and tuned.draws.baseline.std() == pytest.approx(0.01, rel=0.1)
     assert tuned.low[0] == tuned.high[0] == pytest.approx(0.1)  # before training nothing varies

@@ -12,16 +12,16 @@ from analyzers.contract import Context, Observation, Result, Trial, Unit
 from analyzers.errors import Unmeasurable
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.task import Task
-from analyzers.models import Checkpoint, Material, ParameterInfo
+from analyzers.models import Material, ParameterInfo, WholeCheckpoint
 
 
-def checkpoint(state: Mapping[str, torch.Tensor], step: int = 0, run: str = "run") -> Checkpoint:
+def checkpoint(state: Mapping[str, torch.Tensor], step: int = 0, run: str = "run") -> WholeCheckpoint:
     """A checkpoint of tensors in memory; keys tell equal bits."""
     infos = tuple(
         ParameterInfo(n, tuple(t.shape), str(t.dtype).removeprefix("torch."), str(hash(t.numpy().tobytes())))
         for n, t in state.items()
     )
-    return Checkpoint(run, step, f"{run}@{step}", {}, infos, lambda name: state[name].clone())
+    return WholeCheckpoint(run, step, f"{run}@{step}", {}, infos, lambda name: state[name].clone())
 
 
 def mlp(widths: tuple[int, ...] = (64, 64, 10), seed: int = 0) -> dict[str, torch.Tensor]:
@@ -45,7 +45,7 @@ class OneTask:
     def open(self, material: Material) -> Task:
         return self.task
 
-    def build(self, checkpoint: Checkpoint, factory: str | None = None) -> torch.nn.Module:
+    def build(self, checkpoint: WholeCheckpoint, factory: str | None = None) -> torch.nn.Module:
         raise Unmeasurable("no models here")
 
 
@@ -53,7 +53,7 @@ MATERIAL = Material("task", "digits", "d" * 32, "digits")
 
 
 def carry_out(
-    statistic: Landscape, of: Checkpoint, task: Task, most: int = 400
+    statistic: Landscape, of: WholeCheckpoint, task: Task, most: int = 400
 ) -> list[tuple[Trial, Result | Unmeasurable]]:
     """All rounds of a search, as the pipeline would."""
     finished: list[tuple[Trial, Result | Unmeasurable]] = []
@@ -63,7 +63,7 @@ def carry_out(
     return finished
 
 
-def run(statistic: Landscape, of: Checkpoint, task: Task, trials: list[Trial]) -> list[Any]:
+def run(statistic: Landscape, of: WholeCheckpoint, task: Task, trials: list[Trial]) -> list[Any]:
     """The results of some trials, trained as the groups of a plan would be."""
     units = [Unit((Observation(of.run, of.step, None, None, checkpoint=of),), trial) for trial in trials]
     contexts = [Context(models=OneTask(task))] * len(units)

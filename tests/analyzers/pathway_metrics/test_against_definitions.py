@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from analyzers.contract import Context, Unit
 from analyzers.pathway_metrics import derivation, vocabulary
 from analyzers.pathway_metrics.distances import PathwayDistances
-from analyzers.pathway_metrics.probe import Column
+from analyzers.pathway_metrics.probe import ProbeColumn
 from tests.analyzers.pathway_metrics import oracle
 from tests.analyzers.pathway_metrics.running import MATERIAL, routing_of_trace, token_probe
 
@@ -64,7 +64,7 @@ def _trace(
 def test_every_metric_is_the_one_defined(case: dict[str, Any]) -> None:
     samples, experts, (trace, last) = case["samples"], case["experts"], case["traces"]
     classes, domains = [f"c{i % 2}" for i in range(samples)], [f"d{i % 3}" for i in range(samples)]
-    columns = {"class": Column.of(np.array(classes)), "domain": Column.of(np.array(domains))}
+    columns = {"class": ProbeColumn.of(np.array(classes)), "domain": ProbeColumn.of(np.array(domains))}
     probe = replace(token_probe([1] * samples), tokens=False, columns=columns)
     stored, stored_last = routing_of_trace(trace, probe), routing_of_trace(last, probe)
     found = derivation.of_routing(stored) | derivation.of_last(stored, stored_last)

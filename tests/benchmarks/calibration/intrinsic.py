@@ -18,7 +18,7 @@ from analyzers.intrinsic_dimension.derivation import cell_of
 from analyzers.intrinsic_dimension.landscape import Landscape
 from analyzers.intrinsic_dimension.search import FULL, Finished
 from analyzers.intrinsic_dimension.task import Built, Training
-from analyzers.models import Checkpoint, Models
+from analyzers.models import Models, WholeCheckpoint
 from pipeline.models import nets
 from pipeline.models.array_task import Classification
 from pipeline.models.tasks import read_task
@@ -41,7 +41,7 @@ Search = list[tuple[Trial, Result]]
 class FreshHead(Classification):
     """The digits with a last layer that is drawn anew for every seed, as a classifier on a language model has."""
 
-    def build(self, checkpoint: Checkpoint, models: Models, seed: int, random: bool) -> Built:
+    def build(self, checkpoint: WholeCheckpoint, models: Models, seed: int, random: bool) -> Built:
         """The checkpoint's net, but for its last layer."""
         net = nets.chain(checkpoint, self.model, self.activation)
         head = net.get_submodule("2")

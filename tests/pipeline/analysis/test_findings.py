@@ -10,7 +10,7 @@ import torch
 import pipeline
 from analyzers.contract import Result, Statistic, Unit
 from pipeline.analysis.findings import Finding, Place, failed, in_their_units, skipped
-from pipeline.store.addresses import Skip, UnitAddress
+from pipeline.store.addresses import Skip, UnitRef
 from pipeline.store.failures import Failure
 
 
@@ -78,8 +78,8 @@ def test_an_input_that_was_not_asked_for_still_gives_its_reason() -> None:
     assert [str(f) for f in found] == ["a, step 5: it is dense (distances)"]
 
 
-def blocked(key: str, statistic: str, *inputs: str) -> UnitAddress:
-    return UnitAddress(Named(statistic), "a", 5, None, key, (), tuple(("input", one) for one in inputs))
+def blocked(key: str, statistic: str, *inputs: str) -> UnitRef:
+    return UnitRef(Named(statistic), "a", 5, None, key, (), tuple(("input", one) for one in inputs))
 
 
 def test_a_failure_is_told_with_all_that_waits_for_it() -> None:

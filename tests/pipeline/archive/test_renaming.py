@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.archive import describe, open_archive
 from pipeline.archive.bases import match_base
 from pipeline.archive.recipes import Dense, apply_ops
-from pipeline.archive.renaming import Stored, disk_names, own_rules, transformers_table
+from pipeline.archive.renaming import StoredName, disk_names, own_rules, transformers_table
 from pipeline.archive.stored import pieces_of
 from pipeline.archive.types import Layout
 from tests.pipeline.archive.tiny import PROPERTY
@@ -212,7 +212,7 @@ def test_rows_in_pairs_come_back_in_halves_as_transformers_permutes_them(
 
     rows = 2 * heads * half
     stored = torch.tensor([[random.random() for _ in range(cols)] for _ in range(rows * (3 if fused else 1))])
-    rule = Stored(("q", "k", "v"), rotary=(True, True, False)) if fused else Stored(rotary=(True,))
+    rule = StoredName(("q", "k", "v"), rotary=(True, True, False)) if fused else StoredName(rotary=(True,))
     pieces = pieces_of("blocks.0.attn.some_qkv", len(stored), cols, {"num_attention_heads": heads}, rule)
     permute = PermuteForRope()
     whole = stored.chunk(3) if fused else (stored,)
@@ -224,7 +224,7 @@ def test_rows_in_pairs_come_back_in_halves_as_transformers_permutes_them(
 
 
 def test_rows_whose_order_the_config_does_not_tell_have_no_counterpart() -> None:
-    (piece,) = pieces_of("layers.0.attention.wq", 8, 4, {}, Stored(rotary=(True,)))
+    (piece,) = pieces_of("layers.0.attention.wq", 8, 4, {}, StoredName(rotary=(True,)))
     assert piece.suffix == "as_stored" and piece.ops == ()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from analyzers.models import Checkpoint, ParameterInfo
+from analyzers.models import ParameterInfo, WholeCheckpoint
 
 _TINY: dict[str, Any] = {
     "vocab_size": 64,
@@ -75,9 +75,9 @@ def tiny(model_type: str, seed: int = 0, **settings: Any) -> Any:
     return auto.from_config(config, attn_implementation="eager").eval()
 
 
-def checkpoint_of(state: Mapping[str, torch.Tensor], config: Mapping[str, Any], step: int = 0) -> Checkpoint:
+def checkpoint_of(state: Mapping[str, torch.Tensor], config: Mapping[str, Any], step: int = 0) -> WholeCheckpoint:
     """A checkpoint of tensors in memory."""
     infos = tuple(
         ParameterInfo(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), name) for name, t in state.items()
     )
-    return Checkpoint("run", step, f"key-{step}", dict(config), infos, lambda name: state[name])
+    return WholeCheckpoint("run", step, f"key-{step}", dict(config), infos, lambda name: state[name])

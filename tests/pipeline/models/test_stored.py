@@ -18,7 +18,7 @@ from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.models.stored import open_checkpoint
 from pipeline.store import Store
-from pipeline.store.addresses import Because, CheckpointSource
+from pipeline.store.addresses import Because, CheckpointRef
 from pipeline.store.keys import identity
 from pipeline.store.reasons import LISTED
 from pipeline.store.selection import Selection
@@ -26,10 +26,10 @@ from pipeline.store.sources import Sources
 from tests.pipeline.compute.stores import LAYERS, ingest, small_store, weights, write_adapter, write_full
 
 
-def whole(store: Store, run: str, step: int) -> CheckpointSource:
+def whole(store: Store, run: str, step: int) -> CheckpointRef:
     """The checkpoint by reference; it must be whole."""
     found = Sources(store, Selection()).whole(_id(store, run), step)
-    assert isinstance(found, CheckpointSource), found
+    assert isinstance(found, CheckpointRef), found
     return found
 
 
@@ -74,7 +74,7 @@ def test_an_adapter_of_a_fused_tensor_lands_in_its_own_rows(tmp_path: Path) -> N
     ids = {r.id.rsplit("/", 1)[-1]: r.id for r in open_archive(tmp_path / "runs").runs}
     store = ingest(tmp_path / "runs", tmp_path / "S.zarr", {ids["lora"]: (f"{ids['base']}@0", "given")})
     found = Sources(store, Selection()).whole(ids["lora"], 1)
-    assert isinstance(found, CheckpointSource)
+    assert isinstance(found, CheckpointRef)
     merged = open_checkpoint(store, found).read(f"{name}.weight")
     np.testing.assert_allclose(merged.numpy(), fused + b @ a, atol=2e-6)  # float32 sums of 2 products
 

@@ -16,7 +16,7 @@ import yaml
 from analyzers.errors import ParameterError, Unmeasurable
 from analyzers.intrinsic_dimension.controls import chance, controlled
 from analyzers.intrinsic_dimension.task import Built, Data, Training
-from analyzers.models import Checkpoint, Models
+from analyzers.models import Models, WholeCheckpoint
 from pipeline.models.tasks import read_task
 from tests.analyzers.intrinsic_dimension.trials import OneTask, checkpoint, mlp
 
@@ -178,7 +178,7 @@ class Own:
     def data(self, split: str) -> Data:
         return Data((torch.zeros(4, 2),), torch.tensor([0, 1, 0, 1]))
 
-    def build(self, checkpoint: Checkpoint, models: Models, seed: int, random: bool) -> Built:
+    def build(self, checkpoint: WholeCheckpoint, models: Models, seed: int, random: bool) -> Built:
         return Built(torch.nn.Linear(2, 2))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -277,10 +277,10 @@ def test_a_small_transformer_learns_sentences_and_text_from_a_checkpoint(tmp_pat
     state = {n: t.detach().clone() for n, t in model.state_dict().items() if n != "lm_head.weight"}
     held = checkpoint(state)
     told_config = json.loads(config.to_json_string(use_diff=False)) | {"architectures": ["GPT2LMHeadModel"]}
-    held = Checkpoint(held.run, held.step, held.key, told_config, held.parameters, held.read)
+    held = WholeCheckpoint(held.run, held.step, held.key, told_config, held.parameters, held.read)
 
     class Building(OneTask):
-        def build(self, checkpoint: Checkpoint, factory: str | None = None) -> torch.nn.Module:
+        def build(self, checkpoint: WholeCheckpoint, factory: str | None = None) -> torch.nn.Module:
             return build_model(checkpoint, factory)
 
     common = {"name": "t", "tokenizer": "tokenizer", "training": {"steps": 30, "batch_size": 8, "lr": 0.03}}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.report import write_html
-from pipeline.report.blocks import Details, Section, Table, from_rows
+from pipeline.report.blocks import Details, PageTable, Section, from_rows
 from pipeline.report.html import text_of
 from tests.pipeline.report import synthetic
 
@@ -83,7 +83,7 @@ return cut;
 """
 
 
-def table_of(columns: int) -> Table:
+def table_of(columns: int) -> PageTable:
     """Numbers of every length, long names in every fifth column, short ones in the next."""
     row = {
         f"c{i}": LONG_NAME

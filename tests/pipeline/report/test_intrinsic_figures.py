@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from analyzers.intrinsic_dimension.derivation import THRESHOLDS
-from pipeline.report.blocks import Gallery, Table
+from pipeline.report.blocks import Gallery, PageTable
 from pipeline.report.intrinsic_figures import _layers, intrinsic_section
 from pipeline.report.intrinsic_text import rows, said, sentence
 from pipeline.report.look import Look
@@ -85,7 +85,7 @@ def test_the_section_has_curves_table_and_path() -> None:
     assert titles[0] == "Intrinsic dimension over steps: digits"
     assert "Score against dimensions: digits, net, did one_hot, shuffled_labels" in titles
     assert titles[-1] == "Paths through weight space"
-    assert any(isinstance(block, Table) for block in section.blocks)
+    assert any(isinstance(block, PageTable) for block in section.blocks)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_cells_of_the_table_are_the_reports_numbers() -> None:
     one = tree()
     section = intrinsic_section(one, Look.of(one, ["net"], STEPS))
     assert section is not None
-    table = next(block for block in section.blocks if isinstance(block, Table))
+    table = next(block for block in section.blocks if isinstance(block, PageTable))
     cells = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [row["step"] for row in cells] == [str(step) for step in STEPS for _ in range(2)]
     assert {(row["full training"], row["before training"], row["trained models"]) for row in cells} == {

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import pipeline
 from analyzers.intrinsic_dimension import IntrinsicDimension, joint
 from pipeline.compute.plan import plan
-from pipeline.report.blocks import Gallery, Table
+from pipeline.report.blocks import Gallery, PageTable
 from pipeline.report.look import Look
 from pipeline.report.path_figures import path_blocks
 from pipeline.store import Store
@@ -140,5 +140,5 @@ def test_a_run_of_which_the_joint_plane_holds_little_is_drawn_in_its_own_too(hel
     gallery, table = path_blocks(node, look)
     assert isinstance(gallery, Gallery)
     assert [image.title.startswith("Paths") for image in gallery.images].count(True) == titles
-    assert isinstance(table, Table)
+    assert isinstance(table, PageTable)
     assert table.rows[0][table.columns.index("in the joint plane")] == f"{held:g}"

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pipeline.archive.metrics import Log
 from pipeline.report import export, load, metric_figures, save
-from pipeline.report.blocks import Details, Gallery, Table
+from pipeline.report.blocks import Details, Gallery, PageTable
 from pipeline.report.html import render
 from pipeline.report.logged import Logged, metrics_dataset
 from pipeline.report.look import Look
@@ -109,8 +109,8 @@ def test_what_was_logged_once_is_a_row_of_a_table_and_no_figure() -> None:
     assert section is not None
     shown, results, folded = section.blocks
     assert isinstance(shown, Gallery) and len(shown.images) == 1
-    assert isinstance(results, Table) and results.rows == (("train_loss", "a", "2", "0.75"),)
+    assert isinstance(results, PageTable) and results.rows == (("train_loss", "a", "2", "0.75"),)
     assert isinstance(folded, Details) and folded.summary == "3 metrics logged once"
     (table,) = folded.blocks
-    assert isinstance(table, Table)
+    assert isinstance(table, PageTable)
     assert [row[0] for row in table.rows] == ["learning_rate", "train_runtime", "total_flos"]

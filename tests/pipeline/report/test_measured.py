@@ -16,7 +16,7 @@ from pipeline.report.contents import Contents
 from pipeline.report.html import render
 from pipeline.report.look import Look
 from pipeline.report.sections import BASE_KINDS
-from pipeline.report.spectra import Spectrum, spectra_figure
+from pipeline.report.spectra import DrawnSpectrum, spectra_figure
 from tests.pipeline.report import synthetic
 from tests.pipeline.report.test_html import Page
 
@@ -108,7 +108,7 @@ def test_a_spectrum_of_one_value_is_a_point_that_one_sees(monkeypatch: pytest.Mo
     tree = of_spectra()
     look = Look.of(tree, ["a"], np.array([0, 10]))
     for sigma in ([[1.0], [2.0]], [[2.0, 1e-12], [2.0, 1e-12]], [[2.0, 1.0], [3.0, 1.0]]):
-        assert spectra_figure([Spectrum("a", "q", np.array([0, 10]), np.array(sigma))], look) is not None
+        assert spectra_figure([DrawnSpectrum("a", "q", np.array([0, 10]), np.array(sigma))], look) is not None
     assert drawn == [(1, "o")] * 4 + [(2, "")] * 2
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from analyzers.pathway_metrics.variables import BY_NAME
-from pipeline.report.blocks import Details, Gallery, Prose, Table
+from pipeline.report.blocks import Details, Gallery, PageTable, Prose
 from pipeline.report.compare import KeyVariable
 from pipeline.report.look import Look
 from pipeline.report.pathway_figures import pathway_section
@@ -72,7 +72,7 @@ def test_everything_that_was_measured_is_shown() -> None:
     section = pathway_section(tree, look(tree))
     assert section is not None
     gallery, last, correlations = section.blocks[:3]
-    assert isinstance(gallery, Gallery) and isinstance(last, Table) and isinstance(correlations, Table)
+    assert isinstance(gallery, Gallery) and isinstance(last, PageTable) and isinstance(correlations, PageTable)
     titles = [image.title for image in gallery.images]
     assert titles == [
         "Pathways beside the loss",
@@ -83,14 +83,14 @@ def test_everything_that_was_measured_is_shown() -> None:
     ]
     assert len(last.rows) == 2
     whole = section.blocks[3]
-    assert isinstance(whole, Details) and isinstance(whole.blocks[0], Table)
+    assert isinstance(whole, Details) and isinstance(whole.blocks[0], PageTable)
     assert any("n_eff < 8" in cell for row in whole.blocks[0].rows for cell in row)  # the run of five steps
 
 
 def test_the_cells_of_the_last_steps_are_the_reports_numbers() -> None:
     tree = report(*EVERYTHING)
     section = pathway_section(tree, look(tree))
-    assert section is not None and isinstance(section.blocks[1], Table)
+    assert section is not None and isinstance(section.blocks[1], PageTable)
     table = section.blocks[1]
     at = tree["pathway_metrics"].to_dataset().sel(threshold=0.7).isel(probe=0, column=0)
     names = {name.replace("pathway_", "").replace("_", " "): name for name in EVERYTHING[:5]}
@@ -116,7 +116,7 @@ def test_the_archives_own_losses_come_before_the_probes() -> None:
     losses = {"eval_loss": np.geomspace(2, 0.1, 24).reshape(2, 12)}
     tree["metrics"] = xr.DataTree(logged(losses, RUNS, STEPS))
     section = pathway_section(tree, look(tree))
-    assert section is not None and isinstance(section.blocks[2], Table)
+    assert section is not None and isinstance(section.blocks[2], PageTable)
     assert {row[1] for row in section.blocks[2].rows} == {"eval loss"}
 
 
@@ -130,7 +130,7 @@ def test_metrics_are_correlated_with_the_score_that_the_archive_logs() -> None:
     }
     tree["metrics"] = xr.DataTree(logged(metrics, RUNS, STEPS))
     section = pathway_section(tree, look(tree))
-    assert section is not None and isinstance(section.blocks[2], Table)
+    assert section is not None and isinstance(section.blocks[2], PageTable)
     rows = {row[:2]: row[2:] for row in section.blocks[2].rows}
     assert set(rows) == {("a/one", "eval loss"), ("a/one", "eval accuracy"), ("a/two", "eval loss")}
     at = section.blocks[2].columns.index("grouped distance ratio") - 2

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from analyzers.contract import MatrixInfo
 from analyzers.weight_spectra.statistics import Sigma
 from pipeline.archive.recipes import Dense
-from pipeline.store.addresses import Member, Source, UnitAddress
-from pipeline.store.found import AddressList, Found, Places, joined
+from pipeline.store.addresses import MatrixRef, Member, UnitRef
+from pipeline.store.found import AddressList, FoundUnits, Places, joined
 from pipeline.store.key_index import KeyIndex
 
 STATISTIC = Sigma()
@@ -26,15 +26,15 @@ def _key(number: int) -> str:
     return blake3.blake3(str(number).encode()).hexdigest(length=16)
 
 
-def _source(name: str) -> Source:
-    return Source(MatrixInfo(name, (4, 4)), Dense(f"digest of {name}"), _key(hash(name) % 2**64))
+def _source(name: str) -> MatrixRef:
+    return MatrixRef(MatrixInfo(name, (4, 4)), Dense(f"digest of {name}"), _key(hash(name) % 2**64))
 
 
-def _address(number: int, inputs: tuple[str, ...] = ("sigma", "entries"), reference: bool = False) -> UnitAddress:
+def _address(number: int, inputs: tuple[str, ...] = ("sigma", "entries"), reference: bool = False) -> UnitRef:
     source = _source(f"layers.{number % 3}.weight")
     keys = tuple((name, _key(1000 + number)) for name in inputs)
     member = Member(f"x/run{number % 2}", number, source, source if reference else None, keys, keys[: int(reference)])
-    return UnitAddress(STATISTIC, member.run, member.step, source.info.name, _key(number), (member,))
+    return UnitRef(STATISTIC, member.run, member.step, source.info.name, _key(number), (member,))
 
 
 PLACES = st.tuples(st.sampled_from(["x/a", "x/b", None]), st.sampled_from([0, 7, None]), st.sampled_from("uvwxyz"))
@@ -55,10 +55,10 @@ def test_places_are_as_in_a_dict(listed: list[tuple[str | None, int | None, str]
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_an_address_is_made_anew_as_it_was(reference: bool) -> None:
-    found = Found(STATISTIC)
+    found = FoundUnits(STATISTIC)
     plain = [_address(number, reference=reference) for number in range(6)]
     of_other_inputs = _address(6, inputs=("sigma",), reference=reference)
-    of_several = UnitAddress(STATISTIC, "x/run0", None, None, _key(7), (plain[0].members[0], plain[1].members[0]))
+    of_several = UnitRef(STATISTIC, "x/run0", None, None, _key(7), (plain[0].members[0], plain[1].members[0]))
     for address in (*plain[:4], of_other_inputs, of_several, *plain[4:]):
         if len(address.members) == 1:
             found.units.add_member(address.key, address.members[0], address.matrix or "")
@@ -73,9 +73,9 @@ def test_an_address_is_made_anew_as_it_was(reference: bool) -> None:
 
 
 def test_without_addresses_only_units_of_several_members_have_one() -> None:
-    found = Found(STATISTIC, addresses=False)
+    found = FoundUnits(STATISTIC, addresses=False)
     found.places.add(("x/run0", 0, "w"), _key(1))
-    several = UnitAddress(STATISTIC, "x/run0", None, None, _key(2), _address(0).members * 2)
+    several = UnitRef(STATISTIC, "x/run0", None, None, _key(2), _address(0).members * 2)
     found.units.add(several)
     assert dict(found.units) == {_key(2): several} and _key(1) not in found.units
     found.forget()
@@ -92,7 +92,7 @@ def test_lists_of_units_are_cut_joined_and_sent_as_what_they_are() -> None:
 
 
 def test_a_unit_takes_little_memory() -> None:
-    count, found, source = 20_000, Found(STATISTIC), _source("w")
+    count, found, source = 20_000, FoundUnits(STATISTIC), _source("w")
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for number in range(count):

@@ -21,9 +21,9 @@ from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.models.stored import open_checkpoint
 from pipeline.store import Store
-from pipeline.store.addresses import CheckpointSource, Source
+from pipeline.store.addresses import CheckpointRef, MatrixRef
 from pipeline.store.selection import Selection
-from pipeline.store.sources import Reference, Sources
+from pipeline.store.sources import BaseReference, Sources
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -132,12 +132,12 @@ def test_a_tied_head_is_compared_with_the_embedding_that_it_is(family: str, kind
     store, sources = stored(tmp_path / "x")
     assert not wrong(store, [IntruderDimensions()])
     reference = sources.reference("x/lora", 2, "base")
-    assert isinstance(reference, Reference)
+    assert isinstance(reference, BaseReference)
     on_disk = "language_model.lm_head" if family == "llava" else head  # names are those of the files
     mine = sources.tuned("x/lora", 2)[on_disk]
-    assert isinstance(mine, Source)
+    assert isinstance(mine, MatrixRef)
     under = sources.counterpart("x/lora", 2, on_disk, mine, reference)
-    assert isinstance(under, Source)
+    assert isinstance(under, MatrixRef)
     base_values = store.load(under.recipe)
     np.testing.assert_array_equal(base_values.float().numpy(), before.numpy())
     of_peft = dict(adapted.base_model.model.named_modules())[head]
@@ -154,7 +154,7 @@ def test_a_tied_head_is_compared_with_the_embedding_that_it_is(family: str, kind
 
 def parameters(sources: Sources, store: Store, step: int) -> dict[str, torch.Tensor]:
     whole = sources.whole("x/lora", step)
-    assert isinstance(whole, CheckpointSource)
+    assert isinstance(whole, CheckpointRef)
     opened = open_checkpoint(store, whole)
     return {info.name: opened.read(info.name) for info in opened.parameters}
 

@@ -16,7 +16,7 @@ from pipeline.archive.recipes import Dense, LowRankProduct
 from pipeline.archive.types import Checkpoint, Layout, MatrixSpec
 from pipeline.store import Store, ingest_checkpoint
 from pipeline.store.selection import Selection
-from pipeline.store.sources import Reference, Sources
+from pipeline.store.sources import BaseReference, Sources
 from tests.pipeline.store.samples import MemoryArchive, MemoryReader, checkpoint_of, header, layout_of, put
 
 
@@ -68,7 +68,7 @@ def test_matrices_tied_in_the_base_alone_are_compared_with_what_the_base_holds(s
     put(store, {"a": noise(2), "b": noise(3)}, step=10)
     assert [m.spec.name for m in store.twins(base)] == ["b"]
     reference = Sources(store, Selection(bases={"run": "base@0"})).reference("run", 10, "base")
-    assert isinstance(reference, Reference)
+    assert isinstance(reference, BaseReference)
     assert reference.twins["b"].key == store.matrices(base)[0].key
 
 
