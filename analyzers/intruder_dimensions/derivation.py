@@ -28,7 +28,7 @@ from analyzers.intruder_dimensions.spectrum import UpdateSpectrum
 from analyzers.linalg.scores import chance_similarity
 
 if TYPE_CHECKING:
-    from analyzers.intruder_dimensions.analyzer import IntruderParameters
+    from analyzers.intruder_dimensions.parameters import IntruderParameters
 
 Arrays = dict[str, np.ndarray]
 ONE_RUN = (

@@ -15,7 +15,7 @@ from analyzers.intruder_dimensions.max_t import DIRECTIONS, clopper_pearson, exc
 from analyzers.intruder_dimensions.total_null import Sweep, TotalNull, sweep_of
 
 if TYPE_CHECKING:
-    from analyzers.intruder_dimensions.analyzer import IntruderParameters
+    from analyzers.intruder_dimensions.parameters import IntruderParameters
 
 
 def sweeps_of(view: View, statistic: TotalNull) -> dict[int, Sweep]:
