@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pipeline.store.reasons import LISTED, cause
+from pipeline.units.reasons import LISTED, cause
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Problem
     from pipeline.compute.plan import Plan
     from pipeline.store import Failure, Store
-    from pipeline.store.addresses import Skip, UnitRef
+    from pipeline.units.addresses import Skip, UnitRef
 
 _SHOWN = 4
 _STEPS_SHOWN = 8
@@ -82,7 +82,7 @@ def in_lines(problems: Iterable[Problem]) -> list[str]:
 def unmeasurable(store: Store, planned: Plan) -> list[Finding]:
     """Units whose stored answer, or that of a trial of theirs, is a reason: found in this run or an earlier one."""
     from analyzers.contract import IterativeStatistic  # brings torch, which no verb needs before it computes
-    from pipeline.store.trials import reasons_of_trials
+    from pipeline.units.trials import reasons_of_trials
 
     entries: list[_MissingValue] = []
     for p in planned.units.prepared:

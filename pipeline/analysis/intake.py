@@ -16,7 +16,7 @@ from pipeline.archive.guarded import boundary
 from pipeline.archive.notes import WHOLE_ARCHIVE, notes_by_run
 from pipeline.archive.text import path_text
 from pipeline.archive.types import Archive, Checkpoint, Layout, Problem, Run, Unmeasured
-from pipeline.store.selection import StepSelection
+from pipeline.units.selection import StepSelection
 
 LAYOUT_SECONDS = 60.0
 """Processor time for the matrices of one checkpoint; 100 000 tensors take half of it."""

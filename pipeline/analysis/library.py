@@ -19,7 +19,7 @@ from pipeline.analysis.resolve import analyzers_of, find_archive
 from pipeline.analysis.runner import PlainRunner
 from pipeline.analysis.stages import ingest as ingest_stage
 from pipeline.analysis.stages import open_store
-from pipeline.store.selection import Selection, parse_steps
+from pipeline.units.selection import Selection, parse_steps
 
 if TYPE_CHECKING:
     import xarray as xr

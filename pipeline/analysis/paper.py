@@ -20,7 +20,7 @@ from pipeline.archive.recipes import digest
 from pipeline.archive.types import Archive, Checkpoint, Layout, TensorHeader
 from pipeline.store.binding import Binding, bind, digest_map
 from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord
-from pipeline.store.selection import StepSelection
+from pipeline.units.selection import StepSelection
 
 if TYPE_CHECKING:
     from pipeline.archive.bases import ResolvedBase

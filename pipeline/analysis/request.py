@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from analyzers.errors import ParameterError
 from pipeline.archive.text import encodable_data, path_text, real_path
 from pipeline.models.yaml_file import read_yaml
-from pipeline.store.selection import parse_steps
+from pipeline.units.selection import parse_steps
 
 if TYPE_CHECKING:
-    from pipeline.store.selection import Selection
+    from pipeline.units.selection import Selection
 
 Settings = dict[str, dict[str, Any]]
 """Analyzer name → key → value, as --set and --config give them."""
@@ -199,7 +199,7 @@ class AnalysisRequest(BaseModel):
 
     def selection(self, runs: tuple[str, ...] | None = None) -> Selection:
         """Which part of the store is asked for, of these runs (all where None)."""
-        from pipeline.store.selection import Selection
+        from pipeline.units.selection import Selection
 
         return Selection(runs, self.include, self.exclude, parse_steps(self.steps))
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.compute.groups import Group
     from pipeline.compute.run import Tally
     from pipeline.store import CheckpointRecord, Store
-    from pipeline.store.selection import Selection
+    from pipeline.units.selection import Selection
 
 
 def open_store(path: Path) -> Store:

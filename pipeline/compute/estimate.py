@@ -14,7 +14,7 @@ from analyzers.costs import eigh, gemm, gram, seconds
 from pipeline.compute.calibration import Calibration
 from pipeline.compute.cluster import WORKER_BYTES
 from pipeline.compute.groups import Group, group_units
-from pipeline.store.found import joined
+from pipeline.units.found import joined
 
 if TYPE_CHECKING:
     from pipeline.archive.types import TensorHeader

@@ -14,9 +14,9 @@ from analyzers.contract import Cost, IterativeStatistic, MatrixInfo, Statistic
 from analyzers.costs import Kind, Work
 from pipeline.archive.recipes import Merged
 from pipeline.compute.calibration import Calibration, current
-from pipeline.store.addresses import MatrixRef, UnitRef
-from pipeline.store.found import AddressList
-from pipeline.store.keys import identity
+from pipeline.units.addresses import MatrixRef, UnitRef
+from pipeline.units.found import AddressList
+from pipeline.units.keys import identity
 
 GROUP_SECONDS = 1.5
 GROUP_UNITS = 512

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from analyzers.contract import Analyzer, IterativeStatistic
 from pipeline.compute.groups import Group, group_units
-from pipeline.store.addresses import Skip, UnitRef
-from pipeline.store.found import KeyedUnits, joined
-from pipeline.store.prepared import Prepared
-from pipeline.store.selection import EVERYTHING, Selection
-from pipeline.store.sources import Sources
-from pipeline.store.trials import replay
-from pipeline.store.units import Units
+from pipeline.units.addresses import Skip, UnitRef
+from pipeline.units.found import KeyedUnits, joined
+from pipeline.units.prepared import Prepared
+from pipeline.units.selection import EVERYTHING, Selection
+from pipeline.units.sources import Sources
+from pipeline.units.trials import replay
+from pipeline.units.units import Units
 
 if TYPE_CHECKING:
     from pipeline.store.store import Store

@@ -37,13 +37,13 @@ from pipeline.compute.plan import Plan, missing_jobs, plan
 from pipeline.compute.profile import Profile
 from pipeline.compute.provenance import provenance
 from pipeline.compute.work import CACHE_BYTES, GroupWork, Previous, UnitOutcome, run_group
-from pipeline.store.addresses import Skip, UnitRef
 from pipeline.store.clock import Seconds, Spent
 from pipeline.store.failures import Failure
-from pipeline.store.found import AddressList, joined
-from pipeline.store.selection import EVERYTHING, Selection
 from pipeline.store.statistics import ResultReference, StatisticTable
-from pipeline.store.trials import is_stored
+from pipeline.units.addresses import Skip, UnitRef
+from pipeline.units.found import AddressList, joined
+from pipeline.units.selection import EVERYTHING, Selection
+from pipeline.units.trials import is_stored
 
 if TYPE_CHECKING:
     from pipeline.store.store import Store

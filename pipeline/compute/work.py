@@ -27,13 +27,13 @@ from pipeline.compute.profile import numerics
 from pipeline.compute.room import free, with_room
 from pipeline.models.opening import MODELS
 from pipeline.models.stored import open_checkpoint
-from pipeline.store.addresses import MatrixRef, Member, UnitRef
 from pipeline.store.cache import DiskCache, cache_path
 from pipeline.store.clock import Ledger, Spent, is_running, spend
-from pipeline.store.keys import seed_of
-from pipeline.store.reasons import of_input
 from pipeline.store.statistics import ResultReference, read_references
 from pipeline.store.store import Store, store_identity
+from pipeline.units.addresses import MatrixRef, Member, UnitRef
+from pipeline.units.keys import seed_of
+from pipeline.units.reasons import of_input
 
 MAX_RESULT_BYTES = 64 * 2**20
 CACHE_BYTES = 20 * 10**9

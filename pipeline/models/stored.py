@@ -21,8 +21,8 @@ from pipeline.archive.heads import is_head, stands_like, tied_name, turned
 from pipeline.archive.names import without_wrappers
 from pipeline.archive.recipes import Dense, LowRankProduct, Op, digest, tensors_of, to_json
 from pipeline.archive.types import Layout
-from pipeline.store.addresses import CheckpointRef
 from pipeline.store.load import to_torch
+from pipeline.units.addresses import CheckpointRef
 
 if TYPE_CHECKING:
     from pipeline.store.records import BoundMatrix, CheckpointRecord

@@ -19,11 +19,11 @@ from pipeline.store.content_findings import content_findings
 
 if TYPE_CHECKING:
     from pipeline.archive.types import Problem
-    from pipeline.store.addresses import Skip
     from pipeline.store.failures import Failure
     from pipeline.store.held import ContentFinding
     from pipeline.store.records import CheckpointRecord, RunRecord
     from pipeline.store.store import Store
+    from pipeline.units.addresses import Skip
 
 Checkpoints = Mapping[str, Sequence["CheckpointRecord"]]
 

@@ -18,7 +18,7 @@ from pipeline.report.archive_tables import archive_nodes
 from pipeline.report.provenance import computed_by, root_attributes
 from pipeline.report.step_units import mark_units
 from pipeline.report.tables import RESERVED, legal_names
-from pipeline.store.selection import EVERYTHING, Selection
+from pipeline.units.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     from analyzers.contract import Analyzer, Derived, View

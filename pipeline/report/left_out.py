@@ -10,8 +10,8 @@ import xarray as xr
 from pipeline.report.blocks import Block, Details, Prose, Section, from_rows, several
 from pipeline.report.compare import analyzer_nodes, measured_nodes
 from pipeline.report.contents import Contents, Rows
-from pipeline.store import reasons
-from pipeline.store.reasons import cause
+from pipeline.units import reasons
+from pipeline.units.reasons import cause
 
 LISTED = 50
 """Rows of a table on the page; report.zarr has all."""

@@ -13,16 +13,16 @@ import numpy as np
 
 from analyzers.contract import IterativeStatistic, Result, Statistic
 from analyzers.errors import StoreError
-from pipeline.store.addresses import Skip
 from pipeline.store.columns import ColumnPiece, Columns
 from pipeline.store.failures import Failure
-from pipeline.store.found import FoundUnits, Place, Places
-from pipeline.store.keys import identity
-from pipeline.store.prepared import Prepared
-from pipeline.store.selection import Selection
-from pipeline.store.sources import Sources
-from pipeline.store.trials import reasons_of_trials
-from pipeline.store.units import Units
+from pipeline.units.addresses import Skip
+from pipeline.units.found import FoundUnits, Place, Places
+from pipeline.units.keys import identity
+from pipeline.units.prepared import Prepared
+from pipeline.units.selection import Selection
+from pipeline.units.sources import Sources
+from pipeline.units.trials import reasons_of_trials
+from pipeline.units.units import Units
 
 if TYPE_CHECKING:
     from pipeline.store.statistics import StatisticTable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.report.blocks import several
 from pipeline.store.held import name_words
-from pipeline.store.reasons import UNMATCHED, cause
+from pipeline.units.reasons import UNMATCHED, cause
 
 if TYPE_CHECKING:
-    from pipeline.store.addresses import Skip
+    from pipeline.units.addresses import Skip
 
 
 def unmatched_rows(skips: Iterable[Skip]) -> list[dict[str, Any]]:

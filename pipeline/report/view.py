@@ -24,12 +24,12 @@ from analyzers.errors import ContractError, Unmeasurable
 from pipeline.report.axes import dataset
 from pipeline.report.groups import Extent, group
 from pipeline.report.results import Results
-from pipeline.store.addresses import Because, Skip
 from pipeline.store.failures import Failure
-from pipeline.store.found import Place
 from pipeline.store.records import RunRecord
-from pipeline.store.selection import EVERYTHING, Selection
-from pipeline.store.trials import replay
+from pipeline.units.addresses import Because, Skip
+from pipeline.units.found import Place
+from pipeline.units.selection import EVERYTHING, Selection
+from pipeline.units.trials import replay
 
 if TYPE_CHECKING:
     from pipeline.store.store import Store

@@ -16,7 +16,7 @@ from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.report.view import StoreView
 from pipeline.store import Store
-from pipeline.store.keys import seed_of
+from pipeline.units.keys import seed_of
 from tests.pipeline.compute.plugins import (
     Bisect,
     Change,

@@ -29,7 +29,7 @@ import scipy.linalg
 from pipeline.analysis.resolve import analyzers_of
 from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.plan import plan
-from pipeline.store.selection import Selection
+from pipeline.units.selection import Selection
 from pipeline.compute.run import run_groups
 from pipeline.store import Store
 
@@ -98,7 +98,7 @@ def measure(store: Path, analyzer: str) -> Iterator[Peak]:
     from pipeline.analysis.resolve import analyzers_of
     from pipeline.compute.plan import plan
     from pipeline.store import Store
-    from pipeline.store.selection import Selection
+    from pipeline.units.selection import Selection
 
     include = [f"w{i}.weight" for i in range(_MEASURED)]
     planned = plan(Store.open(store), analyzers_of([analyzer]), Selection(include=tuple(include)))

@@ -21,7 +21,7 @@ from pipeline.compute.run import compute
 from pipeline.report import assemble, save, write_html
 from pipeline.report.results import Results
 from pipeline.store import Store, ingest_checkpoint, record_run
-from pipeline.store.selection import Selection
+from pipeline.units.selection import Selection
 from tests.benchmarks import scale_store
 
 SPECTRA = WeightSpectra(WeightSpectra.Parameters(track=False))

@@ -10,8 +10,8 @@ import torch
 import pipeline
 from analyzers.contract import Result, Statistic, Unit
 from pipeline.analysis.findings import Finding, Place, failed, in_their_units, skipped
-from pipeline.store.addresses import Skip, UnitRef
 from pipeline.store.failures import Failure
+from pipeline.units.addresses import Skip, UnitRef
 
 
 class Named(Statistic):

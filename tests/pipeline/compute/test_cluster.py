@@ -22,7 +22,7 @@ from pipeline.compute.plan import Plan, plan
 from pipeline.compute.run import compute, run_groups
 from pipeline.compute.work import run_group
 from pipeline.store import Store
-from pipeline.store.selection import Selection
+from pipeline.units.selection import Selection
 from tests.pipeline.compute.plugins import Everything, Killer, Norm, calls
 from tests.pipeline.compute.stores import small_store
 

@@ -17,8 +17,8 @@ from pipeline.archive.recipes import Dense, LowRankProduct, Merged, recipe_key
 from pipeline.compute.plan import find_units
 from pipeline.compute.work import _store
 from pipeline.store import Store
-from pipeline.store.keys import identity, key, seed_of
-from pipeline.store.selection import Selection
+from pipeline.units.keys import identity, key, seed_of
+from pipeline.units.selection import Selection
 from tests.pipeline.compute.plugins import Change, Everything, Norm, TopEntries, Total, Trace
 from tests.pipeline.compute.stores import LAYERS, ingest, weights, write_adapter, write_full
 from tests.pipeline.store.samples import put
@@ -175,8 +175,8 @@ def test_an_input_s_extent_enters_where_the_statistic_has_none_of_its_own() -> N
         def compute(self, unit: Unit, context: Context) -> Result:
             raise NotImplementedError
 
-    from pipeline.store.members import entering
-    from pipeline.store.prepared import prepare
+    from pipeline.units.members import entering
+    from pipeline.units.prepared import prepare
 
     entered = []
     for k in (3, 5):

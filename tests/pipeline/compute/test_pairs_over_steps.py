@@ -14,7 +14,7 @@ from pipeline.compute.cluster import ThreadCluster
 from pipeline.compute.run import compute
 from pipeline.report.view import StoreView
 from pipeline.store import Store
-from pipeline.store.prepared import prepare
+from pipeline.units.prepared import prepare
 from tests.analyzers.test_contract import FULL, LORA, UP, delta, full_weights, norm
 from tests.pipeline.compute.plugins import Norm
 from tests.pipeline.compute.stores import LAYERS, ingest, small_archive, small_store

@@ -17,10 +17,10 @@ from pipeline.compute.groups import GROUP_BYTES, group_units
 from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.store import Store
-from pipeline.store.addresses import Skip
 from pipeline.store.binding import bind
 from pipeline.store.records import BoundMatrix, CheckpointRecord, RunRecord
-from pipeline.store.selection import Selection, parse_steps
+from pipeline.units.addresses import Skip
+from pipeline.units.selection import Selection, parse_steps
 from tests.pipeline.compute.plugins import Change, Everything, Norm, Relative, Step, Together, Total
 from tests.pipeline.compute.stores import LAYERS, ingest, small_store, weights, write_adapter, write_full
 

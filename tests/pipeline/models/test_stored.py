@@ -18,11 +18,11 @@ from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.models.stored import open_checkpoint
 from pipeline.store import Store
-from pipeline.store.addresses import Because, CheckpointRef
-from pipeline.store.keys import identity
-from pipeline.store.reasons import LISTED
-from pipeline.store.selection import Selection
-from pipeline.store.sources import Sources
+from pipeline.units.addresses import Because, CheckpointRef
+from pipeline.units.keys import identity
+from pipeline.units.reasons import LISTED
+from pipeline.units.selection import Selection
+from pipeline.units.sources import Sources
 from tests.pipeline.compute.stores import LAYERS, ingest, small_store, weights, write_adapter, write_full
 
 

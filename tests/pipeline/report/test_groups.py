@@ -23,7 +23,7 @@ from pipeline.compute.run import compute
 from pipeline.report import assemble, export, groups, load, save, write_html
 from pipeline.report.groups import Extent, group, joint_rows, report_bytes
 from pipeline.store import Store
-from pipeline.store.selection import Selection
+from pipeline.units.selection import Selection
 
 ANALYZERS = (WeightSpectra(), IntruderDimensions(IntruderDimensions.Parameters(null=False)))
 

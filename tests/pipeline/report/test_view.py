@@ -28,7 +28,7 @@ from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.report.view import StoreView
 from pipeline.store import Store
-from pipeline.store.selection import Selection, parse_steps
+from pipeline.units.selection import Selection, parse_steps
 from tests.pipeline.compute.plugins import Bisect, Change, Everything, Norm, Series, Together, TopEntries, Total
 from tests.pipeline.compute.stores import small_store
 

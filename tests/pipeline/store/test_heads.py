@@ -21,9 +21,9 @@ from pipeline.compute.plan import plan
 from pipeline.compute.run import compute
 from pipeline.models.stored import open_checkpoint
 from pipeline.store import Store
-from pipeline.store.addresses import CheckpointRef, MatrixRef
-from pipeline.store.selection import Selection
-from pipeline.store.sources import BaseReference, Sources
+from pipeline.units.addresses import CheckpointRef, MatrixRef
+from pipeline.units.selection import Selection
+from pipeline.units.sources import BaseReference, Sources
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 

@@ -8,9 +8,9 @@ import torch
 
 import pipeline
 from pipeline.store import Store
-from pipeline.store.addresses import Because
-from pipeline.store.selection import Selection
-from pipeline.store.sources import Sources
+from pipeline.units.addresses import Because
+from pipeline.units.selection import Selection
+from pipeline.units.sources import Sources
 
 
 @pytest.fixture(scope="module")

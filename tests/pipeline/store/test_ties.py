@@ -15,8 +15,8 @@ from pipeline.analysis.library import ingest
 from pipeline.archive.recipes import Dense, LowRankProduct
 from pipeline.archive.types import Checkpoint, Layout, MatrixSpec
 from pipeline.store import Store, ingest_checkpoint
-from pipeline.store.selection import Selection
-from pipeline.store.sources import BaseReference, Sources
+from pipeline.units.selection import Selection
+from pipeline.units.sources import BaseReference, Sources
 from tests.pipeline.store.samples import MemoryArchive, MemoryReader, checkpoint_of, header, layout_of, put
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from analyzers.contract import IterativeStatistic, Result, Trial
 from analyzers.errors import ContractError, Unmeasurable
-from pipeline.store.addresses import UnitRef
 from pipeline.store.statistics import StatisticTable
+from pipeline.units.addresses import UnitRef
 
 MAX_TRIALS = 100_000
 """A search that asks for more is taken for one that never ends."""

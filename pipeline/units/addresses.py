@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from analyzers.contract import IterativeStatistic, MatrixInfo, Statistic, Trial
 from pipeline.archive.recipes import Recipe
-from pipeline.store.keys import identity, trial_key, unit_key
+from pipeline.units.keys import identity, trial_key, unit_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from analyzers.contract import IterativeStatistic, MatrixInfo
-from pipeline.store.addresses import Because, CheckpointRef, MatrixRef, Member, Skip, UnitRef
-from pipeline.store.found import FoundUnits
-from pipeline.store.keys import chain, input_key, unit_key
-from pipeline.store.prepared import Prepared
-from pipeline.store.sources import BaseReference, Sources
+from pipeline.units.addresses import Because, CheckpointRef, MatrixRef, Member, Skip, UnitRef
+from pipeline.units.found import FoundUnits
+from pipeline.units.keys import chain, input_key, unit_key
+from pipeline.units.prepared import Prepared
+from pipeline.units.sources import BaseReference, Sources
 
 NO_INPUT = "-"
 """Stands in a key where a series has no value of an input: the first step has no pair with the previous one."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzers.errors import ParameterError
-from pipeline.store.selection import parse_steps
+from pipeline.units.selection import parse_steps
 
 STEPS = (0, 30, 60, 100, 200, 300, 500)
 

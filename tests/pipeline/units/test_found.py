@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from analyzers.contract import MatrixInfo
 from analyzers.weight_spectra.statistics import Sigma
 from pipeline.archive.recipes import Dense
-from pipeline.store.addresses import MatrixRef, Member, UnitRef
-from pipeline.store.found import AddressList, FoundUnits, Places, joined
 from pipeline.store.key_index import KeyIndex
+from pipeline.units.addresses import MatrixRef, Member, UnitRef
+from pipeline.units.found import AddressList, FoundUnits, Places, joined
 
 STATISTIC = Sigma()
 

@@ -14,8 +14,8 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 
 from analyzers.contract import Statistic
-from pipeline.store.addresses import MatrixRef, Member, Skip, UnitRef
 from pipeline.store.key_index import DIGEST_BYTES, KeyIndex
+from pipeline.units.addresses import MatrixRef, Member, Skip, UnitRef
 
 T = TypeVar("T", bound=Hashable)
 Place = tuple[str | None, int | None, str | None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from analyzers.contract import IterativeStatistic, Statistic
 from analyzers.errors import ContractError
-from pipeline.store.keys import identity
+from pipeline.units.keys import identity
 
 _ALLOWED_INPUTS = {
     "matrix": ("matrix",),

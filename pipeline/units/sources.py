@@ -17,9 +17,9 @@ from pipeline.archive.architectures import Shapes, alike, architectures, not_mer
 from pipeline.archive.heads import is_head, is_new_part, is_resized, stands_like, tied_name, turned
 from pipeline.archive.recipes import Dense, LowRankProduct, Merged, digest, rank_of, recipe_key, tensors_of
 from pipeline.archive.types import MatrixSpec
-from pipeline.store.addresses import Because, CheckpointRef, MatrixRef, Skip
-from pipeline.store.reasons import LISTED, UNMATCHED
-from pipeline.store.selection import Selection
+from pipeline.units.addresses import Because, CheckpointRef, MatrixRef, Skip
+from pipeline.units.reasons import LISTED, UNMATCHED
+from pipeline.units.selection import Selection
 
 if TYPE_CHECKING:
     from pipeline.store.records import CheckpointRecord, RunRecord

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.archive.recipes import digest
-from pipeline.store.addresses import Because, Member, Skip, UnitRef
-from pipeline.store.found import Inputs
-from pipeline.store.keys import chain, unit_key
-from pipeline.store.members import NO_INPUT, Members, entering, parts
-from pipeline.store.prepared import Prepared
+from pipeline.units.addresses import Because, Member, Skip, UnitRef
+from pipeline.units.found import Inputs
+from pipeline.units.keys import chain, unit_key
+from pipeline.units.members import NO_INPUT, Members, entering, parts
+from pipeline.units.prepared import Prepared
 
 Group = tuple[tuple[str, ...], UnitRef]
 """The runs that a unit of scope runs is made of, and the unit."""

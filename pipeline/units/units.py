@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from analyzers.contract import IterativeStatistic, MatrixInfo, Statistic
-from pipeline.store.addresses import Because, MatrixRef, Skip
 from pipeline.store.failures import Failure
-from pipeline.store.found import FoundUnits, Place
-from pipeline.store.keys import identity
-from pipeline.store.members import Members
-from pipeline.store.prepared import Prepared, prepare
-from pipeline.store.series import SeriesUnits
-from pipeline.store.sources import Sources
+from pipeline.units.addresses import Because, MatrixRef, Skip
+from pipeline.units.found import FoundUnits, Place
+from pipeline.units.keys import identity
+from pipeline.units.members import Members
+from pipeline.units.prepared import Prepared, prepare
+from pipeline.units.series import SeriesUnits
+from pipeline.units.sources import Sources
 
 
 class Units:
