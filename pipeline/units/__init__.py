@@ -1,2 +1,2 @@
-"""What there is to compute, by reference: the selected part of a store, the matrices and checkpoints that units are made
-of, their keys, and the trials of searches. No tensor is read here."""
+"""What there is to compute, by reference: the selected part of a store, the matrices and checkpoints of units, their
+keys, and the trials of searches. No tensor is read here."""
