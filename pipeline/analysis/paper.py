@@ -9,10 +9,12 @@ bound), or, with `frozen`, those of one name and shape are equal wherever they o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from analyzers.errors import StoreError
 from pipeline.analysis.intake import is_current, layout_of
@@ -34,6 +36,10 @@ class NoResults:
     def extent(self, key: str) -> int | None:
         """None: nothing is stored."""
         return None
+
+    def extents(self, keys: Sequence[str]) -> np.ndarray:
+        """−1 for every key: nothing is stored."""
+        return np.full(len(keys), -1)
 
     def read(self, keys: Iterable[str]) -> dict[str, Any]:
         """Nothing."""

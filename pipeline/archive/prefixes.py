@@ -47,11 +47,12 @@ def find_prefix(own: Sequence[str], of_base: Sequence[str], fits: Callable[[Pref
 
 
 def _prefixes(names: Sequence[str], least: int) -> Iterator[str]:
-    """The first one to three components that at least so many names share, the commonest first."""
+    """The first one to three components that at least so many names share, the commonest first. What they leave of a
+    name still has a module: a head alone (``lm_head.weight``) is not an embedding below another prefix."""
     counts: Counter[str] = Counter()
     for name in names:
-        parts = name.split(".")[: _DEPTH + 1]
-        counts.update(".".join((*parts[:count], "")) for count in range(1, len(parts)))
+        parts = name.split(".")
+        counts.update(".".join((*parts[:count], "")) for count in range(1, min(_DEPTH, len(parts) - 2) + 1))
     yield from (prefix for prefix, count in counts.most_common(_MOST) if count >= least)
 
 
