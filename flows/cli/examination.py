@@ -71,7 +71,7 @@ def _version(name: str, wanted: str, accepts: Callable[..., bool]) -> Check:
 
 def shadows() -> Iterator[Check]:
     """Whether something stands before one of our packages, or before one that we need."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     owners = metadata.packages_distributions()
     for name in OUR_PACKAGES:
         spec = importlib.util.find_spec(name)

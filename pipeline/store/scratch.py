@@ -32,10 +32,10 @@ _WAYS_OUT = {
     errno.EPERM: "no permission to write there: choose another --store or change its permissions",
     errno.ENOENT: "the folder is gone",
     errno.EMFILE: "too many open files: raise `ulimit -n`",
-    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
-    errno.ELOOP: "a symbolic link leads to itself: choose another path",
-    errno.EEXIST: "there is a file, or a link that leads nowhere, where a folder is needed: choose another path",
-    errno.ENOTDIR: "there is a file, or a link that leads nowhere, where a folder is needed: choose another path",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter --out or --store",
+    errno.ELOOP: "a symbolic link leads to itself: choose another --out or --store",
+    errno.EEXIST: "there is a file, or a link that leads nowhere, where a folder is needed: choose another --out or --store",
+    errno.ENOTDIR: "there is a file, or a link that leads nowhere, where a folder is needed: choose another --out or --store",
     errno.EFBIG: "the file size limit is reached: raise `ulimit -f`",
 }
 
