@@ -27,7 +27,7 @@ Config = Annotated[
         "--config", help="YAML or JSON with the same settings: analyzer, then key: value. --set takes precedence."
     ),
 ]
-NoFlow = Annotated[bool, typer.Option("--no-flow", help="Run as a plain library, without Prefect (starts sooner).")]
+NoFlow = Annotated[bool, typer.Option("--no-flow", help="Run without Prefect, also where a Prefect server runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 

@@ -46,11 +46,11 @@ def schedule(
       varve schedule --stop-server
 
     Takes the options of `varve analyze`. Uses the Prefect server that PREFECT_API_URL names; otherwise starts one on
-    this machine in the background, prints its address, and a later `varve schedule` finds it again. Each run does
-    what is new and writes the report anew; one store never has two runs at once.
+    this machine in the background and prints its address; later schedules use the same server. Each run analyses what
+    is new and updates the report; a store never has two runs at once.
 
-    Keep this command running (in tmux, or as a service): it is what carries the runs out. Ctrl-C pauses the schedule
-    and leaves the server; the same command resumes it.
+    Keep this command running (in tmux, or as a service), because it executes the runs. Ctrl-C pauses the schedule and
+    leaves the server running; the same command resumes the schedule.
     """
     import data_catalog
     from flows import keeper
