@@ -34,8 +34,8 @@ _WAYS_OUT = {
     errno.EMFILE: "too many open files: raise `ulimit -n`",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter --out or --store",
     errno.ELOOP: "a symbolic link leads to itself: choose another --out or --store",
-    errno.EEXIST: "there is a file, or a link that leads nowhere, where a folder is needed: choose another --out or --store",
-    errno.ENOTDIR: "there is a file, or a link that leads nowhere, where a folder is needed: choose another --out or --store",
+    errno.EEXIST: "a file, or a link that leads nowhere, is where a folder must be: choose another --out or --store",
+    errno.ENOTDIR: "a file, or a link that leads nowhere, is where a folder must be: choose another --out or --store",
     errno.EFBIG: "the file size limit is reached: raise `ulimit -f`",
 }
 

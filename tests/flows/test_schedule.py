@@ -92,7 +92,7 @@ def test_a_missing_folder_or_a_wrong_cron_fails_before_any_server(
     [
         ("--out", "x" * 300, "too long"),
         ("--out", "loop/out", "symbolic link leads to itself"),
-        ("--out", "file/out", "there is a file"),
+        ("--out", "file/out", "a file, or a link"),
         ("--store", "x" * 300, "too long"),
         ("--task", "missing.yaml", "missing.yaml"),
         ("--metrics", "missing.csv", "missing.csv"),
