@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.archive.bases import ResolvedBase, resolve_base
     from pipeline.archive.circuits import circuits
-    from pipeline.archive.discover import open_archive, require_distinct_runs, require_runs
+    from pipeline.archive.discover import open_archive, require_runs
     from pipeline.archive.layout import describe
     from pipeline.archive.reader import TensorReader, open_tensors
     from pipeline.archive.types import Archive, Checkpoint, Layout, MatrixSpec, Problem, Run, TensorHeader
@@ -33,7 +33,6 @@ _HOMES = {
     "describe": "layout",
     "open_archive": "discover",
     "open_tensors": "reader",
-    "require_distinct_runs": "discover",
     "require_runs": "discover",
     "resolve_base": "bases",
 }
@@ -52,7 +51,6 @@ __all__ = [
     "describe",
     "open_archive",
     "open_tensors",
-    "require_distinct_runs",
     "require_runs",
     "resolve_base",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,18 +129,6 @@ def require_runs(archive: Archive) -> Archive:
     if not findings and not archive.others:
         lines.append("There are no files at all.")
     raise ArchiveError("\n".join(lines))
-
-
-def require_distinct_runs(archives: Iterable[Archive]) -> None:
-    """ArchiveError when two archives that are to share a store have a run of one name."""
-    seen: dict[str, Path] = {}
-    for archive in archives:
-        for run in archive.runs:
-            if run.id in seen:
-                raise ArchiveError(
-                    f"two runs are called {run.id!r}: {seen[run.id]} and {run.path}; rename one of the archives"
-                )
-            seen[run.id] = run.path
 
 
 def _whole_folders(opened: list[Opened]) -> list[Opened]:

@@ -28,10 +28,3 @@ NUMPY: dict[str, np.dtype] = {
     "float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 """torch's name → the numpy dtype whose bytes are the same."""
-
-_NAMES = {dtype: name for name, dtype in NUMPY.items()}
-
-
-def torch_name(dtype: np.dtype) -> str:
-    """torch's name of a numpy dtype in `NUMPY`; KeyError for any other."""
-    return _NAMES[dtype.newbyteorder("=")]

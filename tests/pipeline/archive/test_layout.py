@@ -11,7 +11,7 @@ import torch.nn.utils.prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.archive.layout import describe, tied_names
+from pipeline.archive.layout import describe
 from pipeline.archive.names import words
 from pipeline.archive.types import TensorHeader
 from tests.pipeline.archive.tiny import PROPERTY, State, assert_accounted, checkpoint, layout_of, matrices
@@ -278,28 +278,6 @@ def test_two_models_in_one_file_keep_both_under_longer_names() -> None:
         {"bert.fc.weight": torch.zeros(2, 3), "vit.fc.weight": torch.zeros(2, 3), "bert.out.weight": torch.zeros(2, 3)}
     )
     assert [spec.name for spec in layout.matrices] == ["bert.fc", "vit.fc", "out"]
-
-
-def test_a_tied_head_counts_once_though_it_stands_the_other_way_round() -> None:
-    e = torch.randn(9, 4)
-    state = {
-        "lm_head.weight": e,
-        "model.embed_tokens.weight": e,
-        "model.layers.0.mlp.up_proj.weight": torch.randn(9, 4),
-    }
-    digests = {
-        "lm_head.weight": "same",
-        "model.embed_tokens.weight": "same",
-        "model.layers.0.mlp.up_proj.weight": "other",
-    }
-    assert tied_names(layout_of(state), digests) == {"lm_head": "embed_tokens"}
-    assert tied_names(layout_of(state), {name: name for name in state}) == {}
-
-
-def test_parts_of_one_fused_tensor_are_not_tied_to_each_other() -> None:
-    state = {"h.0.attn.c_attn.weight": torch.zeros(4, 12), "h.1.attn.c_attn.weight": torch.zeros(4, 12)}
-    tied = tied_names(layout_of(state), dict.fromkeys(state, "same"))
-    assert tied == {f"h.1.attn.c_attn.{part}": f"h.0.attn.c_attn.{part}" for part in "qkv"}
 
 
 def test_a_dense_gate_up_is_gate_then_up() -> None:
