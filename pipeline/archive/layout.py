@@ -12,10 +12,7 @@ from typing import Any
 from pipeline.archive.adapters import describe_adapter
 from pipeline.archive.matrices import drafts_of, layout_of
 from pipeline.archive.prefixes import UNCHANGED, Prefix
-from pipeline.archive.recipes import Op
 from pipeline.archive.types import Checkpoint, Layout
-
-_TURN: Op = ("permute", 1, 0)
 
 
 def describe(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None, prefix: Prefix = UNCHANGED) -> Layout:
