@@ -23,10 +23,11 @@ class ArchiveFound:
 
 @dataclass(frozen=True)
 class CheckpointGone:
-    """A stored checkpoint is no longer in the archive; the store keeps it."""
+    """A stored checkpoint is no longer in the archive; the store keeps it. `unreadable`: its file is there still."""
 
     run: str
     step: int
+    unreadable: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def ingest(store: Store, source: ArchiveSource, request: AnalysisRequest, runner
     steps = request.selection().steps
     intake = plan_intake(store, source.archive, request.base, source.bases, steps, request.rehash)
     for gone in intake.gone:
-        tell(CheckpointGone(gone.run, gone.step))
+        tell(CheckpointGone(gone.run, gone.step, Path(gone.source).exists()))
     unread, met = _read_all(store, intake, request.rehash, runner, tell)
     stored = (p for run in intake.runs for c in store.checkpoints(run) if not c.source_gone for p in c.problems)
     problems = dict.fromkeys((*intake.problems, *met, *stored))  # those of checkpoints that are unchanged, too

@@ -64,7 +64,8 @@ def ingest_checkpoint(
             try:
                 writer.add(header, tensors)
             except UnreadableTensorError as error:
-                problems.append(Problem(str(checkpoint.path), str(error), header.name))
+                reason = str(error).removeprefix(f"{checkpoint.path}: ").removeprefix(f"{header.name}: ")
+                problems.append(Problem(str(checkpoint.path), reason, header.name))
             if progress is not None:
                 progress(header.name, header.nbytes)
         tied = _tied(tensors, layout)

@@ -126,6 +126,9 @@ def _copied_parts(runs: Sequence[Held], explained: set[tuple[str, str]]) -> Iter
         one, other = runs[number], runs[its_number]
         if one.keys[at] is not None and one.keys[at] == other.keys[its_at]:
             continue  # the whole checkpoint is a copy
+        here, there = ({n: of[at_] for n, of in run.digests.items()} for run, at_ in ((one, at), (other, its_at)))
+        if not any(here.get(n) and there[n] and here[n] != there[n] for n in there):
+            continue  # the others are not known to differ: they could not be read
         count = plural(len(other.digests), "parameter")
         text = (
             f"{len(names)} of {count} ({name_words(names)}) at step {other.steps[its_at]} of {other.run} "

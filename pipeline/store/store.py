@@ -431,6 +431,11 @@ def store_identity(path: Path) -> str:
     try:
         attributes = read_document(path)
     except StoreError as error:
+        if b"varve_report" in (path / FILE).read_bytes():
+            raise StoreError(
+                f"{path} is a report, not a store: give the store that it was made from, such as "
+                f"{path.with_name('store.zarr')}"
+            ) from error
         raise StoreError(f"{path} is not a varve store: {error}") from error
     schema = attributes.get("varve_schema")
     if schema is None:

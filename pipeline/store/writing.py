@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from analyzers.errors import VarveError
 from pipeline.archive.types import TensorHeader
 from pipeline.archive.unmeasured import is_parameter
 from pipeline.store.documents import FILE
@@ -156,13 +157,18 @@ class TensorWriter:
         self.places[digest] = None
 
 
+def _reason(error: Exception) -> str:
+    """Our own errors speak for themselves, others carry their type."""
+    return str(error) if isinstance(error, VarveError) else f"{type(error).__name__}: {error}"
+
+
 def _read(header: TensorHeader, tensors: Tensors) -> np.ndarray:
     try:
         values = tensors.read(header.name)
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged or hostile file provokes costs this tensor, and is reported
-        raise UnreadableTensorError(f"{type(error).__name__}: {error}") from error
+        raise UnreadableTensorError(_reason(error)) from error
     if values.dtype.name != header.dtype or values.shape != header.shape:
         raise UnreadableTensorError(
             f"it is {values.dtype.name} {list(values.shape)}, but its header says {header.dtype} {list(header.shape)}"
@@ -180,7 +186,7 @@ def _blocks(header: TensorHeader, tensors: Tensors) -> Iterator[np.ndarray]:
         except MemoryError:
             raise
         except Exception as error:  # see _read
-            raise UnreadableTensorError(f"{type(error).__name__}: {error}") from error
+            raise UnreadableTensorError(_reason(error)) from error
         if block is None:
             break
         if block.dtype.name != header.dtype or block.shape[1:] != header.shape[1:]:

@@ -70,7 +70,11 @@ class Narrator:
 
     @_tell.register
     def _(self, event: CheckpointGone) -> None:
-        console.say(f"{event.run}@{event.step} is no longer in the archive; the store still has it.")
+        where = f"{event.run}@{event.step}"
+        if event.unreadable:
+            console.say(f"{where} can no longer be read from its file; the report keeps what was read before.")
+        else:
+            console.say(f"{where} is no longer in the archive; the store still has it.")
 
     @_tell.register
     def _(self, event: IngestPlanned) -> None:

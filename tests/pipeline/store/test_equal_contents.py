@@ -182,6 +182,7 @@ def test_a_shard_of_another_run_is_told_and_what_neither_run_has_trained_is_not(
     )
     assert "1 of 3 parameters (a.w) at step 100 of two is bit-equal to those at step 100 of one" in copied.text
     assert not list(between([one, run({"a.w": "p q r", "b.w": "u v w", "f.w": "f f f"}, name="two")]))
+    assert not list(between([one, run({"a.w": "p b r", "b.w": "p - r", "f.w": "f f f"}, name="two")]))  # one unreadable
 
 
 @given(st.integers(2, 4), st.integers(2, 5), st.data())

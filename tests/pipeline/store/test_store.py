@@ -160,3 +160,11 @@ def test_a_read_only_folder_is_named_and_its_store_can_still_be_read(open_to_all
     as_nobody(attempt)
     for path in (open_to_all, *open_to_all.rglob("*")):
         path.chmod(0o755)
+
+
+def test_a_report_given_for_a_store_is_named_as_one(tmp_path: Path) -> None:
+    report = tmp_path / "report.zarr"
+    report.mkdir()
+    (report / "zarr.json").write_text('{"attributes": {"varve_report": 1}, "node_type": "group", "zarr_format": 3}')
+    with pytest.raises(StoreError, match=r"is a report, not a store.*store\.zarr"):
+        Store.open(report)
