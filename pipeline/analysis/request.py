@@ -7,11 +7,11 @@ report keeps them. Each field's description is its help.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from analyzers.errors import ParameterError
 from pipeline.archive.text import encodable_data, path_text, real_path
@@ -187,6 +187,23 @@ class AnalysisRequest(BaseModel):
             raise ParameterError(f"--workers {value}: give at least one")
         return value
 
+    @field_validator("step_pattern")
+    @classmethod
+    def _is_pattern(cls, value: str | None) -> str | None:
+        from pipeline.archive.steps import compile_pattern
+
+        if value is not None:
+            compile_pattern(value)
+        return value
+
+    @field_validator("step_scale", "cache_bytes")
+    @classmethod
+    def _not_below(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = 1 if info.field_name == "step_scale" else 0
+        if value is not None and value < least:
+            raise ParameterError(f"--{(info.field_name or '').replace('_', '-')} {value}: give at least {least}")
+        return value
+
     @property
     def store_path(self) -> Path:
         """Where the store is: given, or beside the report."""
@@ -206,6 +223,8 @@ class AnalysisRequest(BaseModel):
 
 def _as_field(value: Any, several: bool) -> Any:
     if several:
+        if value is not None and not isinstance(value, str | Path | Iterable):
+            return value  # the field's own check says what is wrong with it
         return (str(value),) if isinstance(value, str | Path) else tuple(map(str, value or ()))
     return str(value) if isinstance(value, Path) else value
 
@@ -216,7 +235,7 @@ def _fault(where: tuple[int | str, ...], kind: str, message: str) -> str:
     name = str(where[0]) if where else ""
     if kind == "extra_forbidden":
         return f"no option is called {name!r}; {registry.nearest(name, list(AnalysisRequest.model_fields))}"
-    return f"--{'.'.join(map(str, where))}: {message}"
+    return f"--{'.'.join(map(str, where)).replace('_', '-')}: {message}"
 
 
 def _absolute_path(path: Path) -> str:

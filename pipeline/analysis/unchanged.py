@@ -109,7 +109,7 @@ def _inputs(request: AnalysisRequest, outside: Iterable[Path]) -> str:
     entry = data_catalog.find(request.runs)
     root = Path(request.runs) if entry is None else entry.folder
     own = {
-        request.out_path,
+        *(request.out_path / name for name in ("report.html", "report.zarr", RECORD)),  # OUT may hold the archive
         request.store_path,
         Path(f"{request.store_path}.cache"),
         Path(f"{request.store_path}.lock"),
@@ -123,7 +123,8 @@ def _inputs(request: AnalysisRequest, outside: Iterable[Path]) -> str:
             yield from _code(package)
         logs = [root / Path(path).expanduser() for path in entry.metrics.values()] if entry else []
         for path in (root, root.parent / "base", *_named(request), *logs, *outside):
-            yield from _tree(path, but=own)
+            # OUT itself may lie in the archive: it is no input, what else lies in it is.
+            yield from (line for line in _tree(path, but=own) if not line.startswith(f"{request.out_path} "))
 
     return _digest(lines())
 

@@ -92,3 +92,27 @@ def test_the_catalog_may_name_runs_but_not_two_alike(archive: Path) -> None:
     assert {c.run for c in renamed.runs[0].checkpoints} == {"first"}
     with pytest.raises(ArchiveError, match="two runs are called 'x'"):
         scan(archive, run_ids={"one": "x", "lora": "x"})
+
+
+def test_a_single_text_selects_as_a_list_of_one(archive: Path, tmp_path: Path) -> None:
+    store = pipeline.ingest(archive, tmp_path / "S.zarr")
+    one = pipeline.compute(store, "weight_spectra", include="*mlp*", steps="last", workers=1)
+    assert one.measured > 0
+    assert pipeline.compute(store, ["weight_spectra"], include=["*mlp*"], steps="last", workers=1).measured == 0
+    tree = pipeline.assemble(str(store.path), "weight_spectra", include="*mlp*", runs=store.runs()[0].id)
+    assert all("mlp" in name for name in tree["weight_spectra"].matrix.values)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"device": "gpu"}, {"steps": "77"}, {"steps": 10}, {"workers": 1.5}, {"cache_bytes": -1}, {"include": 3}],
+)
+def test_wrong_values_are_refused_as_by_the_command(archive: Path, tmp_path: Path, options: dict) -> None:
+    store = pipeline.ingest(archive, tmp_path / "S.zarr")
+    with pytest.raises(ParameterError):
+        pipeline.compute(store, "weight_spectra", **options)
+
+
+def test_what_is_no_store_is_refused() -> None:
+    with pytest.raises(ParameterError, match="not NoneType"):
+        pipeline.compute(None)  # type: ignore[arg-type]  # the point of the test

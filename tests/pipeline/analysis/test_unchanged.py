@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pipeline.analysis.outcome import Computed, Done, Ingested, Outcome, Written
 from pipeline.analysis.request import AnalysisRequest
 from pipeline.analysis.unchanged import inputs_of, remember, unchanged
 from pipeline.store import Store
+from tests.end_to_end.archives import write_run
 
 DONE = Done(2, 7, ("pure bf16",), (), ("b.pt: damaged",))
 
@@ -194,3 +196,16 @@ def test_an_export_of_the_report_is_no_change(analysed: AnalysisRequest) -> None
     for name in ("report.json.gz", "tables/weight_spectra.csv"):
         _new(out / name)
     assert unchanged(analysed) is not None
+
+
+@pytest.mark.parametrize("out", [".", "a"])
+def test_checkpoints_in_the_folder_of_the_report_count_as_inputs(tmp_path: Path, out: str) -> None:
+    """Catches a report that stays as it is because it lies where the checkpoints are."""
+    runs = tmp_path / "runs"
+    write_run(runs / "a", 1)
+    request = AnalysisRequest(runs=str(runs), out=str(runs / out))
+    before = inputs_of(request)
+    remember(request, before, DONE, Store.create(request.store_path))
+    assert unchanged(request) is not None
+    shutil.copytree(runs / "a" / "checkpoint-0", runs / "a" / "checkpoint-10")
+    assert unchanged(request) is None
