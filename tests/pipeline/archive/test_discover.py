@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from analyzers.errors import ArchiveError
-from pipeline.archive import open_archive, open_tensors, require_distinct_runs, require_runs
+from pipeline.archive import open_archive, open_tensors, require_runs
 from pipeline.archive.notes import notes_by_run
 from tests.pipeline.archive.folders import (
     bits,
@@ -350,15 +350,6 @@ def test_two_runs_of_one_name_are_a_problem(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     assert len(archive.runs) == 1
     assert "two runs are called" in archive.problems[0].reason
-
-
-def test_two_archives_with_a_run_of_one_name_cannot_share_a_store(tmp_path: Path) -> None:
-    save(tmp_path / "1" / "runs" / "model.safetensors")
-    save(tmp_path / "2" / "runs" / "model.safetensors")
-    archives = [open_archive(tmp_path / number / "runs") for number in "12"]
-    with pytest.raises(ArchiveError, match="two runs are called 'runs'"):
-        require_distinct_runs(archives)
-    require_distinct_runs([archives[0], open_archive(tmp_path / "2" / "runs", name="other")])
 
 
 def test_a_file_changed_since_it_was_listed_is_noticed(tmp_path: Path) -> None:
