@@ -15,7 +15,7 @@ from pipeline.analysis.request import AnalysisRequest
 
 
 def report(request: AnalysisRequest, runs: list[str] | None, tell: Listener) -> Written:
-    """Derives and assembles the report anew, as a flow. `runs`: globs on run ids; None for all."""
+    """Derives and assembles the report again, as a flow. `runs`: globs on run ids; None for all."""
 
     @flow(**common.settings("report"))
     def report_flow(options: dict[str, Any], runs: list[str] | None) -> Written:

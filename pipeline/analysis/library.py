@@ -69,7 +69,7 @@ def compute(
     """Computes what the analyzers need and the store does not hold; the second call computes nothing.
 
     A single text will do where several may stand. More than one worker means processes, which import the calling
-    script anew: guard it with ``if __name__ == "__main__":``. In a notebook nothing is needed.
+    script again: guard it with ``if __name__ == "__main__":``. In a notebook nothing is needed.
     """
     from pipeline.compute.cluster import open_cluster
     from pipeline.compute.plan import plan

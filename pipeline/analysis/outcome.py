@@ -50,8 +50,8 @@ class Written:
 
 @dataclass(frozen=True)
 class Done:
-    """What an analysis tells at its end: checkpoints and units in the store, what the contents show, and what could not
-    be read or measured."""
+    """What an analysis reports at its end: checkpoints and units in the store, what their contents show, and what could
+    not be read or measured."""
 
     checkpoints: int
     units: int

@@ -72,7 +72,7 @@ class AnalysisRequest(BaseModel):
     step_pattern: str | None = _option(
         None,
         "Finds the step in a checkpoint's name, in its first group or the one called step; a second group, or the one "
-        "called series, tells series in one folder apart: '(?P<series>.+)_(?P<step>[0-9]+)'.",
+        "called series, distinguishes series in one folder: '(?P<series>.+)_(?P<step>[0-9]+)'.",
         "REGEX",
     )
     step_scale: int | None = _option(None, "Multiplies the steps that the pattern finds.", "N", form="counted")

@@ -181,7 +181,7 @@ def _handed(
 
 
 def _distinct(materials: tuple[Material, ...]) -> tuple[Material, ...]:
-    """The materials, if each has a name of its own: results stand under it. Raises `ParameterError`."""
+    """The materials, if each has a name of its own: results are listed under it. Raises `ParameterError`."""
     known: dict[str, Material] = {}
     for material in materials:
         other = known.setdefault(material.name, material)

@@ -26,7 +26,7 @@ class Failed:
 
     @property
     def reason(self) -> str:
-        """One line for a list: our own errors speak for themselves, others carry their type."""
+        """One line for a list: our own errors explain themselves, others are prefixed with their type."""
         text = str(self.error) or type(self.error).__name__
         return text if isinstance(self.error, VarveError) else f"{type(self.error).__name__}: {text}"
 
@@ -42,7 +42,7 @@ class Runner(Protocol):
         label: Callable[[Item], str],
         here: bool = False,
     ) -> Iterator[Answer | Failed]:
-        """Answers in the order of `items`. `name` and `label` are for whoever watches; `here`: one after the other,
+        """Answers in the order of `items`. `name` and `label` are shown to the user; `here`: one after the other,
         in the calling thread."""
         ...
 

@@ -1,5 +1,5 @@
 """What wraps a model's names: a run may lack the prefix that its base has (``net.``), have one that the base lacks, or
-another one. It is told by names and shapes."""
+another one. It is recognised by names and shapes."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class TensorWriter:
 
 
 def _reason(error: Exception) -> str:
-    """Our own errors speak for themselves, others carry their type."""
+    """Our own errors explain themselves, others are prefixed with their type."""
     return str(error) if isinstance(error, VarveError) else f"{type(error).__name__}: {error}"
 
 

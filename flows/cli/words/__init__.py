@@ -1,4 +1,4 @@
-"""Every word that is said to people: the console, and what it says of events, outcomes and plans.
+"""Every text for people: the console, and how it describes events, outcomes and plans.
 
 This room lies below `flows`, whose flows speak with it, and imports no verb.
 """
